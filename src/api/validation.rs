@@ -1,0 +1,166 @@
+//! The rules that the API server runs at `kubectl apply` (CEL), and the list of parameters that the operator owns.
+//! Each rule names its field in its message; the same list is checked again in `Desired::try_from`.
+
+use kube::core::{Message, Rule};
+
+/// Longest name of a DialogCluster: with `-worker-255-0` a pod name stays a DNS label, with room for a volume's suffix.
+pub const MAX_NAME: usize = 40;
+
+/// Parameters that the operator owns, by name.
+pub const OWNED: &[&str] = &[
+    "wal_level",
+    "shared_preload_libraries",
+    "session_preload_libraries",
+    "local_preload_libraries",
+    "listen_addresses",
+    "port",
+    "unix_socket_directories",
+    "data_directory",
+    "config_file",
+    "hba_file",
+    "ident_file",
+    "restore_command",
+    "primary_conninfo",
+    "restart_after_crash",
+    "logging_collector",
+    "log_directory",
+    "log_destination",
+    "max_prepared_transactions",
+    "synchronous_standby_names",
+    "default_transaction_read_only",
+    "fsync",
+    "full_page_writes",
+    "citus.node_conninfo",
+    "citus.local_hostname",
+    "citus.shard_replication_factor",
+    "citus.defer_shard_delete_interval",
+    "citus.recover_2pc_interval",
+    "citus.use_secondary_nodes",
+    "citus.cluster_name",
+    "citus.enable_metadata_sync",
+];
+
+/// Families of parameters that the operator owns, by the beginning of their names.
+pub const OWNED_PREFIXES: &[&str] = &[
+    "include",
+    "ssl",
+    "archive_",
+    "recovery_target",
+    "citus.max_background_task_executors",
+    "dialog.",
+];
+
+/// Whether the operator owns this parameter.
+#[must_use]
+pub fn is_owned(parameter: &str) -> bool {
+    OWNED.contains(&parameter) || OWNED_PREFIXES.iter().any(|prefix| parameter.starts_with(prefix))
+}
+
+/// Whether a parameter's name is one that can stand in postgresql.conf: lower case, so that it is there only once.
+#[must_use]
+pub fn is_parameter_name(parameter: &str) -> bool {
+    let first = |c: char| c.is_ascii_lowercase() || c == '_';
+    let rest = |c: char| first(c) || c.is_ascii_digit() || c == '.';
+    parameter.starts_with(first) && parameter.len() <= 127 && parameter.chars().all(rest)
+}
+
+fn rule(rule: impl Into<String>, message: impl Into<String>) -> Rule {
+    Rule { rule: rule.into(), message: Some(Message::Message(message.into())), ..Rule::default() }
+}
+
+/// `metadata.name` is at most [`MAX_NAME`] characters and a DNS-1035 label.
+#[must_use]
+pub fn name_is_short() -> Rule {
+    rule(
+        format!("size(self.metadata.name) <= {MAX_NAME} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"),
+        format!(
+            "metadata.name: must be a DNS-1035 label (a-z, 0-9 and -, starting with a letter) of at most {MAX_NAME} characters: pods, volumes and addresses are named after it"
+        ),
+    )
+}
+
+/// `metadata.name` does not end like one of the objects the operator makes for another cluster.
+#[must_use]
+pub fn name_leaves_room() -> Rule {
+    rule(
+        "!self.metadata.name.matches('-(nodes|coordinator|worker-[0-9]+)$')",
+        "metadata.name: must not end in -nodes, -coordinator or -worker-<n>: objects of another cluster are named like that",
+    )
+}
+
+/// The field cannot change once it is set.
+#[must_use]
+pub fn immutable(field: &str) -> Rule {
+    rule("self == oldSelf", format!("{field}: cannot be changed after the cluster is made"))
+}
+
+/// A field that, when it is there, is not the empty string.
+#[must_use]
+pub fn not_empty(field: &str) -> Rule {
+    rule("self != ''", format!("{field}: must not be empty; leave it out for the default"))
+}
+
+/// A volume never shrinks. Compared as quantities: 10Gi to 100Gi grows.
+#[must_use]
+pub fn storage_only_grows() -> Rule {
+    rule(
+        "!isQuantity(self.size) || !isQuantity(oldSelf.size) || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
+        "storage.size: can only grow: a volume cannot be made smaller",
+    )
+}
+
+/// The class of a volume is chosen once.
+#[must_use]
+pub fn storage_class_is_fixed() -> Rule {
+    rule(
+        "has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
+        "storage.storageClassName: cannot be changed after the cluster is made: the data is on the volumes of the first class",
+    )
+}
+
+/// The size of a volume is a quantity above zero.
+#[must_use]
+pub fn is_positive_quantity() -> Rule {
+    rule(
+        "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
+        "storage.size: must be a quantity above zero, such as 10Gi",
+    )
+}
+
+/// Parameter names are written in lower case.
+#[must_use]
+pub fn parameters_are_lower_case() -> Rule {
+    rule(
+        "self.all(name, name.matches('^[a-z_][a-z0-9_.]*$'))",
+        "postgres.parameters: names are written in lower case (a-z, 0-9, _ and .), such as work_mem",
+    )
+}
+
+/// No parameter is one that the operator owns.
+#[must_use]
+pub fn parameters_are_not_owned() -> Rule {
+    let names = OWNED.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    let prefixes = OWNED_PREFIXES.iter().map(|prefix| format!("name.startsWith('{prefix}')")).collect::<Vec<_>>().join(" || ");
+    let owned = format!("name in [{names}] || {prefixes}");
+    Rule {
+        message: Some(Message::Expression(format!(
+            "'postgres.parameters: the operator owns ' + self.filter(name, {owned})[0] + ': remove it'"
+        ))),
+        ..rule(format!("!self.exists(name, {owned})"), "")
+    }
+}
+
+/// The database is not one that every PostgreSQL server has.
+#[must_use]
+pub fn database_name_is_free() -> Rule {
+    rule("!(self in ['postgres', 'template0', 'template1'])", "database.name: postgres, template0 and template1 belong to the server")
+}
+
+/// The application's role is not the superuser or a reserved one.
+#[must_use]
+pub fn owner_is_free() -> Rule {
+    rule(
+        "self != 'postgres' && self != 'public' && self != 'none' && !self.startsWith('pg_')",
+        "database.owner: postgres, public, none and names that start with pg_ belong to the server",
+    )
+}
