@@ -1,5 +1,10 @@
 //! dialog-operator: a Kubernetes operator for a sharded PostgreSQL (Citus) cluster.
+//!
+//! A reconcile reads as one sentence: observe what is, plan the next step from that alone, act on it, report.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod api;
+pub mod observe;
+pub mod plan;
+pub mod resources;

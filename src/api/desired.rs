@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     names::{ClusterId, Node},
     spec::{
-        ConfigMapKey, DatabaseSpec, DialogCluster, ImagePullPolicy, NodeTemplate, RebalanceMode, RebalanceSpec, StorageSpec,
-        TransferMode,
+        ConfigMapKey, DatabaseSpec, DialogCluster, ImagePullPolicy, NodeTemplate, RebalanceMode,
+        RebalanceSpec, StorageSpec, TransferMode,
     },
     validation,
 };
@@ -119,7 +119,9 @@ fn parameters(given: &BTreeMap<String, String>) -> Result<BTreeMap<String, Strin
     let problem = |problem: String| Invalid { field: "postgres.parameters".to_owned(), problem };
     for (name, value) in given {
         if !validation::is_parameter_name(name) {
-            return Err(problem(format!("'{name}' is no parameter name: names are written in lower case (a-z, 0-9, _ and .)")));
+            return Err(problem(format!(
+                "'{name}' is no parameter name: names are written in lower case (a-z, 0-9, _ and .)"
+            )));
         }
         if validation::is_owned(name) {
             return Err(problem(format!("the operator owns {name}: remove it")));
@@ -193,8 +195,18 @@ mod tests {
 
     #[test]
     fn owned_parameters_are_refused_by_name() {
-        for name in ["wal_level", "ssl_cert_file", "include_dir", "archive_mode", "citus.node_conninfo", "WAL_LEVEL", "work mem"] {
-            let error = Desired::try_from(&cluster(serde_json::json!({"postgres": {"parameters": {name: "x"}}}))).unwrap_err();
+        for name in [
+            "wal_level",
+            "ssl_cert_file",
+            "include_dir",
+            "archive_mode",
+            "citus.node_conninfo",
+            "WAL_LEVEL",
+            "work mem",
+        ] {
+            let error =
+                Desired::try_from(&cluster(serde_json::json!({"postgres": {"parameters": {name: "x"}}})))
+                    .unwrap_err();
             assert_eq!(error.field, "postgres.parameters");
             assert!(error.problem.contains(name), "{error}");
         }

@@ -39,7 +39,20 @@ impl ClusterId {
 }
 
 /// The Secrets of a cluster; the text form is the suffix of the Secret's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, strum::Display, strum::EnumIter)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumIter,
+)]
 #[strum(serialize_all = "kebab-case")]
 #[serde(rename_all = "kebab-case")]
 pub enum SecretKind {
@@ -107,8 +120,12 @@ impl FromStr for Node {
         if text == "coordinator" {
             return Ok(Self::Coordinator);
         }
-        let ordinal = text.strip_prefix("worker-").filter(|digits| *digits == "0" || !digits.starts_with(['0', '+']));
-        ordinal.and_then(|digits| digits.parse().ok()).map(Self::Worker).ok_or_else(|| NotANode(text.to_owned()))
+        let ordinal =
+            text.strip_prefix("worker-").filter(|digits| *digits == "0" || !digits.starts_with(['0', '+']));
+        ordinal
+            .and_then(|digits| digits.parse().ok())
+            .map(Self::Worker)
+            .ok_or_else(|| NotANode(text.to_owned()))
     }
 }
 
@@ -160,7 +177,15 @@ mod tests {
 
     #[test]
     fn names_of_others_are_no_nodes() {
-        for name in ["shop", "shop-nodes", "shop-worker-", "shop-worker-01", "shop-worker-+1", "shop2-worker-1", "shop-worker-1-0"] {
+        for name in [
+            "shop",
+            "shop-nodes",
+            "shop-worker-",
+            "shop-worker-01",
+            "shop-worker-+1",
+            "shop2-worker-1",
+            "shop-worker-1-0",
+        ] {
             assert_eq!(Node::from_object_name(name, "shop"), None, "{name}");
         }
     }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint},
+    api::core::v1::{
+        Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint,
+    },
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::CustomResource;
@@ -30,15 +32,30 @@ use super::{status::DialogClusterStatus, validation};
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.selector"
     ),
-    printcolumn(name = "Workers", type_ = "integer", json_path = ".spec.workers.replicas", description = "workers asked for"),
-    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas", description = "workers that answer"),
+    printcolumn(
+        name = "Workers",
+        type_ = "integer",
+        json_path = ".spec.workers.replicas",
+        description = "workers asked for"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "integer",
+        json_path = ".status.readyReplicas",
+        description = "workers that answer"
+    ),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(
         name = "Balanced",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Balanced")].status"#
     ),
-    printcolumn(name = "Moves", type_ = "string", json_path = ".status.rebalance.progress", description = "moves done of the latest rebalance"),
+    printcolumn(
+        name = "Moves",
+        type_ = "string",
+        json_path = ".status.rebalance.progress",
+        description = "moves done of the latest rebalance"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
 )]

@@ -41,14 +41,8 @@ pub const OWNED: &[&str] = &[
 ];
 
 /// Families of parameters that the operator owns, by the beginning of their names.
-pub const OWNED_PREFIXES: &[&str] = &[
-    "include",
-    "ssl",
-    "archive_",
-    "recovery_target",
-    "citus.max_background_task_executors",
-    "dialog.",
-];
+pub const OWNED_PREFIXES: &[&str] =
+    &["include", "ssl", "archive_", "recovery_target", "citus.max_background_task_executors", "dialog."];
 
 /// Whether the operator owns this parameter.
 #[must_use]
@@ -72,7 +66,9 @@ fn rule(rule: impl Into<String>, message: impl Into<String>) -> Rule {
 #[must_use]
 pub fn name_is_short() -> Rule {
     rule(
-        format!("size(self.metadata.name) <= {MAX_NAME} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"),
+        format!(
+            "size(self.metadata.name) <= {MAX_NAME} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"
+        ),
         format!(
             "metadata.name: must be a DNS-1035 label (a-z, 0-9 and -, starting with a letter) of at most {MAX_NAME} characters: pods, volumes and addresses are named after it"
         ),
@@ -140,7 +136,11 @@ pub fn parameters_are_lower_case() -> Rule {
 #[must_use]
 pub fn parameters_are_not_owned() -> Rule {
     let names = OWNED.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
-    let prefixes = OWNED_PREFIXES.iter().map(|prefix| format!("name.startsWith('{prefix}')")).collect::<Vec<_>>().join(" || ");
+    let prefixes = OWNED_PREFIXES
+        .iter()
+        .map(|prefix| format!("name.startsWith('{prefix}')"))
+        .collect::<Vec<_>>()
+        .join(" || ");
     let owned = format!("name in [{names}] || {prefixes}");
     Rule {
         message: Some(Message::Expression(format!(
@@ -153,7 +153,10 @@ pub fn parameters_are_not_owned() -> Rule {
 /// The database is not one that every PostgreSQL server has.
 #[must_use]
 pub fn database_name_is_free() -> Rule {
-    rule("!(self in ['postgres', 'template0', 'template1'])", "database.name: postgres, template0 and template1 belong to the server")
+    rule(
+        "!(self in ['postgres', 'template0', 'template1'])",
+        "database.name: postgres, template0 and template1 belong to the server",
+    )
 }
 
 /// The application's role is not the superuser or a reserved one.

@@ -1,0 +1,406 @@
+//! The [`Snapshot`]: everything the planner may know, as plain serde data. It never holds a secret, so it can be
+//! attached to a bug report and fed to `dialog-operator plan`. No code that reads anything lives here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::api::{DialogClusterStatus, Node};
+
+/// Something that was seen, or why it could not be seen. Never a default in place of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Seen<T> {
+    /// What was seen.
+    Known(T),
+    /// Why it could not be seen, in the words of whoever refused.
+    Unknown(String),
+}
+
+impl<T> Seen<T> {
+    /// What was seen, if it was.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Unknown(_) => None,
+        }
+    }
+    /// Why it was not seen, if it was not.
+    pub fn unknown(&self) -> Option<&str> {
+        match self {
+            Self::Known(_) => None,
+            Self::Unknown(why) => Some(why),
+        }
+    }
+}
+
+/// Everything that is, at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// When this was seen: the planner's only clock.
+    pub now: Timestamp,
+    /// How this operator was started.
+    pub operator: OperatorFacts,
+    /// The children of the cluster, and whatever else has one of their names: by `Kind/name`.
+    pub objects: BTreeMap<String, LiveObject>,
+    /// Pods of the nodes.
+    pub pods: BTreeMap<Node, Pod>,
+    /// The SQL snapshot of each node that has a pod with an address.
+    pub postgres: BTreeMap<Node, Seen<Postgres>>,
+    /// What the coordinator's Citus catalog says.
+    pub citus: Seen<Citus>,
+    /// pg_settings of one running node, for checking parameters before they go anywhere. `None`: no node runs yet.
+    pub settings: Option<BTreeMap<String, SettingDefinition>>,
+    /// Connections tried for the workers that are about to be registered.
+    pub connections: Vec<ConnectionCheck>,
+    /// What a server said to values that only it can judge: by `name=value`; `None` when it took them.
+    pub trials: BTreeMap<String, Option<String>>,
+    /// The images asked about, by image: what a pod of it said.
+    pub images: BTreeMap<String, Seen<ImageFacts>>,
+    /// SQL of the schema: the built-in one or the user's ConfigMap.
+    pub schema_sql: Seen<SchemaSql>,
+    /// The last status written, for transition times and what was handled.
+    pub status: DialogClusterStatus,
+}
+
+/// How the operator was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorFacts {
+    /// The image of a new cluster that asks for none.
+    pub default_image: String,
+    /// DNS domain of the Kubernetes cluster, `cluster.local` almost everywhere.
+    pub cluster_domain: String,
+}
+
+/// Whose an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ownership {
+    /// Ours: its owner reference (or, for volume claims, its labels) names this DialogCluster.
+    Ours,
+    /// It belonged to a deleted DialogCluster of the same name: the garbage collector will remove it.
+    Former,
+    /// A stranger's. It is never touched.
+    Stranger,
+}
+
+/// A Kubernetes object with one of our names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveObject {
+    /// `metadata.uid`, the precondition of every later write.
+    pub uid: String,
+    /// Whose it is.
+    pub ownership: Ownership,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// The object as JSON without managedFields; of a Secret only metadata and the names of its keys.
+    pub json: Value,
+}
+
+impl LiveObject {
+    /// An annotation's value.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.json.get("metadata")?.get("annotations")?.get(key)?.as_str()
+    }
+    /// A label's value.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.json.get("metadata")?.get("labels")?.get(key)?.as_str()
+    }
+}
+
+/// The pod of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pod {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`: precondition of its deletion.
+    pub uid: String,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// Condition Ready.
+    pub ready: bool,
+    /// When Ready became what it is.
+    pub ready_since: Option<Timestamp>,
+    /// `status.podIP`.
+    pub address: Option<String>,
+    /// Image of the server's container in its spec.
+    pub image: String,
+    /// Annotation `dialogcluster.dev/user-template`.
+    pub user_template: Option<String>,
+    /// Annotation `dialogcluster.dev/configuration`.
+    pub hurry: Option<String>,
+    /// Label `controller-revision-hash`.
+    pub revision: Option<String>,
+    /// Why it is not running, in the kubelet's or the scheduler's words: `ImagePullBackOff: Back-off pulling ...`.
+    pub waiting: Option<Waiting>,
+    /// The last end of the server's container: what the start script wrote to the termination log.
+    pub last_termination: Option<Waiting>,
+}
+
+/// A reason and a message of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Waiting {
+    pub reason: String,
+    pub message: String,
+}
+
+/// One node's PostgreSQL, seen over its own database.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Postgres {
+    /// `system_identifier` of `pg_control_system()`.
+    pub system_identifier: String,
+    /// `server_version`, such as `15.18`.
+    pub version: String,
+    /// `server_version_num / 10000`.
+    pub major: u32,
+    /// `pg_postmaster_start_time()`.
+    pub started_at: Timestamp,
+    /// `wal_level` it runs with.
+    pub wal_level: String,
+    /// `current_setting('dialog.config_hash')`: the configuration that is loaded.
+    pub config_hash: Option<String>,
+    /// `dialog.config_hash` in pg_file_settings: the configuration that the kubelet has brought.
+    pub file_config_hash: Option<String>,
+    /// `current_setting('dialog.boot_hash')`: the start script and configuration that the server was started with.
+    pub boot_hash: Option<String>,
+    /// The server runs with its last good configuration, because it did not start with this one.
+    pub rejected: Option<RejectedConfiguration>,
+    /// Names of settings with `pending_restart`.
+    pub pending_restart: BTreeSet<String>,
+    /// Values of the settings that the operator or the user sets, as `current_setting()` shows them.
+    pub settings: BTreeMap<String, String>,
+    /// Entries of postgresql.auto.conf (`ALTER SYSTEM`), which override the configuration file.
+    pub auto_conf: BTreeMap<String, String>,
+    /// The application's database exists.
+    pub database: bool,
+    /// Version of the citus extension in it (`pg_extension.extversion`), when it is there.
+    pub extension: Option<String>,
+    /// `default_version` of the citus extension that is installed in the image.
+    pub available_extension: Option<String>,
+    /// `groupid` of pg_dist_local_group; 0 on a coordinator, and on a worker that never was one.
+    pub group_id: Option<i32>,
+    /// Rows in the node's own copy of pg_dist_node.
+    pub known_nodes: i64,
+    /// Placements of the node's own group whose tables are not there: an emptied node that looks healthy.
+    pub missing_tables: i64,
+    /// The operator's role has its timeouts set to 0 (`ALTER ROLE postgres SET statement_timeout = 0`).
+    pub timeouts_off: bool,
+    /// Bytes free and in all on the data volume (`citus_local_disk_space_stats()`).
+    pub disk: Option<Disk>,
+}
+
+/// Space on a volume, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Disk {
+    pub free: i64,
+    pub total: i64,
+}
+
+/// A configuration that a server did not start with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectedConfiguration {
+    /// Its `dialog.config_hash`.
+    pub config_hash: String,
+    /// What the server said when it ended.
+    pub message: String,
+}
+
+/// A row of pg_settings, as far as a value can be checked against it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // columns of pg_settings
+pub struct SettingDefinition {
+    pub vartype: String,
+    pub unit: Option<String>,
+    pub min_val: Option<String>,
+    pub max_val: Option<String>,
+    pub enumvals: Option<Vec<String>>,
+    pub context: String,
+}
+
+/// What an image has in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageFacts {
+    /// Major version of PostgreSQL.
+    pub postgres_major: u32,
+    /// `default_version` of the citus extension, such as `13.2-1`.
+    pub citus: String,
+}
+
+/// The schema's SQL and where it is from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct SchemaSql {
+    pub sql: String,
+    /// sha256 of the SQL in hex.
+    pub hash: String,
+}
+
+/// One connection tried with `citus_check_connection_to_node`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionCheck {
+    /// The node that connected.
+    pub from: Node,
+    /// The node that it connected to, by its address.
+    pub to: Node,
+    /// Why it failed; `None` when it did not.
+    pub error: Option<String>,
+}
+
+/// The coordinator's Citus catalog.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Citus {
+    /// pg_dist_node.
+    pub nodes: Vec<DistNode>,
+    /// Placements and sizes by `groupid`.
+    pub groups: BTreeMap<i32, Group>,
+    /// pg_dist_partition.
+    pub tables: Vec<DistTable>,
+    /// The newest job of type `rebalance` in pg_dist_background_job.
+    pub job: Option<Job>,
+    /// Rebalance jobs that ended `failed` or `cancelled` since the last that ended `finished`.
+    pub failed_jobs: u32,
+    /// pg_dist_cleanup.
+    pub cleanup: Vec<CleanupRow>,
+    /// What Citus would move now (`get_rebalance_table_shards_plan`); empty when nothing. Not asked for while a job is open.
+    pub plan: Option<Seen<Vec<Move>>>,
+    /// `citus_rebalance_start` has the argument `parallel_transfer_colocated_shards`.
+    pub parallel_colocated: bool,
+    /// The application's role exists.
+    pub owner_exists: bool,
+    /// Hash of the schema SQL that was applied (`dialog.schema_hash` of the database).
+    pub schema_hash: Option<String>,
+}
+
+/// A row of pg_dist_node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // columns of pg_dist_node
+pub struct DistNode {
+    pub node_id: i32,
+    pub group_id: i32,
+    pub name: String,
+    pub port: i32,
+    pub active: bool,
+    pub has_metadata: bool,
+    pub metadata_synced: bool,
+    pub should_have_shards: bool,
+}
+
+/// What a group holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Group {
+    /// Placements of distributed tables (reference tables do not count).
+    pub shards: i64,
+    /// Bytes of them; `None` when not looked at lately.
+    pub bytes: Option<i64>,
+}
+
+/// A distributed or reference table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DistTable {
+    /// Qualified name.
+    pub name: String,
+    /// Hash-distributed (moves), not a reference or local table.
+    pub distributed: bool,
+    /// It has a primary key or another replica identity.
+    pub replica_identity: bool,
+    /// `colocationid`.
+    pub colocation_id: i32,
+}
+
+/// A row of pg_dist_background_job with its tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Job {
+    /// `job_id`.
+    pub id: i64,
+    /// `scheduled running finished cancelling cancelled failing failed`.
+    pub state: String,
+    /// `description`.
+    pub description: String,
+    /// `started_at`.
+    pub started_at: Option<Timestamp>,
+    /// `finished_at`.
+    pub finished_at: Option<Timestamp>,
+    /// Its tasks.
+    pub tasks: Vec<Task>,
+}
+
+impl Job {
+    /// The job has not ended.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !matches!(self.state.as_str(), "finished" | "cancelled" | "failed")
+    }
+}
+
+/// A row of pg_dist_background_task.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Task {
+    /// `task_id`.
+    pub id: i64,
+    /// `blocked runnable running done cancelling error unscheduled cancelled`.
+    pub state: String,
+    /// The move it makes, when its command is one.
+    pub transfer: Option<Move>,
+    /// `retry_count`.
+    pub retried: i64,
+    /// `message`: Citus' own words.
+    pub message: Option<String>,
+}
+
+impl Task {
+    /// It failed and waits for its next try.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.state == "error" || (self.retried > 0 && matches!(self.state.as_str(), "runnable" | "running"))
+    }
+}
+
+/// A shard that goes from one node to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Move {
+    /// `shardid`.
+    pub shard: i64,
+    /// Table it belongs to.
+    pub table: String,
+    /// Its size.
+    pub bytes: i64,
+    /// nodeid of the source in pg_dist_node.
+    pub from: i32,
+    /// nodeid of the target in pg_dist_node.
+    pub to: i32,
+}
+
+/// A row of pg_dist_cleanup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // columns of pg_dist_cleanup
+pub struct CleanupRow {
+    pub record_id: i64,
+    pub group_id: i32,
+    pub object_type: i32,
+    pub object_name: String,
+}
