@@ -1,8 +1,45 @@
 //! Pure, typed builders of every Kubernetes object that the operator makes, one file a kind. No client here, no
 //! decision, and never the content of a Secret.
 
+mod config_map;
+mod configuration;
+mod differs;
+mod inspection_pod;
+mod meta;
+mod pod;
+mod pod_disruption_budget;
+mod service;
+mod service_account;
+mod stateful_set;
+mod text_hash;
+mod volume_claim;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::{api::Desired, observe::snapshot::OperatorFacts};
+
+pub use config_map::{Initialise, config_map, parameters_of};
+pub use configuration::{boot_hash, config_hash, settings, settings_with};
+pub use differs::differs;
+pub use inspection_pod::{inspection_pod, inspection_pod_name};
+pub use pod::user_template_hash;
+pub use pod_disruption_budget::{Moving, pod_disruption_budget};
+pub use service::{application_service, node_service, nodes_service};
+pub use service_account::service_account;
+pub use stateful_set::stateful_set;
+pub use volume_claim::{claim_name, volume_claim};
+
+/// What every builder looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The checked spec.
+    pub desired: &'a Desired,
+    /// How the operator was started.
+    pub operator: &'a OperatorFacts,
+    /// The image of the nodes, resolved: the spec's, or the one the cluster runs, or the operator's default.
+    pub image: &'a str,
+}
 
 /// An object as it should be, ready to be created or applied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,62 @@
+//! The ConfigMap of a node: its configuration files, the start script, and the permission to initialise.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use serde_json::Value;
+
+use super::{
+    Inputs, Rendered, configuration,
+    meta::{About, owned, render, texts},
+};
+use crate::api::{Node, names::keys};
+
+/// Key of the start script.
+pub(super) const START_SCRIPT: &str = "start.sh";
+
+/// Whether the start script may make a new, empty database server on an empty volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initialise {
+    /// It may: this node was never a node before.
+    Allowed,
+    /// It may not: an empty volume is a lost volume, and the start script says so.
+    Forbidden,
+}
+
+/// The ConfigMap of a node, with `parameters` in place of those of the spec (which may not be the node's turn yet).
+#[must_use]
+pub fn config_map(
+    inputs: &Inputs,
+    node: Node,
+    parameters: &BTreeMap<String, String>,
+    initialise: Initialise,
+) -> Rendered {
+    let cluster = &inputs.desired.cluster;
+    let mut data = texts([
+        ("postgresql.conf", &configuration::postgresql_conf(inputs, node, parameters)),
+        ("pg_hba.conf", configuration::pg_hba_conf(node)),
+        ("pg_ident.conf", configuration::PG_IDENT_CONF),
+        (START_SCRIPT, configuration::START_SCRIPT),
+        ("boot-hash", &configuration::boot_hash(inputs, node, parameters)),
+    ]);
+    if initialise == Initialise::Allowed {
+        data.insert("initialise".to_owned(), "allowed".to_owned());
+    }
+    // A map of texts is always JSON.
+    let written = serde_json::to_string(parameters).unwrap_or_default();
+    render(&ConfigMap {
+        metadata: ObjectMeta {
+            annotations: Some(texts([(keys::PARAMETERS, &written)])),
+            ..owned(inputs, node.object_name(&cluster.name), About::Node(node))
+        },
+        data: Some(data),
+        ..ConfigMap::default()
+    })
+}
+
+/// The parameters in a live ConfigMap of a node; `None` when it does not say.
+#[must_use]
+pub fn parameters_of(live: &Value) -> Option<BTreeMap<String, String>> {
+    let written = live.get("metadata")?.get("annotations")?.get(keys::PARAMETERS)?.as_str()?;
+    serde_json::from_str(written).ok()
+}

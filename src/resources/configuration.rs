@@ -1,0 +1,167 @@
+//! The three configuration files of a node's server, and their hashes. What never changes is not here but on the
+//! command line of the start script, where no file can override it.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use super::{Inputs, pod::NODE_TLS, text_hash};
+use crate::api::{Desired, Node};
+
+/// The start script of every node.
+pub(super) const START_SCRIPT: &str = include_str!("start.sh");
+
+/// How nodes log in to each other. Without the timeouts a host that dies leaves cached connections hanging for up to
+/// 15 minutes.
+const NODE_CONNINFO_OPTIONS: &str =
+    "connect_timeout=5 keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=15000";
+
+/// What makes moves fast (100 s for 16 moves with PostgreSQL's defaults, 8 s with these) and what the user may
+/// override. Citus' and PostgreSQL's own units.
+const FAST: &[(&str, &str)] = &[
+    // One logical replication worker is started in each such interval: that, not the data, is most of a small move.
+    ("wal_retrieve_retry_interval", "100ms"),
+    ("max_worker_processes", "64"),
+    ("max_logical_replication_workers", "32"),
+    ("max_sync_workers_per_subscription", "8"),
+    ("max_replication_slots", "64"),
+    ("max_wal_senders", "64"),
+    // How long a new rebalance may wait before its first move.
+    ("citus.background_task_queue_interval", "1s"),
+];
+
+/// What the operator owns and the user cannot override. Values that are Citus' defaults stand here as well, so that
+/// an `ALTER SYSTEM` that changes one is noticed.
+const OWNED: &[(&str, &str)] = &[
+    // With `archive_mode = on` from birth, a backup needs a reload and no restart to begin.
+    ("archive_command", "true"),
+    // A node connects to itself under this name, and checks that its certificate has it.
+    ("citus.local_hostname", "localhost"),
+    ("citus.shard_replication_factor", "1"),
+    ("citus.defer_shard_delete_interval", "15s"),
+    ("citus.recover_2pc_interval", "60s"),
+    ("citus.use_secondary_nodes", "never"),
+];
+
+/// Settings of postgresql.conf as the spec asks for them: the operator's own, and the user's over what is fast.
+#[must_use]
+pub fn settings(desired: &Desired) -> BTreeMap<String, String> {
+    settings_with(desired, &desired.parameters)
+}
+
+/// The same with other parameters than the spec's: those a node had before, or those that one node is to try.
+#[must_use]
+pub fn settings_with(desired: &Desired, parameters: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    let mut set = |name: &str, value: &str| settings.insert(name.to_owned(), value.to_owned());
+    for (name, value) in FAST {
+        set(name, value);
+    }
+    for (name, value) in parameters {
+        set(name, value);
+    }
+    for (name, value) in OWNED {
+        set(name, value);
+    }
+    let moves = desired.rebalance.max_parallel_moves.to_string();
+    set("citus.max_background_task_executors", &moves);
+    set("citus.max_background_task_executors_per_node", &moves);
+    set("citus.node_conninfo", &node_conninfo());
+    settings
+}
+
+fn node_conninfo() -> String {
+    format!(
+        "sslmode=verify-full sslrootcert={NODE_TLS}/ca.crt sslcert={NODE_TLS}/tls.crt sslkey={NODE_TLS}/tls.key \
+         {NODE_CONNINFO_OPTIONS}"
+    )
+}
+
+/// `'value'`, such that the server reads `value`.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+fn without_hash(desired: &Desired, parameters: &BTreeMap<String, String>) -> String {
+    let mut text =
+        "# Written by dialog-operator from the DialogCluster; changes made here are lost.\n".to_owned();
+    for (name, value) in settings_with(desired, parameters) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name} = {}", quoted(&value));
+    }
+    text
+}
+
+/// postgresql.conf. Its last line is the hash by which pg_file_settings shows that the kubelet has brought it, and
+/// `current_setting('dialog.config_hash')` that it is loaded.
+pub(super) fn postgresql_conf(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
+    let text = without_hash(inputs.desired, parameters);
+    format!("{text}dialog.config_hash = '{}'\n", config_hash(inputs, node, parameters))
+}
+
+/// Hash of the three configuration files of a node: the value of `dialog.config_hash`.
+#[must_use]
+pub fn config_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
+    text_hash::hex(&[&without_hash(inputs.desired, parameters), pg_hba_conf(node), PG_IDENT_CONF])
+}
+
+/// Hash of all a server is started with: its configuration and the start script; the value of `dialog.boot_hash`.
+#[must_use]
+pub fn boot_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
+    text_hash::hex(&[&config_hash(inputs, node, parameters), START_SCRIPT])
+}
+
+/// pg_hba.conf of a node.
+pub(super) fn pg_hba_conf(node: Node) -> &'static str {
+    match node {
+        Node::Coordinator => COORDINATOR_HBA,
+        Node::Worker(_) => WORKER_HBA,
+    }
+}
+
+/// Who the certificates of nodes and of the operator may log in as, where a line says `map=nodes`.
+pub(super) const PG_IDENT_CONF: &str = "\
+# map  certificate      role
+nodes  dialog-node      postgres
+nodes  dialog-operator  postgres
+";
+
+/// The coordinator: people and applications log in here, with a password; nodes and the operator with a certificate.
+///
+/// pg_hba has no fall-through, so a `cert` line and a password line for the same role and address exclude each other.
+/// It works because no other node ever connects to the coordinator as an application's role.
+const COORDINATOR_HBA: &str = "\
+# Inside the pod, over a socket that only the server's own user can open.
+local      all  postgres                trust
+# Nodes, the operator and administrators, by certificate.
+hostssl    all  postgres  all           cert map=nodes
+# The coordinator to itself, as the role that runs a query. An ident map of PostgreSQL 15 cannot say 'any role', so
+# the certificate alone must do: its authority signs nodes and the operator, and nobody else.
+hostssl    all  all       127.0.0.1/32  trust clientcert=verify-ca
+hostssl    all  all       ::1/128       trust clientcert=verify-ca
+# kubectl port-forward ends inside the pod: a password without TLS (psql comes back like that by itself).
+hostnossl  all  all       127.0.0.1/32  scram-sha-256
+hostnossl  all  all       ::1/128       scram-sha-256
+# Applications and people, from anywhere, with TLS.
+hostssl    all  all       all           scram-sha-256
+";
+
+/// A worker: nodes and the operator only. Connections come as the role that runs the query, so any role may, with a
+/// certificate of the authority that signs nodes and the operator, and nobody else. `all` also means the walsenders
+/// of a shard move: logical replication connects to a database.
+const WORKER_HBA: &str = "\
+# Inside the pod, over a socket that only the server's own user can open.
+local    all  postgres       trust
+# Nodes and the operator, as the role that runs the query: its authority signs nobody else.
+hostssl  all  all       all  trust clientcert=verify-ca
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_what_the_server_reads() {
+        assert_eq!(quoted("it's"), "'it''s'");
+        assert_eq!(quoted(r"C:\x"), r"'C:\\x'");
+        assert_eq!(quoted(""), "''");
+    }
+}

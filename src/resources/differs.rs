@@ -1,0 +1,154 @@
+//! Whether a live object is what we want: all we wrote must be there, and what others added does not matter.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::Rendered;
+use crate::api::names::keys;
+
+/// Longest value shown in a message, in characters.
+const SHOWN: usize = 60;
+
+/// The first difference in words (`spec.template.spec.containers[0].image: a -> b`), or `None` when the live object
+/// contains all that we want.
+///
+/// What the API server filled in and what other managers added is fine. Amounts are compared as amounts (`1000m` is
+/// `1`); lists by the names of their elements when they have some, because admission may put a sidecar first, else by
+/// position. A field that we wrote once and no longer want is noticed by the annotation `dialogcluster.dev/rendered`.
+#[must_use]
+pub fn differs(want: &Rendered, live: &Value) -> Option<String> {
+    let hash = |object: &Value| {
+        object.pointer("/metadata/annotations").and_then(|all| all.get(keys::RENDERED).cloned())
+    };
+    if let Some(difference) = compare(&want.json, live, "") {
+        return Some(difference);
+    }
+    let (want, live) = (hash(&want.json), hash(live));
+    (want != live)
+        .then(|| change(&format!("metadata.annotations.{}", keys::RENDERED), live.as_ref(), want.as_ref()))
+}
+
+fn compare(want: &Value, live: &Value, path: &str) -> Option<String> {
+    match (want, live) {
+        (Value::Object(want), Value::Object(live)) => compare_objects(want, live, path),
+        (Value::Array(want), Value::Array(live)) => compare_lists(want, live, path),
+        _ if want == live || same_amount(want, live, path) => None,
+        _ => Some(change(path, Some(live), Some(want))),
+    }
+}
+
+fn compare_objects(want: &Map<String, Value>, live: &Map<String, Value>, path: &str) -> Option<String> {
+    want.iter().filter(|(key, _)| *key != keys::RENDERED).find_map(|(key, want)| {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match live.get(key) {
+            Some(live) => compare(want, live, &path),
+            None if is_zero(want) => None,
+            None => Some(change(&path, None, Some(want))),
+        }
+    })
+}
+
+fn compare_lists(want: &[Value], live: &[Value], path: &str) -> Option<String> {
+    let by_name = names(want).is_some();
+    want.iter().enumerate().find_map(|(index, want)| {
+        let live = if by_name {
+            live.iter().find(|live| live.get("name") == want.get("name"))
+        } else {
+            live.get(index)
+        };
+        let path = format!("{path}[{index}]");
+        match live {
+            Some(live) => compare(want, live, &path),
+            None => Some(change(&path, None, Some(want))),
+        }
+    })
+}
+
+/// The names of all elements, when each has one and no two are the same.
+fn names(list: &[Value]) -> Option<BTreeSet<&str>> {
+    let names: BTreeSet<&str> =
+        list.iter().map(|element| element.get("name")?.as_str()).collect::<Option<_>>()?;
+    (names.len() == list.len()).then_some(names)
+}
+
+/// Values that the API server leaves out when it stores an object.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(fields) => fields.values().all(is_zero),
+    }
+}
+
+/// Only where the API has amounts: elsewhere `1000m` and `1` are two texts.
+fn same_amount(want: &Value, live: &Value, path: &str) -> bool {
+    let is_amount =
+        ["requests.", "limits."].iter().any(|map| path.contains(map)) || path.ends_with("sizeLimit");
+    let (Some(want), Some(live)) = (want.as_str(), live.as_str()) else { return false };
+    is_amount && canonical_quantity(want) == canonical_quantity(live)
+}
+
+fn change(path: &str, live: Option<&Value>, want: Option<&Value>) -> String {
+    format!("{path}: {} -> {}", shown(live), shown(want))
+}
+
+fn shown(value: Option<&Value>) -> String {
+    let text = match value {
+        None | Some(Value::Null) => return "nothing".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    if text.chars().count() <= SHOWN {
+        return text;
+    }
+    text.chars().take(SHOWN).chain(['…']).collect()
+}
+
+/// A quantity in one spelling for each amount: a whole number of billionths, or the text itself when it is none.
+/// (Suffixes: <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>.)
+pub(super) fn canonical_quantity(text: &str) -> String {
+    billionths(text).map_or_else(|| text.to_owned(), |amount| format!("{amount}n"))
+}
+
+fn billionths(text: &str) -> Option<i128> {
+    const UNIT: i128 = 1_000_000_000;
+    let end =
+        text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let factor = match suffix {
+        "n" => 1,
+        "u" => 1_000,
+        "m" => 1_000_000,
+        "" => UNIT,
+        "k" => UNIT * 1_000,
+        "M" => UNIT * 1_000_000,
+        "G" => UNIT * 1_000_000_000,
+        "T" => UNIT * 1_000_000_000_000,
+        "P" => UNIT * 1_000_000_000_000_000,
+        "E" => UNIT * 1_000_000_000_000_000_000,
+        "Ki" => UNIT << 10,
+        "Mi" => UNIT << 20,
+        "Gi" => UNIT << 30,
+        "Ti" => UNIT << 40,
+        "Pi" => UNIT << 50,
+        "Ei" => UNIT << 60,
+        exponent => power_of_ten(exponent)?.checked_mul(UNIT)?,
+    };
+    let (sign, digits) = match number.strip_prefix('-') {
+        Some(rest) => (-1, rest),
+        None => (1, number.strip_prefix('+').unwrap_or(number)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let scale = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let value: i128 = format!("{whole}{fraction}").parse().ok()?;
+    Some(sign * value.checked_mul(factor)? / scale)
+}
+
+/// `e3` and `E3`; a negative exponent is a fraction that nobody writes, and stays text.
+fn power_of_ten(exponent: &str) -> Option<i128> {
+    10_i128.checked_pow(exponent.strip_prefix(['e', 'E'])?.parse().ok()?)
+}

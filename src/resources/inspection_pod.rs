@@ -1,0 +1,66 @@
+//! The pod that asks an image what is in it, before anything restarts with that image.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{Container, Pod, PodSpec, ResourceRequirements},
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
+};
+
+use super::{
+    Inputs, Rendered,
+    meta::{About, owned, render},
+    pod::{empty_dir, mount, secure_container, secure_pod, some, some_map},
+    text_hash,
+};
+use crate::api::ClusterId;
+
+/// Writes `postgres=<major> citus=<default version>` to the termination log.
+const SCRIPT: &str = include_str!("inspect.sh");
+
+/// Name of the pod that asks `image`: `<cluster>-image-<5 characters>`.
+#[must_use]
+pub fn inspection_pod_name(cluster: &ClusterId, image: &str) -> String {
+    format!("{}-image-{}", cluster.name, text_hash::suffix(&[image]))
+}
+
+/// A pod of `image` that ends with `postgres=<major> citus=<default version>` as its termination message, or fails
+/// with what is missing in the image. It runs where the coordinator may run: an image is made for a kind of host.
+#[must_use]
+pub fn inspection_pod(inputs: &Inputs, image: &str) -> Rendered {
+    let desired = inputs.desired;
+    let template = &desired.coordinator;
+    // Where every pod must name its resources; initdb needs next to nothing.
+    let requests = [("cpu", "10m"), ("memory", "64Mi")]
+        .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())));
+    let name = inspection_pod_name(&desired.cluster, image);
+    let metadata = owned(inputs, name, About::Inspection);
+    let mut labels = template.pod_labels.clone();
+    labels.extend(metadata.labels.clone().unwrap_or_default());
+    render(&Pod {
+        metadata: ObjectMeta {
+            labels: Some(labels),
+            annotations: some_map(&template.pod_annotations),
+            ..metadata
+        },
+        spec: Some(PodSpec {
+            containers: vec![Container {
+                command: Some(["sh", "-c", SCRIPT].map(str::to_owned).to_vec()),
+                resources: Some(ResourceRequirements {
+                    requests: Some(BTreeMap::from(requests)),
+                    ..ResourceRequirements::default()
+                }),
+                volume_mounts: Some(vec![mount("tmp", "/tmp")]),
+                ..secure_container(desired, image, "inspect")
+            }],
+            volumes: Some(vec![empty_dir("tmp", None)]),
+            node_selector: some_map(&template.node_selector),
+            tolerations: some(template.tolerations.clone()),
+            priority_class_name: template.priority_class_name.clone(),
+            restart_policy: Some("Never".to_owned()),
+            termination_grace_period_seconds: Some(1),
+            ..secure_pod(desired)
+        }),
+        status: None,
+    })
+}

@@ -1,0 +1,2 @@
+#!/bin/sh
+exec postgres -D /var/lib/dialog/pgdata

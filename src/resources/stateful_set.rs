@@ -1,0 +1,43 @@
+//! The StatefulSet of one Citus node.
+
+use k8s_openapi::{
+    api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy},
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+};
+
+use super::{
+    Inputs, Rendered,
+    meta::{About, identity_annotation, node_selector, owned, render},
+    pod::pod_template,
+};
+use crate::api::Node;
+
+/// One node: one pod, which the operator alone restarts (`OnDelete`), on the volume claim `claim`.
+#[must_use]
+pub fn stateful_set(inputs: &Inputs, node: Node, claim: &str, identity: Option<&str>) -> Rendered {
+    let cluster = &inputs.desired.cluster;
+    render(&StatefulSet {
+        metadata: ObjectMeta {
+            annotations: identity_annotation(identity),
+            ..owned(inputs, node.object_name(&cluster.name), About::Node(node))
+        },
+        spec: Some(StatefulSetSpec {
+            replicas: Some(1),
+            service_name: Some(cluster.nodes_service()),
+            selector: LabelSelector {
+                match_labels: Some(node_selector(cluster, node)),
+                match_expressions: None,
+            },
+            template: pod_template(inputs, node, claim),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("OnDelete".to_owned()),
+                rolling_update: None,
+            }),
+            // A pod that never gets Ready is replaced all the same when its template changes.
+            pod_management_policy: Some("Parallel".to_owned()),
+            revision_history_limit: Some(2),
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    })
+}
