@@ -1,6 +1,8 @@
 //! Writes only: exactly what the plan says, in its order, stopping at the first failure. Nothing is decided here and
 //! nothing is remembered here but what a write has answered.
 
+pub mod pki;
+
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Step;

@@ -1,0 +1,272 @@
+//! Makes what is in the Secrets of a cluster: certificate authorities, certificates, the application's password.
+//! Nothing here is ever printed: the types hide their values, and errors name files, not contents.
+
+use std::{collections::BTreeMap, fmt};
+
+use jiff::{Span, Timestamp, civil::Date, tz::TimeZone};
+use k8s_openapi::ByteString;
+use rand::distr::{Alphanumeric, SampleString};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd,
+};
+
+use crate::api::{ClusterId, names::SecretKind, spec::DatabaseSpec};
+
+/// Years a certificate holds, authorities and leaves alike.
+///
+/// Nothing renews certificates yet, and a cluster whose certificates have run out is down, all nodes at once: until
+/// rotation exists, a long life is the smaller risk. Whoever holds a key is shut out by making the Secrets anew.
+const YEARS: i16 = 10;
+/// Length of the application's password: 190 bits.
+const PASSWORD: usize = 32;
+/// Name in the certificate with which nodes log in to each other (pg_ident.conf).
+const NODE: &str = "dialog-node";
+/// Name in the certificate with which the operator logs in (pg_ident.conf).
+const OPERATOR: &str = "dialog-operator";
+/// Port of every server.
+const PORT: u16 = 5432;
+
+/// What a Secret is to hold. Its values are never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Contents(BTreeMap<String, Vec<u8>>);
+
+impl Contents {
+    /// As the `data` of a Secret.
+    #[must_use]
+    pub fn into_data(self) -> BTreeMap<String, ByteString> {
+        self.0.into_iter().map(|(key, value)| (key, ByteString(value))).collect()
+    }
+    /// The value of a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&[u8]> {
+        self.0.get(key).map(Vec::as_slice)
+    }
+    fn of<const N: usize>(pairs: [(&str, String); N]) -> Self {
+        Self(pairs.into_iter().map(|(key, value)| (key.to_owned(), value.into_bytes())).collect())
+    }
+}
+
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Contents(keys: {:?})", self.0.keys().collect::<Vec<_>>())
+    }
+}
+
+/// Why a Secret could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// The Secret with the authorities lacks a key, or what is in it is no text.
+    #[error("Secret {secret} has no usable {key}: delete the Secret if the cluster is new, else restore it")]
+    Incomplete {
+        /// Name of the Secret.
+        secret: String,
+        /// Name of its key.
+        key: &'static str,
+    },
+    /// The library's own words.
+    #[error("cannot make {what}: {source}")]
+    Refused {
+        /// What was to be made.
+        what: &'static str,
+        /// Why not.
+        source: rcgen::Error,
+    },
+}
+
+fn refused(what: &'static str) -> impl FnOnce(rcgen::Error) -> PkiError {
+    move |source| PkiError::Refused { what, source }
+}
+
+/// For whom and when Secrets are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The cluster.
+    pub cluster: &'a ClusterId,
+    /// DNS domain of the Kubernetes cluster.
+    pub cluster_domain: &'a str,
+    /// The application's database and role.
+    pub database: &'a DatabaseSpec,
+    /// The time: certificates hold from yesterday on, for clocks that are behind.
+    pub now: Timestamp,
+}
+
+/// The two authorities of a cluster: one signs its servers, the other its nodes and the operator, and nobody else.
+pub struct Authorities {
+    server: Issuer<'static, KeyPair>,
+    server_pem: String,
+    node: Issuer<'static, KeyPair>,
+    node_pem: String,
+}
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authorities(..)")
+    }
+}
+
+impl Authorities {
+    /// The authorities in the Secret `<name>-ca`.
+    ///
+    /// # Errors
+    /// When a key is missing or is no certificate or key.
+    pub fn read(cluster: &ClusterId, data: &BTreeMap<String, ByteString>) -> Result<Self, PkiError> {
+        let text = |key: &'static str| {
+            data.get(key)
+                .and_then(|value| String::from_utf8(value.0.clone()).ok())
+                .ok_or_else(|| PkiError::Incomplete { secret: cluster.secret(SecretKind::Ca), key })
+        };
+        let issuer = |certificate: &str, key: &str, what| {
+            let key = KeyPair::from_pem(key).map_err(refused(what))?;
+            Issuer::from_ca_cert_pem(certificate, key).map_err(refused(what))
+        };
+        let (server_pem, node_pem) = (text("server-ca.crt")?, text("node-ca.crt")?);
+        Ok(Self {
+            server: issuer(&server_pem, &text("server-ca.key")?, "the authority of servers from its Secret")?,
+            node: issuer(&node_pem, &text("node-ca.key")?, "the authority of nodes from its Secret")?,
+            server_pem,
+            node_pem,
+        })
+    }
+}
+
+/// New authorities: the Secret `<name>-ca`.
+///
+/// # Errors
+/// When the library refuses.
+pub fn new_authorities(request: &Request) -> Result<Contents, PkiError> {
+    let authority = |role: &str| -> Result<(String, String), PkiError> {
+        let key = new_key()?;
+        let mut params = certificate(request, &format!("{} {role} CA", request.cluster.name));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let signed = params.self_signed(&key).map_err(refused("a certificate authority"))?;
+        Ok((signed.pem(), key.serialize_pem()))
+    };
+    let (server, server_key) = authority("server")?;
+    let (node, node_key) = authority("node")?;
+    Ok(Contents::of([
+        ("server-ca.crt", server),
+        ("server-ca.key", server_key),
+        ("node-ca.crt", node),
+        ("node-ca.key", node_key),
+    ]))
+}
+
+/// What is in a Secret other than the one of the authorities; `None` for that one, see [`new_authorities`].
+///
+/// # Errors
+/// When the library refuses.
+pub fn contents(
+    kind: SecretKind,
+    request: &Request,
+    authorities: &Authorities,
+) -> Result<Option<Contents>, PkiError> {
+    Ok(Some(match kind {
+        SecretKind::Ca => return Ok(None),
+        SecretKind::Server => server(request, authorities)?,
+        SecretKind::Node => client(request, NODE, authorities)?,
+        SecretKind::Superuser => client(request, OPERATOR, authorities)?,
+        SecretKind::App => application(request, authorities),
+    }))
+}
+
+fn server(request: &Request, authorities: &Authorities) -> Result<Contents, PkiError> {
+    let mut params = certificate(request, &request.cluster.name);
+    params.subject_alt_names = server_names(request)
+        .into_iter()
+        .map(|name| Ok(SanType::DnsName(name.try_into()?)))
+        .collect::<Result<_, _>>()
+        .map_err(refused("the names of the server certificate"))?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let (certificate, key) = leaf(params, &authorities.server, "the server certificate")?;
+    Ok(Contents::of([
+        ("tls.crt", certificate),
+        ("tls.key", key),
+        ("client-ca.crt", authorities.node_pem.clone()),
+    ]))
+}
+
+/// The names of every node's server, in one certificate: a worker that joins needs no new one.
+///
+/// The wildcards cover every Service of the namespace, and that is no more than it looks: the authority is the
+/// cluster's own and only its clients trust it, so nobody else can be taken for one of these by it.
+fn server_names(request: &Request) -> Vec<String> {
+    let ClusterId { name, namespace, .. } = request.cluster;
+    let domain = request.cluster_domain;
+    vec![
+        // citus.local_hostname: a node connects to itself.
+        "localhost".to_owned(),
+        name.clone(),
+        format!("{name}.{namespace}"),
+        format!("{name}.{namespace}.svc"),
+        format!("{name}.{namespace}.svc.{domain}"),
+        format!("*.{namespace}.svc.{domain}"),
+        format!("*.{}.{namespace}.svc.{domain}", request.cluster.nodes_service()),
+    ]
+}
+
+fn client(request: &Request, name: &str, authorities: &Authorities) -> Result<Contents, PkiError> {
+    let mut params = certificate(request, name);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let (certificate, key) = leaf(params, &authorities.node, "a client certificate")?;
+    Ok(Contents::of([("tls.crt", certificate), ("tls.key", key), ("ca.crt", authorities.server_pem.clone())]))
+}
+
+fn application_host(request: &Request) -> String {
+    let cluster = request.cluster;
+    format!("{}.{}.svc.{}", cluster.service(), cluster.namespace, request.cluster_domain)
+}
+
+/// The keys people expect. Names and password are of letters and digits, so nothing in the URIs needs escaping.
+fn application(request: &Request, authorities: &Authorities) -> Contents {
+    let host = application_host(request);
+    let DatabaseSpec { name, owner } = request.database;
+    let password = Alphanumeric.sample_string(&mut rand::rng(), PASSWORD);
+    Contents::of([
+        ("uri", format!("postgresql://{owner}:{password}@{host}:{PORT}/{name}?sslmode=verify-full")),
+        (
+            "jdbc-uri",
+            format!(
+                "jdbc:postgresql://{host}:{PORT}/{name}?user={owner}&password={password}&sslmode=verify-full"
+            ),
+        ),
+        ("host", host),
+        ("port", PORT.to_string()),
+        ("dbname", name.clone()),
+        ("user", owner.clone()),
+        ("password", password),
+        ("sslrootcert", authorities.server_pem.clone()),
+    ])
+}
+
+/// Every key is an ECDSA key on P-256: OpenSSL, Java and rustls all take it, and a handshake costs little.
+fn new_key() -> Result<KeyPair, PkiError> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(refused("a key"))
+}
+
+fn certificate(request: &Request, common_name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, common_name);
+    params.distinguished_name = subject;
+    let today = request.now.to_zoned(TimeZone::UTC).date();
+    let midnight =
+        |day: Date| date_time_ymd(day.year().into(), day.month().unsigned_abs(), day.day().unsigned_abs());
+    params.not_before = midnight(today.saturating_sub(Span::new().days(1)));
+    params.not_after = midnight(today.saturating_add(Span::new().years(YEARS)));
+    params
+}
+
+fn leaf(
+    mut params: CertificateParams,
+    issuer: &Issuer<'static, KeyPair>,
+    what: &'static str,
+) -> Result<(String, String), PkiError> {
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    let key = new_key()?;
+    let signed = params.signed_by(&key, issuer).map_err(refused(what))?;
+    Ok((signed.pem(), key.serialize_pem()))
+}
