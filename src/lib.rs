@@ -8,4 +8,5 @@ pub mod act;
 pub mod api;
 pub mod observe;
 pub mod plan;
+pub mod report;
 pub mod resources;

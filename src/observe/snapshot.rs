@@ -52,8 +52,6 @@ pub struct Snapshot {
     pub postgres: BTreeMap<Node, Seen<Postgres>>,
     /// What the coordinator's Citus catalog says.
     pub citus: Seen<Citus>,
-    /// pg_settings of one running node, for checking parameters before they go anywhere. `None`: no node runs yet.
-    pub settings: Option<BTreeMap<String, SettingDefinition>>,
     /// Connections tried for the workers that are about to be registered.
     pub connections: Vec<ConnectionCheck>,
     /// What a server said to values that only it can judge: by `name=value`; `None` when it took them.
@@ -219,18 +217,6 @@ pub struct RejectedConfiguration {
     pub config_hash: String,
     /// What the server said when it ended.
     pub message: String,
-}
-
-/// A row of pg_settings, as far as a value can be checked against it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)] // columns of pg_settings
-pub struct SettingDefinition {
-    pub vartype: String,
-    pub unit: Option<String>,
-    pub min_val: Option<String>,
-    pub max_val: Option<String>,
-    pub enumvals: Option<Vec<String>>,
-    pub context: String,
 }
 
 /// What an image has in it.

@@ -55,6 +55,8 @@ clusterDNS: [$DNS_IP]
 clusterDomain: $DOMAIN
 resolvConf: $STATE/config/resolv.conf
 cgroupDriver: cgroupfs
+podLogsDir: $LOGS/pods
+volumePluginDir: $STATE/kubelet/volume-plugins
 failCgroupV1: false
 failSwapOn: false
 enforceNodeAllocatable: []
@@ -106,7 +108,7 @@ start_controllers() {
   start kube-controller-manager "$BIN/kube-controller-manager" \
     --kubeconfig="$PKI/kube-controller-manager.kubeconfig" --leader-elect=false --bind-address=127.0.0.1 \
     --use-service-account-credentials --service-account-private-key-file="$PKI/service-account.key" \
-    --root-ca-file="$PKI/ca.crt" --concurrent-statefulset-syncs=10 --kube-api-qps=50 --kube-api-burst=100
+    --flex-volume-plugin-dir="$STATE/kubelet/volume-plugins" --root-ca-file="$PKI/ca.crt" --concurrent-statefulset-syncs=10 --kube-api-qps=50 --kube-api-burst=100
   start kube-scheduler "$BIN/kube-scheduler" \
     --kubeconfig="$PKI/kube-scheduler.kubeconfig" --leader-elect=false --bind-address=127.0.0.1
   start local-volumes "$BIN/local-volumes" --kubeconfig="$PKI/local-volumes.kubeconfig" --root="$STATE/volumes"

@@ -1,0 +1,273 @@
+//! Who is a node of the cluster: servers are prepared, their identities recorded, and workers registered. Nothing is
+//! removed here, and nothing is registered that could not serve.
+
+use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, settings};
+use crate::{
+    api::Node,
+    observe::snapshot::{Citus, Ownership, Postgres},
+};
+
+/// Takes every server one step further on its way to being a member.
+pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+    waits(view, plan);
+    for node in view.nodes() {
+        match view.server(node) {
+            Server::Fresh(postgres) => {
+                record(view, node, postgres, plan);
+                prepare(view, node, postgres, plan);
+            }
+            Server::Known(postgres) => prepare(view, node, postgres, plan),
+            Server::Stranger(why) => plan.problem(
+                ProblemReason::ForeignServer,
+                format!("{}: {why}. It is not registered, activated, or used for moves. Bring the right volume back.", view.name(node)),
+            ),
+            Server::Down(_) | Server::Silent(_) => {}
+        }
+    }
+    lost_tables(view, plan);
+    let Some(citus) = catalog(view, plan) else { return };
+    if emptied_coordinator(view, citus, plan) || !everybody_answers(view, plan) {
+        return;
+    }
+    let address = view.address(Node::Coordinator);
+    let told = citus.nodes.iter().any(|row| row.group_id == 0 && row.name == address);
+    if told {
+        add_workers(view, wanted, plan);
+    } else if matches!(view.server(Node::Coordinator), Server::Known(_)) {
+        plan.step(
+            Step::SetCoordinatorHost { address },
+            "workers must know under which address the coordinator is reached",
+        );
+    }
+}
+
+/// What is waited for, node by node.
+fn waits(view: View, plan: &mut Plan) {
+    if let Server::Down(why) = view.server(Node::Coordinator) {
+        node_cannot_run(view, Node::Coordinator, plan);
+        plan.hold(Hold::PodNotReady { node: Node::Coordinator, why });
+    } else if let Server::Silent(why) = view.server(Node::Coordinator) {
+        plan.hold(Hold::NotAnswering { node: Node::Coordinator, why });
+    }
+    for missing in view.missing_workers() {
+        node_cannot_run(view, missing.node, plan);
+        plan.hold(Hold::WorkerMissing { node: missing.node, why: missing.why, timed_out: missing.timed_out });
+    }
+    for node in view.registered_workers().into_keys() {
+        match view.server(node) {
+            Server::Down(why) => {
+                node_cannot_run(view, node, plan);
+                plan.hold(Hold::PodNotReady { node, why });
+            }
+            Server::Silent(why) => plan.hold(Hold::NotAnswering { node, why }),
+            Server::Fresh(_) | Server::Known(_) | Server::Stranger(_) => {}
+        }
+    }
+}
+
+/// A pod that cannot run for a reason that only a person can mend.
+fn node_cannot_run(view: View, node: Node, plan: &mut Plan) {
+    let Some(pod) = view.pod(node).filter(|pod| !pod.ready) else { return };
+    let Some(waiting) = &pod.waiting else { return };
+    let name = view.name(node);
+    match waiting.reason.as_str() {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => plan.problem(
+            ProblemReason::ImageNotUsable,
+            format!(
+                "pod {}: {}: {}. Correct spec.image (now {}) or spec.imagePullSecrets.",
+                pod.name, waiting.reason, waiting.message, pod.image
+            ),
+        ),
+        "CreateContainerConfigError" | "CrashLoopBackOff" | "RunContainerError" => {
+            let last = pod
+                .last_termination
+                .as_ref()
+                .map_or(waiting.message.as_str(), |last| last.message.as_str())
+                .trim();
+            // The start script's word for it.
+            if last.contains(crate::resources::VOLUME_EMPTY) {
+                plan.problem(
+                    ProblemReason::VolumeLost,
+                    format!("{name}: its volume {} is empty, and {name} was a node before: it is not initialised again. The pod says: {last}. Bring the volume's data back, or restore from a backup.", view.claim(node).unwrap_or("?")),
+                );
+            } else if view.registration(node).is_some()
+                || view.missing_workers().iter().all(|missing| missing.node != node || missing.timed_out)
+                || node == Node::Coordinator
+            {
+                plan.problem(
+                    ProblemReason::NodeCannotStart,
+                    format!(
+                        "{name}: its server ends again and again: {last}. See `kubectl logs {}`.",
+                        pod.name
+                    ),
+                );
+            }
+        }
+        _ => {}
+    }
+}
+
+fn record(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
+    let Some(claim) = view.claim(node) else { return };
+    if view.own("PersistentVolumeClaim", claim).is_none() {
+        return;
+    }
+    let system_identifier = postgres.system_identifier.clone();
+    let step = Step::RecordIdentity { node, system_identifier, claim: claim.to_owned() };
+    plan.step(step, format!("{} was born; its volume is never initialised again", view.name(node)));
+}
+
+/// Timeouts off, database, extension. A registered worker that lacks its database is not helped by a new one.
+fn prepare(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
+    let extension = match node {
+        Node::Coordinator => None,
+        Node::Worker(_) => {
+            let coordinator = view.postgres(Node::Coordinator);
+            let version = coordinator.and_then(|coordinator| {
+                coordinator.extension.clone().or_else(|| coordinator.available_extension.clone())
+            });
+            if version.is_none() {
+                return;
+            }
+            version
+        }
+    };
+    let bare = !postgres.database || postgres.extension.is_none();
+    let member = node.is_worker() && view.registration(node).is_some();
+    if (bare && !member) || !postgres.timeouts_off {
+        plan.step(
+            Step::PrepareNode { node, extension },
+            "a node needs the operator's role without timeouts, the database and the extension",
+        );
+    }
+}
+
+/// Placements without tables: an emptied worker that was activated by hand looks healthy in all other respects.
+fn lost_tables(view: View, plan: &mut Plan) {
+    for node in view.registered_workers().into_keys() {
+        if let Server::Known(postgres) = view.server(node)
+            && postgres.missing_tables > 0
+        {
+            plan.problem(
+                ProblemReason::ForeignServer,
+                format!("{}: {} placements of it lack their tables: it was emptied and activated again. No shard is moved. Restore its data.", view.name(node), postgres.missing_tables),
+            );
+        }
+    }
+}
+
+/// The catalog, when the coordinator is who it should be and has one.
+fn catalog<'a>(view: View<'a>, plan: &mut Plan) -> Option<&'a Citus> {
+    let Server::Known(coordinator) = view.server(Node::Coordinator) else { return None };
+    coordinator.extension.as_ref()?;
+    if let Some(why) = view.seen.citus.unknown() {
+        plan.hold(Hold::CatalogUnknown { why: why.to_owned() });
+    }
+    view.citus()
+}
+
+/// A coordinator that knows no nodes while a worker holds metadata of a cluster: registering anything would delete the
+/// last copy of it.
+fn emptied_coordinator(view: View, citus: &Citus, plan: &mut Plan) -> bool {
+    if citus.nodes.iter().any(|row| row.group_id != 0) {
+        return false;
+    }
+    let holder = view.seen.postgres.iter().filter(|(node, _)| node.is_worker()).find(|(_, seen)| {
+        seen.known().is_some_and(|postgres| postgres.group_id.unwrap_or(0) != 0 || postgres.known_nodes > 0)
+    });
+    if let Some((node, _)) = holder {
+        plan.problem(
+            ProblemReason::CoordinatorEmptied,
+            format!("{} knows no nodes, and {} holds the metadata of a cluster, maybe the last copy: nothing is registered. Restore the coordinator's volume.", view.name(Node::Coordinator), view.name(*node)),
+        );
+        return true;
+    }
+    // Not seen is not the same as not there: a worker that was a node before has to be looked at first.
+    let unseen = view
+        .nodes()
+        .into_iter()
+        .filter(|node| node.is_worker() && view.identity(*node).is_some())
+        .find(|node| view.postgres(*node).is_none());
+    if let Some(node) = unseen {
+        plan.hold(Hold::NotAnswering {
+            node,
+            why: "whether it holds the metadata of a cluster is not known".to_owned(),
+        });
+    }
+    unseen.is_some()
+}
+
+/// One registered node that is down makes every membership call of Citus fail.
+fn everybody_answers(view: View, plan: &mut Plan) -> bool {
+    let unwell = view.unwell();
+    for (node, why) in &unwell {
+        plan.hold(Hold::RegisteredNodeSilent { node: *node, why: why.clone() });
+    }
+    unwell.is_empty()
+}
+
+fn add_workers(view: View, wanted: &Wanted, plan: &mut Plan) {
+    for missing in view.missing_workers() {
+        let node = missing.node;
+        if let Server::Known(postgres) = view.server(node)
+            && may_join(view, wanted, node, postgres, plan)
+        {
+            let address = view.address(node);
+            let why = format!("{address} is ready and reachable from every node, and every node from it");
+            plan.step(Step::AddNode { node, address }, why);
+        }
+    }
+}
+
+fn may_join(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &mut Plan) -> bool {
+    let prepared = postgres.database && postgres.extension.is_some() && postgres.timeouts_off;
+    if !prepared || !permission_withdrawn(view, node) {
+        plan.hold(Hold::NodeNotPrepared { node });
+        return false;
+    }
+    if !settings::is_configured(view, wanted, node, postgres) {
+        plan.hold(Hold::ConfigurationOnItsWay { node });
+        return false;
+    }
+    let coordinator =
+        view.postgres(Node::Coordinator).and_then(|coordinator| coordinator.extension.as_deref());
+    if postgres.extension.as_deref() != coordinator {
+        plan.problem(
+            ProblemReason::UpgradeNotSupported,
+            format!(
+                "{} has Citus {}, the coordinator {}: it is not registered. Use one image for all nodes.",
+                view.name(node),
+                postgres.extension.as_deref().unwrap_or("none"),
+                coordinator.unwrap_or("none")
+            ),
+        );
+        return false;
+    }
+    is_connected(view, node, plan)
+}
+
+/// The start script may no longer initialise this node's volume.
+fn permission_withdrawn(view: View, node: Node) -> bool {
+    view.object("ConfigMap", &view.name(node))
+        .is_some_and(|map| map.ownership == Ownership::Ours && !crate::resources::may_initialise(&map.json))
+}
+
+/// Both ways between the new worker and the coordinator and each registered worker, under the names they get.
+fn is_connected(view: View, node: Node, plan: &mut Plan) -> bool {
+    let members = std::iter::once(Node::Coordinator).chain(view.registered_workers().into_keys());
+    let mut connected = true;
+    for member in members {
+        for (from, to) in [(member, node), (node, member)] {
+            let check = view.seen.connections.iter().find(|check| check.from == from && check.to == to);
+            let why = match check {
+                Some(check) => check.error.clone(),
+                None => Some("not tried yet".to_owned()),
+            };
+            if let Some(why) = why {
+                connected = false;
+                plan.hold(Hold::NotConnected { from, to, why });
+            }
+        }
+    }
+    connected
+}

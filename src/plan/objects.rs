@@ -1,0 +1,198 @@
+//! Kubernetes objects: what should exist and what differs. Restarts of pods are `roll`'s; who may initialise a volume
+//! is decided here.
+
+use strum::IntoEnumIterator;
+
+use super::{Hold, Plan, ProblemReason, Step, View, Wanted};
+use crate::{
+    api::{
+        Node,
+        names::{SecretKind, keys},
+    },
+    observe::snapshot::Ownership,
+    resources::{self, Initialise, Moving, Rendered},
+};
+
+/// Creates what is missing and applies what differs.
+pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+    let inputs = wanted.inputs(view);
+    for kind in SecretKind::iter() {
+        secret(view, kind, plan);
+    }
+    ensure(view, resources::service_account(&inputs), plan);
+    ensure(view, resources::nodes_service(&inputs), plan);
+    ensure(view, resources::application_service(&inputs), plan);
+    let moving = if view.move_runs() { Moving::Yes } else { Moving::No };
+    ensure(view, resources::pod_disruption_budget(&inputs, moving), plan);
+    if let Some(problem) = incomplete_volumes(view) {
+        plan.problem(ProblemReason::IncompleteVolumes, problem);
+        return;
+    }
+    for node in view.nodes() {
+        if is_leftover(view, node) {
+            remove(view, node, plan);
+        } else {
+            node_objects(view, wanted, node, plan);
+        }
+    }
+}
+
+fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
+    let inputs = wanted.inputs(view);
+    let identity = view.identity(node);
+    let claim = match view.claim(node) {
+        Some(claim) => claim.to_owned(),
+        None if may_be_born(view, node, plan) => new_claim_name(view, node),
+        None => return,
+    };
+    if view.stateful_set(node).is_some()
+        && view.own("PersistentVolumeClaim", &claim).is_none_or(|claim| claim.deleting)
+    {
+        // A cache that lags shows the same for a moment; for a node that was never born there is nothing to lose.
+        if identity.is_some() {
+            let name = view.name(node);
+            plan.problem(
+                ProblemReason::VolumeLost,
+                format!("{name}: its volume claim {claim} is gone, and {name} was a node before: it is not initialised again. Bring the volume back under that name, or restore the cluster from a backup."),
+            );
+            return;
+        }
+    }
+    let initialise = if identity.is_none() { Initialise::Allowed } else { Initialise::Forbidden };
+    ensure(view, resources::node_service(&inputs, node), plan);
+    ensure(view, resources::config_map(&inputs, node, &wanted.parameters, initialise), plan);
+    // Only made here; `grow_volumes` brings it up to date, after everything else.
+    if view.object("PersistentVolumeClaim", &claim).is_none() {
+        ensure(view, resources::volume_claim(&inputs, node, &claim, identity), plan);
+    }
+    ensure(view, resources::stateful_set(&inputs, node, &claim, identity), plan);
+}
+
+/// Brings volume claims up to date. Last of all, because a storage class may refuse it and nothing else may wait for
+/// that; and never while a move runs.
+pub fn grow_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
+    if view.move_runs() {
+        return;
+    }
+    for node in view.nodes() {
+        if let Some(claim) =
+            view.claim(node).filter(|claim| view.own("PersistentVolumeClaim", claim).is_some())
+        {
+            let want = resources::volume_claim(&wanted.inputs(view), node, claim, view.identity(node));
+            ensure(view, want, plan);
+        }
+    }
+}
+
+/// A volume may be made, and initialised, only for a node that cannot have been one before.
+fn may_be_born(view: View, node: Node, plan: &mut Plan) -> bool {
+    // The coordinator remembers every worker. While it is a stranger to us (never recorded), nothing was born yet.
+    if node == Node::Coordinator || view.identity(Node::Coordinator).is_none() {
+        return true;
+    }
+    let Some(citus) = view.citus() else {
+        plan.hold(Hold::CatalogUnknown {
+            why: format!("{} may have been a node before: the coordinator has to say", view.name(node)),
+        });
+        return false;
+    };
+    let address = view.address(node);
+    if citus.nodes.iter().any(|row| row.name == address) {
+        let name = view.name(node);
+        plan.problem(
+            ProblemReason::IncompleteVolumes,
+            format!("{name} is registered in pg_dist_node, and no volume claim of it is left: nothing is initialised in its place. Bring its volume back (labels {}, {}), or restore from a backup.", keys::CLUSTER, keys::NODE),
+        );
+        return false;
+    }
+    true
+}
+
+fn new_claim_name(view: View, node: Node) -> String {
+    let label = node.to_string();
+    let existing: Vec<&str> = view
+        .seen
+        .objects
+        .iter()
+        .filter(|(_, object)| object.label(keys::NODE) == Some(&label))
+        .filter_map(|(key, _)| key.strip_prefix("PersistentVolumeClaim/"))
+        .collect();
+    resources::claim_name(&view.desired.cluster, node, &existing)
+}
+
+/// Workers' volumes without the coordinator's: the metadata of those shards is not here, so nothing may start.
+fn incomplete_volumes(view: View) -> Option<String> {
+    if view.claim(Node::Coordinator).is_some() {
+        return None;
+    }
+    let orphan = view.seen.objects.iter().find(|(key, object)| {
+        key.starts_with("PersistentVolumeClaim/")
+            && object.ownership == Ownership::Ours
+            && object.label(keys::DRAINED).is_none()
+            && object.annotation(keys::SYSTEM_IDENTIFIER).is_some()
+    })?;
+    let claim = orphan.0.trim_start_matches("PersistentVolumeClaim/");
+    Some(format!(
+        "volume claim {claim} is of an earlier cluster of this name, and the volume claim of its coordinator is not here: nothing is initialised. Bring the coordinator's volume back, or use another name, or delete the old claims if their data is not wanted."
+    ))
+}
+
+/// A worker that is no longer asked for and was never registered: nothing of the cluster's data can be on it.
+fn is_leftover(view: View, node: Node) -> bool {
+    let asked = view.desired.nodes().any(|asked| asked == node);
+    !asked && view.citus().is_some_and(|citus| !citus.nodes.is_empty()) && view.registration(node).is_none()
+}
+
+fn remove(view: View, node: Node, plan: &mut Plan) {
+    let name = view.name(node);
+    for kind in ["StatefulSet", "ConfigMap", "Service"] {
+        if let Some(object) = view.own(kind, &name).filter(|object| !object.deleting) {
+            let step = Step::Delete { kind: kind.to_owned(), name: name.clone(), uid: object.uid.clone() };
+            plan.step(step, format!("{name} is no longer asked for and was never registered"));
+        }
+    }
+}
+
+fn secret(view: View, kind: SecretKind, plan: &mut Plan) {
+    let name = view.desired.cluster.secret(kind);
+    if is_free(view, "Secret", &name, plan) && view.object("Secret", &name).is_none() {
+        plan.step(Step::CreateSecret(kind), "the cluster has no such Secret yet");
+    }
+}
+
+fn ensure(view: View, want: Rendered, plan: &mut Plan) {
+    if !is_free(view, &want.kind, &want.name, plan) {
+        return;
+    }
+    match view.object(&want.kind, &want.name) {
+        None => {
+            let why = format!("{} does not exist yet", want.key());
+            plan.step(Step::Create(Box::new(want)), why);
+        }
+        Some(live) if live.deleting => plan.hold(Hold::FormerObjects { object: want.key() }),
+        Some(live) => {
+            if let Some(difference) = resources::differs(&want, &live.json) {
+                let uid = live.uid.clone();
+                plan.step(Step::Apply { object: Box::new(want), uid }, difference);
+            }
+        }
+    }
+}
+
+/// Whether a name is free or ours. A stranger's object is left alone.
+fn is_free(view: View, kind: &str, name: &str, plan: &mut Plan) -> bool {
+    match view.object(kind, name).map(|object| object.ownership) {
+        None | Some(Ownership::Ours) => true,
+        Some(Ownership::Former) => {
+            plan.hold(Hold::FormerObjects { object: format!("{kind}/{name}") });
+            false
+        }
+        Some(Ownership::Stranger) => {
+            plan.problem(
+                ProblemReason::NameTaken,
+                format!("{kind} {name} exists and is not this cluster's: it is left alone. Remove or rename it, or give the cluster another name."),
+            );
+            false
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! When shards are moved: one job for all new workers together, started only when Citus itself plans a move and every
+//! node that takes part is fit for it. A running job is adopted, whoever started it.
+
+use jiff::SignedDuration;
+
+use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, roll, scale_in, settings};
+use crate::{
+    api::spec::{RebalanceMode, TransferMode},
+    observe::snapshot::{Job, Move, Seen},
+};
+
+/// The first pause after a job that ended badly; it doubles with each further one.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(15);
+/// The longest pause between jobs.
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(30);
+
+/// Starts a rebalance when there is something to move and nothing in the way.
+pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+    let Some(citus) = view.citus() else { return };
+    if let Some(job) = view.open_job() {
+        plan.hold(Hold::JobRunning { job: job.id });
+        return;
+    }
+    if view.desired.rebalance.mode == RebalanceMode::Off || citus.schema_hash.is_none() {
+        return;
+    }
+    let moves = match &citus.plan {
+        Some(Seen::Known(moves)) if !moves.is_empty() => moves,
+        Some(Seen::Unknown(why)) => {
+            unplannable(view, why, plan);
+            return;
+        }
+        _ => return,
+    };
+    if !is_fit(view, wanted, plan) || !can_copy(view, moves, plan) {
+        return;
+    }
+    if let Some(job) = &citus.job
+        && let Some((state, seconds)) = pause(view, job, citus.failed_jobs)
+    {
+        plan.hold(Hold::RebalancePause { state, seconds });
+        return;
+    }
+    plan.step(
+        Step::RecoverTransactions,
+        "a move before transactions prepared on a node are recovered could lose committed rows",
+    );
+    let rebalance = &view.desired.rebalance;
+    plan.step(
+        Step::StartRebalance {
+            strategy: rebalance.strategy.clone(),
+            transfer_mode: rebalance.transfer_mode,
+            parallel_colocated: citus.parallel_colocated && rebalance.max_parallel_moves > 1,
+            moves: moves.len(),
+        },
+        format!("Citus plans {} moves by {}", moves.len(), rebalance.strategy),
+    );
+}
+
+fn unplannable(view: View, why: &str, plan: &mut Plan) {
+    let strategy = &view.desired.rebalance.strategy;
+    if why.contains("strategy") {
+        plan.problem(
+            ProblemReason::StrategyUnknown,
+            format!("spec.rebalance.strategy: {strategy}: {why}. Use a row of pg_dist_rebalance_strategy."),
+        );
+    } else {
+        plan.hold(Hold::CatalogUnknown { why: why.to_owned() });
+    }
+}
+
+/// Every worker is there or given up waiting for, nobody is due a restart, and every member runs what a move needs.
+fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
+    // Missing workers have their own Hold; three workers added at once make one rebalance.
+    let waiting = view.missing_workers().iter().any(|missing| !missing.timed_out);
+    let rolling = !roll::due(view, wanted, &mut Plan::default()).is_empty();
+    let joining = plan.steps.iter().any(|planned| {
+        matches!(planned.step, Step::AddNode { .. } | Step::RestartNode { .. } | Step::ApplySchema { .. })
+    });
+    let unwell = view.unwell();
+    let harmed = plan.problems.iter().any(|problem| {
+        matches!(
+            problem.reason,
+            ProblemReason::ForeignServer
+                | ProblemReason::CoordinatorEmptied
+                | ProblemReason::RestartDidNotHelp
+        )
+    });
+    if waiting || rolling || joining || harmed || !unwell.is_empty() || !scale_in::surplus(view).is_empty() {
+        return false;
+    }
+    let members = std::iter::once(crate::api::Node::Coordinator).chain(view.registered_workers().into_keys());
+    let mut fit = true;
+    for node in members {
+        let Server::Known(postgres) = view.server(node) else { return false };
+        if postgres.wal_level != "logical" {
+            fit = false;
+        } else if !settings::is_configured(view, wanted, node, postgres)
+            && postgres.rejected.is_none()
+            && postgres.pending_restart.is_empty()
+        {
+            plan.hold(Hold::ConfigurationOnItsWay { node });
+            fit = false;
+        }
+        if let Some(lack) = settings::lacks_capacity(view, postgres) {
+            plan.problem(
+                ProblemReason::ConfigurationRejected,
+                format!(
+                    "{}: {lack}: no shard is moved. Raise it, or lower spec.rebalance.maxParallelMoves.",
+                    view.name(node)
+                ),
+            );
+            fit = false;
+        }
+    }
+    fit
+}
+
+/// With logical replication every table that moves needs a replica identity; Citus would refuse the whole job.
+fn can_copy(view: View, moves: &[Move], plan: &mut Plan) -> bool {
+    if view.desired.rebalance.transfer_mode != TransferMode::Auto {
+        return true;
+    }
+    let tables = view.citus().map(|citus| citus.tables.as_slice()).unwrap_or_default();
+    let colocations: Vec<i32> = tables
+        .iter()
+        .filter(|table| moves.iter().any(|transfer| transfer.table == table.name))
+        .map(|table| table.colocation_id)
+        .collect();
+    let bare = tables.iter().find(|table| {
+        table.distributed && !table.replica_identity && colocations.contains(&table.colocation_id)
+    });
+    if let Some(table) = bare {
+        plan.problem(
+            ProblemReason::NoReplicaIdentity,
+            format!("cannot use logical replication to transfer shards of the relation {} since it doesn't have a REPLICA IDENTITY or PRIMARY KEY: nothing is moved. Give it a primary key, or set spec.rebalance.transferMode to force_logical or block_writes.", table.name),
+        );
+    }
+    bare.is_none()
+}
+
+/// How long to wait after a job that ended badly. A server that was restarted since is a reason to try at once.
+fn pause(view: View, job: &Job, failed: u32) -> Option<(String, i64)> {
+    if job.state == "finished" || failed == 0 {
+        return None;
+    }
+    let ended = job.finished_at?;
+    let restarted =
+        view.seen.postgres.values().filter_map(Seen::known).any(|postgres| postgres.started_at > ended);
+    if restarted {
+        return None;
+    }
+    let doubled = FIRST_PAUSE.as_secs().saturating_mul(1_i64 << failed.saturating_sub(1).min(10));
+    let pause = SignedDuration::from_secs(doubled).min(LONGEST_PAUSE);
+    let left = pause.as_secs() - view.seen.now.duration_since(ended).as_secs();
+    (left > 0).then(|| (job.state.clone(), left))
+}

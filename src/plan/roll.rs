@@ -1,0 +1,162 @@
+//! The ordered, verified rolling restart: one node at a time, workers by ordinal, the coordinator last, and never
+//! while a move runs. Nothing else restarts a node.
+
+use super::{Hold, Plan, ProblemReason, RestartCause, Server, Step, View, Wanted};
+use crate::{
+    api::Node,
+    observe::snapshot::{Pod, Postgres},
+    resources,
+};
+
+/// Restarts the next node that is due, when it may be restarted.
+pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+    let due = due(view, wanted, plan);
+    let Some(&(node, cause)) = due.first() else { return };
+    if view.pod(node).is_some_and(|pod| pod.deleting) {
+        plan.hold(Hold::Rolling { node, cause, remaining: due.len() - 1 });
+        return;
+    }
+    // A node that is not a member yet holds no data and serves nobody: its restart hurts nobody.
+    if is_member(view, node)
+        && (waits_for_moves(view, node, cause, plan) || waits_for_others(view, node, plan))
+    {
+        return;
+    }
+    if !template_is_current(view, wanted, node) {
+        plan.hold(Hold::ConfigurationOnItsWay { node });
+        return;
+    }
+    let Some(pod) = view.pod(node) else { return };
+    plan.hold(Hold::Rolling { node, cause, remaining: due.len() - 1 });
+    let why = format!("{} is due a restart ({cause}), {} more after it", view.name(node), due.len() - 1);
+    plan.step(Step::RestartNode { node, pod_uid: pod.uid.clone(), cause }, why);
+}
+
+/// Nodes that are due a restart, workers by ordinal first, the coordinator last.
+///
+/// A node that did not start with the wanted parameters stops the roll: nobody after it is restarted with them.
+pub fn due(view: View, wanted: &Wanted, plan: &mut Plan) -> Vec<(Node, RestartCause)> {
+    let mut nodes: Vec<Node> =
+        view.nodes().into_iter().filter(|node| view.stateful_set(*node).is_some()).collect();
+    nodes.sort_by_key(|node| (!node.is_worker(), *node));
+    let refused = nodes.iter().any(|node| {
+        let hash = resources::config_hash(&wanted.inputs(view), *node, &wanted.parameters);
+        view.postgres(*node)
+            .and_then(|postgres| postgres.rejected.as_ref())
+            .is_some_and(|rejected| rejected.config_hash == hash)
+    });
+    let causes =
+        nodes.into_iter().filter_map(|node| cause(view, wanted, node, plan).map(|cause| (node, cause)));
+    let causes: Vec<_> = causes.collect();
+    if refused { Vec::new() } else { causes }
+}
+
+fn cause(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) -> Option<RestartCause> {
+    let pod = view.pod(node)?;
+    let template = resources::user_template_hash(&wanted.inputs(view), node);
+    let template_differs = pod.user_template.as_deref().is_some_and(|of_pod| of_pod != template);
+    match view.server(node) {
+        Server::Known(postgres) | Server::Fresh(postgres) => server_cause(view, wanted, node, postgres, plan)
+            .or(template_differs.then_some(RestartCause::Template)),
+        // A pod that never gets ready with the old template is made again at once.
+        Server::Down(_) => (template_differs && is_stuck(pod)).then_some(RestartCause::CrashLoop),
+        Server::Silent(_) | Server::Stranger(_) => None,
+    }
+}
+
+fn is_stuck(pod: &Pod) -> bool {
+    pod.waiting.is_some() || pod.address.is_none()
+}
+
+fn server_cause(
+    view: View,
+    wanted: &Wanted,
+    node: Node,
+    postgres: &Postgres,
+    plan: &mut Plan,
+) -> Option<RestartCause> {
+    let inputs = wanted.inputs(view);
+    let hash = resources::config_hash(&inputs, node, &wanted.parameters);
+    if let Some(rejected) = &postgres.rejected {
+        return (rejected.config_hash != hash).then_some(RestartCause::Parameters);
+    }
+    // Would it start with anything else than it was started with? If not, a restart heals nothing.
+    let boots_anew =
+        postgres.boot_hash.as_ref() != Some(&resources::boot_hash(&inputs, node, &wanted.parameters));
+    if postgres.wal_level != "logical" {
+        if boots_anew {
+            return Some(RestartCause::WalLevel);
+        }
+        plan.problem(
+            ProblemReason::RestartDidNotHelp,
+            format!("{} runs wal_level = {} although it was started by the operator's script: something in its image or StatefulSet overrides it. No shard is moved. Look at the pod's command and environment.", view.name(node), postgres.wal_level),
+        );
+    }
+    let loaded = postgres.config_hash.as_ref() == Some(&hash);
+    (loaded && boots_anew && !postgres.pending_restart.is_empty()).then_some(RestartCause::Parameters)
+}
+
+/// A member is in pg_dist_node, or is the coordinator.
+fn is_member(view: View, node: Node) -> bool {
+    node == Node::Coordinator || view.registration(node).is_some()
+}
+
+/// Nothing restarts while a move runs. A job whose tasks only fail and wait is stopped, so that its cause can be healed.
+fn waits_for_moves(view: View, node: Node, cause: RestartCause, plan: &mut Plan) -> bool {
+    if view.citus().is_none() && node.is_worker() {
+        plan.hold(Hold::CatalogUnknown { why: "whether a move runs is not known".to_owned() });
+        return true;
+    }
+    let Some(job) = view.open_job() else { return false };
+    let fails = job.tasks.iter().any(crate::observe::snapshot::Task::is_failing);
+    plan.hold(Hold::RestartWaitsForMoves { node, cause });
+    if !view.move_runs() && job.state != "cancelling" && (fails || cause == RestartCause::WalLevel) {
+        let why = format!(
+            "{} is due a restart ({cause}), and the moves of job {} only wait for their next try",
+            view.name(node),
+            job.id
+        );
+        plan.step(Step::StopRebalance { job: job.id }, why);
+    }
+    true
+}
+
+/// Two nodes are never down at once because of the operator: every other member answers first.
+fn waits_for_others(view: View, node: Node, plan: &mut Plan) -> bool {
+    let mut silent = view.unwell();
+    silent.retain(|(other, _)| *other != node);
+    for (other, why) in &silent {
+        plan.hold(Hold::NotAnswering { node: *other, why: why.clone() });
+    }
+    !silent.is_empty()
+}
+
+/// The StatefulSet and the ConfigMap in the API server are the wanted ones, and the controller of StatefulSets has
+/// seen it: else the new pod would be made of the old template, and restarted a second time.
+fn template_is_current(view: View, wanted: &Wanted, node: Node) -> bool {
+    let pending = |kind: &str| {
+        let name = view.name(node);
+        view.own(kind, &name).is_none_or(|live| !is_settled(&live.json))
+    };
+    let inputs = wanted.inputs(view);
+    let initialise = if view.identity(node).is_none() {
+        resources::Initialise::Allowed
+    } else {
+        resources::Initialise::Forbidden
+    };
+    let map = resources::config_map(&inputs, node, &wanted.parameters, initialise);
+    let map_differs =
+        view.own("ConfigMap", &map.name).is_none_or(|live| resources::differs(&map, &live.json).is_some());
+    let set_differs = view.claim(node).is_none_or(|claim| {
+        let set = resources::stateful_set(&inputs, node, claim, view.identity(node));
+        view.own("StatefulSet", &set.name).is_none_or(|live| resources::differs(&set, &live.json).is_some())
+    });
+    !map_differs && !set_differs && !pending("StatefulSet")
+}
+
+/// `status.observedGeneration` has caught up.
+fn is_settled(json: &serde_json::Value) -> bool {
+    let generation = json.pointer("/metadata/generation").and_then(serde_json::Value::as_i64);
+    let observed = json.pointer("/status/observedGeneration").and_then(serde_json::Value::as_i64);
+    generation.is_none() || observed >= generation
+}

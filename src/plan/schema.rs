@@ -1,0 +1,32 @@
+//! The application's role and tables: made once, when every worker asked for has joined, in one transaction. A changed
+//! schema is never run again.
+
+use super::{Hold, Plan, Server, Step, View};
+use crate::{api::Node, observe::snapshot::Seen};
+
+/// Makes the role, then the tables.
+pub fn plan(view: View, plan: &mut Plan) {
+    let (Some(citus), Server::Known(coordinator)) = (view.citus(), view.server(Node::Coordinator)) else {
+        return;
+    };
+    let workers = view.registered_workers();
+    let waiting = view.missing_workers().iter().any(|missing| !missing.timed_out);
+    if coordinator.extension.is_none() || workers.is_empty() || waiting || !view.unwell().is_empty() {
+        return;
+    }
+    let born = citus.schema_hash.is_some();
+    if !citus.owner_exists {
+        let owner = view.desired.database.owner.clone();
+        plan.step(Step::CreateOwner { owner }, "the application logs in with this role");
+    }
+    if born {
+        return;
+    }
+    match &view.seen.schema_sql {
+        Seen::Known(schema) => plan.step(
+            Step::ApplySchema { hash: schema.hash.clone() },
+            "all workers asked for have joined and there are no tables yet",
+        ),
+        Seen::Unknown(why) => plan.hold(Hold::SchemaSource { why: why.clone() }),
+    }
+}

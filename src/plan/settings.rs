@@ -1,0 +1,162 @@
+//! Parameters: whether they are taken, and how a changed configuration reaches a running server without a restart.
+//! Restarts are `roll`'s.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted};
+use crate::{
+    api::{Node, names::keys},
+    observe::snapshot::Postgres,
+    resources,
+};
+
+/// After this time the kubelet is asked again for a ConfigMap that it has not brought.
+const HURRY_AGAIN: SignedDuration = SignedDuration::from_secs(3);
+
+/// The parameters to use: the user's, when a server takes them; else those that are in use.
+pub fn choose(view: View, plan: &mut Plan) -> BTreeMap<String, String> {
+    let asked = &view.desired.parameters;
+    let Some(used) = used_parameters(view) else { return asked.clone() };
+    if *asked == used {
+        return used;
+    }
+    let changed = asked.iter().filter(|(name, value)| used.get(*name) != Some(*value));
+    let mut waiting = false;
+    for (name, value) in changed {
+        match view.seen.trials.get(&format!("{name}={value}")) {
+            Some(None) => {}
+            Some(Some(refusal)) => {
+                plan.problem(
+                    ProblemReason::ConfigurationRejected,
+                    format!("spec.postgres.parameters.{name}: {refusal}. No node was changed or restarted. Correct the value, or remove it."),
+                );
+                return used;
+            }
+            None => {
+                waiting = true;
+                try_it(view, name, value, plan);
+            }
+        }
+    }
+    if waiting { used } else { asked.clone() }
+}
+
+/// What is in the coordinator's ConfigMap now; `None` before there is one.
+fn used_parameters(view: View) -> Option<BTreeMap<String, String>> {
+    let map = view.own("ConfigMap", &view.name(Node::Coordinator))?;
+    // Before the first server was born nobody can be asked, and nothing can be broken.
+    let born = view.nodes().into_iter().any(|node| view.identity(node).is_some());
+    born.then(|| resources::parameters_of(&map.json)).flatten()
+}
+
+/// A value that only a server can judge is tried on one: a worker, so that the coordinator is not touched, if there is one.
+fn try_it(view: View, name: &str, value: &str, plan: &mut Plan) {
+    let mut nodes: Vec<Node> = view.nodes().into_iter().collect();
+    nodes.rotate_left(1);
+    let server = nodes.into_iter().find(|node| matches!(view.server(*node), Server::Known(_)));
+    match server {
+        Some(node) => plan.step(
+            Step::TryParameter { node, name: name.to_owned(), value: value.to_owned() },
+            "a changed value is tried on one server before it goes anywhere",
+        ),
+        None => plan.hold(Hold::NotAnswering {
+            node: Node::Coordinator,
+            why: "no server answers that could try the changed parameters".to_owned(),
+        }),
+    }
+}
+
+/// Brings every server to the wanted configuration, as far as a reload goes.
+pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+    for node in view.nodes() {
+        if let Server::Known(postgres) | Server::Fresh(postgres) = view.server(node) {
+            configure(view, wanted, node, postgres, plan);
+        }
+    }
+}
+
+fn configure(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &mut Plan) {
+    let hash = resources::config_hash(&wanted.inputs(view), node, &wanted.parameters);
+    if let Some(rejected) = &postgres.rejected {
+        // It runs with its last good configuration, which no reload can change; `roll` restarts it when there is a new one.
+        if rejected.config_hash == hash {
+            plan.problem(
+                ProblemReason::ConfigurationRejected,
+                format!("{} did not start with spec.postgres.parameters and runs with its last good ones: {}. No other node is restarted. Correct the parameters.", view.name(node), rejected.message),
+            );
+        }
+        return;
+    }
+    let overrides: Vec<String> = postgres
+        .auto_conf
+        .keys()
+        .filter(|name| {
+            resources::settings(view.desired).contains_key(*name) || wanted.parameters.contains_key(*name)
+        })
+        .cloned()
+        .collect();
+    if !overrides.is_empty() {
+        let why = format!("ALTER SYSTEM overrides {} of the spec", overrides.join(", "));
+        plan.step(Step::ResetAlterSystem { node, names: overrides }, why);
+    }
+    if postgres.config_hash.as_ref() == Some(&hash) {
+        return;
+    }
+    plan.hold(Hold::ConfigurationOnItsWay { node });
+    if postgres.file_config_hash.as_ref() == Some(&hash) {
+        plan.step(Step::Reload { node }, "a changed configuration has arrived and is not loaded yet");
+    } else if config_map_is_current(view, wanted, node) {
+        hurry(view, node, &hash, plan);
+    }
+}
+
+/// The node's ConfigMap in the API server is the wanted one.
+fn config_map_is_current(view: View, wanted: &Wanted, node: Node) -> bool {
+    view.own("ConfigMap", &view.name(node)).and_then(|map| resources::parameters_of(&map.json))
+        == Some(wanted.parameters.clone())
+}
+
+fn hurry(view: View, node: Node, hash: &str, plan: &mut Plan) {
+    let Some(pod) = view.pod(node) else { return };
+    let asked: Option<(&str, Timestamp)> = pod
+        .hurry
+        .as_deref()
+        .and_then(|value| value.split_once(' '))
+        .and_then(|(hash, at)| Some((hash, at.parse().ok()?)));
+    let lately =
+        asked.is_some_and(|(asked, at)| asked == hash && view.seen.now.duration_since(at) < HURRY_AGAIN);
+    if !lately {
+        let value = format!("{hash} {}", view.seen.now);
+        let step = Step::HurryConfiguration { node, pod_uid: pod.uid.clone(), value };
+        plan.step(
+            step,
+            format!("annotation {} makes the kubelet bring the changed ConfigMap now", keys::HURRY),
+        );
+    }
+}
+
+/// Whether this server runs with everything that is wanted: nothing to load, nothing that waits for a restart.
+#[must_use]
+pub fn is_configured(view: View, wanted: &Wanted, node: Node, postgres: &Postgres) -> bool {
+    let hash = resources::config_hash(&wanted.inputs(view), node, &wanted.parameters);
+    postgres.wal_level == "logical"
+        && postgres.rejected.is_none()
+        && postgres.pending_restart.is_empty()
+        && postgres.config_hash.as_deref() == Some(&hash)
+}
+
+/// Why this server cannot take part in a move, if it cannot: settings too low for the moves at the same time.
+#[must_use]
+pub fn lacks_capacity(view: View, postgres: &Postgres) -> Option<String> {
+    let needed = i64::from(view.desired.rebalance.max_parallel_moves);
+    ["max_replication_slots", "max_wal_senders", "max_logical_replication_workers", "max_worker_processes"]
+        .into_iter()
+        .find_map(|name| {
+            let value: i64 = postgres.settings.get(name)?.parse().ok()?;
+            (value < needed).then(|| {
+                format!("{name} = {value} is less than the {needed} of spec.rebalance.maxParallelMoves")
+            })
+        })
+}

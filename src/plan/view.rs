@@ -1,0 +1,278 @@
+//! The snapshot read with the questions of the planner and the report: who is this node, is it registered, does it
+//! answer. Answers only; what follows from them is decided elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    api::{Desired, Node, names::keys},
+    observe::snapshot::{Citus, DistNode, LiveObject, Ownership, Pod, Postgres, Seen, Snapshot},
+};
+
+/// Port of every node's server and Service.
+pub const PORT: i32 = 5432;
+
+/// What is wanted and what was seen, together.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// What the user wants.
+    pub desired: &'a Desired,
+    /// What is.
+    pub seen: &'a Snapshot,
+}
+
+/// Who answers under a node's name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Server<'a> {
+    /// Nobody: there is no pod, or it is not ready. In Kubernetes' words.
+    Down(String),
+    /// The pod is ready and the server does not answer. In PostgreSQL's words.
+    Silent(String),
+    /// A server that was never part of a cluster: its identity is not recorded yet.
+    Fresh(&'a Postgres),
+    /// The one that is recorded.
+    Known(&'a Postgres),
+    /// Somebody else, and why that is known.
+    Stranger(String),
+}
+
+impl<'a> View<'a> {
+    /// The object with this key (`Kind/name`).
+    #[must_use]
+    pub fn object(&self, kind: &str, name: &str) -> Option<&'a LiveObject> {
+        self.seen.objects.get(&format!("{kind}/{name}"))
+    }
+    /// The object with this key, if it is ours.
+    #[must_use]
+    pub fn own(&self, kind: &str, name: &str) -> Option<&'a LiveObject> {
+        self.object(kind, name).filter(|object| object.ownership == Ownership::Ours)
+    }
+    /// Object name of a node.
+    #[must_use]
+    pub fn name(&self, node: Node) -> String {
+        node.object_name(&self.desired.cluster.name)
+    }
+    /// Address of a node in pg_dist_node.
+    #[must_use]
+    pub fn address(&self, node: Node) -> String {
+        self.desired.cluster.address(node, &self.seen.operator.cluster_domain)
+    }
+    /// The node's StatefulSet.
+    #[must_use]
+    pub fn stateful_set(&self, node: Node) -> Option<&'a LiveObject> {
+        self.own("StatefulSet", &self.name(node))
+    }
+    /// The node's pod.
+    #[must_use]
+    pub fn pod(&self, node: Node) -> Option<&'a Pod> {
+        self.seen.pods.get(&node)
+    }
+    /// Volume claims of a node that may be used: ours, not drained, not on their way out; by name.
+    pub fn claims(&self, node: Node) -> impl Iterator<Item = (&'a str, &'a LiveObject)> {
+        let label = node.to_string();
+        self.seen.objects.iter().filter_map(move |(key, object)| {
+            let name = key.strip_prefix("PersistentVolumeClaim/")?;
+            let usable = object.ownership == Ownership::Ours
+                && object.label(keys::NODE) == Some(&label)
+                && object.label(keys::DRAINED).is_none()
+                && !object.deleting;
+            usable.then_some((name, object))
+        })
+    }
+    /// The claim that the node's StatefulSet mounts; before there is one, the claim that is kept for it: one that was
+    /// a node's before an unused one.
+    #[must_use]
+    pub fn claim(&self, node: Node) -> Option<&'a str> {
+        if let Some(set) = self.stateful_set(node) {
+            return set.json.pointer("/spec/template/spec/volumes")?.as_array()?.iter().find_map(|volume| {
+                volume.pointer("/persistentVolumeClaim/claimName").and_then(|name| name.as_str())
+            });
+        }
+        let used = |object: &LiveObject| object.annotation(keys::SYSTEM_IDENTIFIER).is_some();
+        let mut claims: Vec<_> = self.claims(node).collect();
+        claims.sort_by_key(|(name, object)| (!used(object), *name));
+        claims.first().map(|(name, _)| *name)
+    }
+    /// Who the node is: what was recorded on its StatefulSet or on its claim.
+    #[must_use]
+    pub fn identity(&self, node: Node) -> Option<&'a str> {
+        let set = self.stateful_set(node).and_then(|set| set.annotation(keys::SYSTEM_IDENTIFIER));
+        set.or_else(|| {
+            let claim = self.claim(node)?;
+            self.own("PersistentVolumeClaim", claim)?.annotation(keys::SYSTEM_IDENTIFIER)
+        })
+    }
+    /// The Citus catalog, when it could be read.
+    #[must_use]
+    pub fn citus(&self) -> Option<&'a Citus> {
+        self.seen.citus.known()
+    }
+    /// The node's row of pg_dist_node: by its address, never by a pod's.
+    #[must_use]
+    pub fn registration(&self, node: Node) -> Option<&'a DistNode> {
+        let address = self.address(node);
+        self.citus()?.nodes.iter().find(|row| row.name == address && row.port == PORT)
+    }
+    /// Workers in pg_dist_node that have one of our addresses.
+    #[must_use]
+    pub fn registered_workers(&self) -> BTreeMap<Node, &'a DistNode> {
+        let rows = self.citus().map(|citus| citus.nodes.as_slice()).unwrap_or_default();
+        rows.iter()
+            .filter_map(|row| Some((self.node_of(row)?, row)))
+            .filter(|(node, _)| node.is_worker())
+            .collect()
+    }
+    /// The node that a row of pg_dist_node is about; `None` for one that the spec cannot know.
+    #[must_use]
+    pub fn node_of(&self, row: &DistNode) -> Option<Node> {
+        let (name, _) = row.name.split_once('.')?;
+        let node = Node::from_object_name(name, &self.desired.cluster.name)?;
+        (self.address(node) == row.name && row.port == PORT).then_some(node)
+    }
+    /// Every node there is or should be: asked for, with a StatefulSet, or registered.
+    #[must_use]
+    pub fn nodes(&self) -> BTreeSet<Node> {
+        let sets = self.seen.objects.iter().filter_map(|(key, object)| {
+            let name = key.strip_prefix("StatefulSet/").filter(|_| object.ownership == Ownership::Ours)?;
+            Node::from_object_name(name, &self.desired.cluster.name)
+        });
+        self.desired.nodes().chain(sets).chain(self.registered_workers().into_keys()).collect()
+    }
+    /// What the node's server said, whoever it is.
+    #[must_use]
+    pub fn postgres(&self, node: Node) -> Option<&'a Postgres> {
+        self.seen.postgres.get(&node).and_then(Seen::known)
+    }
+    /// Who answers under the node's name.
+    #[must_use]
+    pub fn server(&self, node: Node) -> Server<'a> {
+        let Some(pod) = self.pod(node) else { return Server::Down("it has no pod yet".to_owned()) };
+        if pod.deleting {
+            return Server::Down(format!("pod {} is being deleted", pod.name));
+        }
+        if !pod.ready {
+            return Server::Down(why_not_ready(pod));
+        }
+        match self.seen.postgres.get(&node) {
+            None => Server::Silent(format!("pod {} has no address yet", pod.name)),
+            Some(Seen::Unknown(why)) => Server::Silent(why.clone()),
+            Some(Seen::Known(postgres)) => self.who(node, postgres),
+        }
+    }
+    fn who(&self, node: Node, postgres: &'a Postgres) -> Server<'a> {
+        let found = &postgres.system_identifier;
+        let Some(recorded) = self.identity(node) else { return self.unrecorded(node, postgres) };
+        if recorded != found {
+            return Server::Stranger(format!(
+                "its server has the system identifier {found}, and {recorded} is recorded for {}: this is not the server whose data the cluster knows",
+                self.name(node)
+            ));
+        }
+        if let Some(row) = self.registration(node).filter(|_| node.is_worker())
+            && let Some(group) = postgres.group_id
+            && group != row.group_id
+        {
+            return Server::Stranger(format!(
+                "pg_dist_node knows {} as group {}, and the server says it is group {group}",
+                self.name(node),
+                row.group_id
+            ));
+        }
+        Server::Known(postgres)
+    }
+    /// A server whose identity is not recorded is new only when nothing says that it was a node before.
+    fn unrecorded(&self, node: Node, postgres: &'a Postgres) -> Server<'a> {
+        if self.registration(node).is_some() && node.is_worker() {
+            return Server::Stranger(format!(
+                "{} is in pg_dist_node, and no system identifier is recorded on its StatefulSet or volume claim",
+                self.name(node)
+            ));
+        }
+        if node.is_worker() && (postgres.group_id.unwrap_or(0) != 0 || postgres.known_nodes > 0) {
+            return Server::Stranger(format!(
+                "{} holds the metadata of a cluster that does not know it",
+                self.name(node)
+            ));
+        }
+        Server::Fresh(postgres)
+    }
+    /// Registered nodes (and the coordinator) that do not answer as who they are, with why.
+    #[must_use]
+    pub fn unwell(&self) -> Vec<(Node, String)> {
+        let workers = self.registered_workers().into_keys();
+        let members = std::iter::once(Node::Coordinator).chain(workers);
+        members
+            .filter_map(|node| match self.server(node) {
+                Server::Known(_) => None,
+                Server::Fresh(_) if node == Node::Coordinator => None,
+                Server::Fresh(_) => Some((node, "its identity is not recorded yet".to_owned())),
+                Server::Down(why) | Server::Silent(why) | Server::Stranger(why) => Some((node, why)),
+            })
+            .collect()
+    }
+    /// The open rebalance job, if there is one.
+    #[must_use]
+    pub fn open_job(&self) -> Option<&'a crate::observe::snapshot::Job> {
+        self.citus()?.job.as_ref().filter(|job| job.is_open())
+    }
+    /// A move runs now: a *task* of the open job is running. Tasks that wait for their next try are no move.
+    #[must_use]
+    pub fn move_runs(&self) -> bool {
+        self.open_job().is_some_and(|job| {
+            job.tasks.iter().any(|task| matches!(task.state.as_str(), "running" | "cancelling"))
+        })
+    }
+    /// Workers asked for that are not registered, and whether the others still wait for each.
+    #[must_use]
+    pub fn missing_workers(&self) -> Vec<Missing> {
+        let registered = self.registered_workers();
+        let asked = self.desired.nodes().filter(|node| node.is_worker() && !registered.contains_key(node));
+        asked
+            .map(|node| {
+                let created = self.stateful_set(node).map(|set| set.created_at);
+                let deadline = created.and_then(|at| at.checked_add(self.desired.join_timeout).ok());
+                Missing {
+                    node,
+                    timed_out: deadline.is_some_and(|deadline| self.seen.now >= deadline),
+                    why: self.why_missing(node),
+                }
+            })
+            .collect()
+    }
+    fn why_missing(&self, node: Node) -> String {
+        match self.server(node) {
+            Server::Down(why) | Server::Silent(why) | Server::Stranger(why) => why,
+            Server::Fresh(_) | Server::Known(_) => {
+                "its server answers and it is not registered yet".to_owned()
+            }
+        }
+    }
+}
+
+/// A worker asked for that is not registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Which one.
+    pub node: Node,
+    /// The others go on without it.
+    pub timed_out: bool,
+    /// Why it is not registered.
+    pub why: String,
+}
+
+fn why_not_ready(pod: &Pod) -> String {
+    let last = pod.last_termination.as_ref().filter(|last| !last.message.is_empty());
+    match (&pod.waiting, last) {
+        (Some(waiting), Some(last)) => {
+            format!(
+                "pod {}: {}: {} (last end: {})",
+                pod.name,
+                waiting.reason,
+                waiting.message,
+                last.message.trim()
+            )
+        }
+        (Some(waiting), None) => format!("pod {}: {}: {}", pod.name, waiting.reason, waiting.message),
+        (None, Some(last)) => format!("pod {} is not ready (last end: {})", pod.name, last.message.trim()),
+        (None, None) => format!("pod {} is not ready", pod.name),
+    }
+}

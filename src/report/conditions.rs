@@ -1,0 +1,381 @@
+//! The conditions, one function each, and the rules that hold between them. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::words;
+use crate::{
+    act::Done,
+    api::{Node, spec::RebalanceMode},
+    observe::snapshot::Seen,
+    plan::{Hold, Plan, Server, Step, View, Wanted, settings},
+};
+
+/// What a condition says, before its times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// `True`, `False` or `Unknown`.
+    pub status: &'static str,
+    /// CamelCase, for machines.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+fn yes(reason: &str, message: impl Into<String>) -> Said {
+    Said { status: "True", reason: reason.to_owned(), message: message.into() }
+}
+fn no(reason: &str, message: impl Into<String>) -> Said {
+    Said { status: "False", reason: reason.to_owned(), message: message.into() }
+}
+fn unknown(reason: &str, message: impl Into<String>) -> Said {
+    Said { status: "Unknown", reason: reason.to_owned(), message: message.into() }
+}
+
+/// All conditions, in the order in which people read them.
+#[must_use]
+pub fn all(view: View, wanted: &Wanted, plan: &Plan, done: &Done) -> Vec<(&'static str, Said)> {
+    vec![
+        ("Ready", ready(view)),
+        ("Reconciling", reconciling(plan, done)),
+        ("Stalled", stalled(plan)),
+        ("WalLevelLogical", wal_level_logical(view)),
+        ("ConfigurationApplied", configuration_applied(view, wanted, plan)),
+        ("WorkersRegistered", workers_registered(view)),
+        ("SchemaApplied", schema_applied(view, done)),
+        ("Balanced", balanced(view, plan)),
+    ]
+}
+
+/// Merges with the conditions of before: `lastTransitionTime` moves only when the status does.
+#[must_use]
+pub fn with_times(
+    said: Vec<(&'static str, Said)>,
+    before: &[Condition],
+    generation: i64,
+    now: jiff::Timestamp,
+) -> Vec<Condition> {
+    said.into_iter()
+        .map(|(kind, said)| {
+            let kept = before.iter().find(|old| old.type_ == kind && old.status == said.status);
+            Condition {
+                type_: kind.to_owned(),
+                status: said.status.to_owned(),
+                reason: said.reason,
+                // The API allows 32,768 bytes; a long list of words from many nodes is cut on a character.
+                message: said.message.chars().take(4096).collect(),
+                last_transition_time: kept.map_or(Time(now), |old| old.last_transition_time.clone()),
+                observed_generation: Some(generation),
+            }
+        })
+        .collect()
+}
+
+/// The database serves.
+#[must_use]
+pub fn ready(view: View) -> Said {
+    let unwell = view.unwell();
+    if let Some((node, why)) = unwell.first() {
+        return no("NodeNotAnswering", format!("{}: {why}", view.name(*node)));
+    }
+    let Some(citus) = view.citus() else {
+        return no(
+            "CatalogUnknown",
+            view.seen.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
+        );
+    };
+    let workers = view.registered_workers();
+    if workers.is_empty() {
+        return no("NoWorkers", "no worker is registered yet");
+    }
+    if let Some((node, _)) = workers.iter().find(|(_, row)| !row.active) {
+        return no("WorkerInactive", format!("{} is not active in pg_dist_node", view.name(*node)));
+    }
+    for node in workers.keys() {
+        let missing = view.postgres(*node).map_or(0, |postgres| postgres.missing_tables);
+        if missing > 0 {
+            return no(
+                "TablesMissing",
+                format!("{}: {missing} placements lack their tables", view.name(*node)),
+            );
+        }
+    }
+    if citus.schema_hash.is_none() || !citus.owner_exists {
+        return no("SchemaNotApplied", "the application's role and tables do not exist yet");
+    }
+    yes("Serving", format!("the coordinator and {} workers answer", workers.len()))
+}
+
+/// Something of the observed generation is not there yet.
+#[must_use]
+pub fn reconciling(plan: &Plan, done: &Done) -> Said {
+    if !plan.problems.is_empty() {
+        return no("Stalled", "a person has to do something first: see Stalled");
+    }
+    if let Some(Hold::Paused { steps }) = plan.holds.first() {
+        return if *steps > 0 {
+            yes("Paused", format!("{steps} changes wait until spec.paused is false"))
+        } else {
+            no("Paused", "nothing waits to be changed")
+        };
+    }
+    if let Some((step, failure)) = done.failure() {
+        return yes(
+            "Retrying",
+            format!("{} failed and is tried again: {}", words::doing(step), failure.message),
+        );
+    }
+    if let Some(planned) = plan.steps.iter().find(|planned| !is_about_moves(&planned.step)) {
+        return yes(reason_of(&planned.step), format!("{}: {}", words::doing(&planned.step), planned.why));
+    }
+    match plan.holds.iter().find(|hold| is_membership(hold)) {
+        Some(hold) => yes(<&str>::from(hold).to_owned().as_str(), hold.to_string()).camel(),
+        None => no("UpToDate", "everything of this generation is there"),
+    }
+}
+
+impl Said {
+    /// Reasons of conditions are CamelCase.
+    fn camel(mut self) -> Self {
+        if let Some(first) = self.reason.get(..1) {
+            self.reason = first.to_uppercase() + self.reason.get(1..).unwrap_or_default();
+        }
+        self
+    }
+}
+
+fn reason_of(step: &Step) -> &'static str {
+    step.name()
+}
+
+/// Moving shards is `Balanced`'s, never `Reconciling`'s.
+fn is_about_moves(step: &Step) -> bool {
+    matches!(step, Step::RecoverTransactions | Step::StartRebalance { .. } | Step::StopRebalance { .. })
+        || matches!(step, Step::Apply { object, .. } if object.kind == "PodDisruptionBudget")
+}
+
+fn is_membership(hold: &Hold) -> bool {
+    !matches!(hold, Hold::JobRunning { .. } | Hold::RebalancePause { .. })
+}
+
+/// The operator cannot go on by itself.
+#[must_use]
+pub fn stalled(plan: &Plan) -> Said {
+    match plan.problems.first() {
+        None => no("NoProblem", "nothing waits for a person"),
+        Some(first) => {
+            let messages: Vec<&str> = plan.problems.iter().map(|problem| problem.message.as_str()).collect();
+            yes(first.reason.into(), messages.join(" "))
+        }
+    }
+}
+
+/// Members of the cluster, and what their servers said.
+fn members(view: View<'_>) -> Vec<(Node, Server<'_>)> {
+    let workers = view.registered_workers().into_keys();
+    std::iter::once(Node::Coordinator).chain(workers).map(|node| (node, view.server(node))).collect()
+}
+
+fn not_seen(view: View, members: &[(Node, Server)]) -> Option<Said> {
+    if members.len() < 2 {
+        return Some(unknown("NoWorkers", "no worker is registered yet"));
+    }
+    members.iter().find_map(|(node, server)| match server {
+        Server::Known(_) | Server::Fresh(_) => None,
+        Server::Down(why) | Server::Silent(why) | Server::Stranger(why) => {
+            Some(unknown("NodeNotAnswering", format!("{}: {why}", view.name(*node))))
+        }
+    })
+}
+
+/// Every node runs with `wal_level = logical`.
+#[must_use]
+pub fn wal_level_logical(view: View) -> Said {
+    let mut members = members(view);
+    // Workers that answer and are not registered yet count as well: a move may soon come from them.
+    for missing in view.missing_workers() {
+        if let server @ (Server::Known(_) | Server::Fresh(_)) = view.server(missing.node) {
+            members.push((missing.node, server));
+        }
+    }
+    let wrong: Vec<String> = members
+        .iter()
+        .filter_map(|(node, server)| match server {
+            Server::Known(postgres) | Server::Fresh(postgres) if postgres.wal_level != "logical" => {
+                Some(format!("{} runs wal_level = {}", view.name(*node), postgres.wal_level))
+            }
+            _ => None,
+        })
+        .collect();
+    if !wrong.is_empty() {
+        return no("WrongWalLevel", wrong.join(", "));
+    }
+    not_seen(view, &members).unwrap_or_else(|| yes("Running", "every node runs wal_level = logical"))
+}
+
+/// Every node runs the parameters of the spec.
+#[must_use]
+pub fn configuration_applied(view: View, wanted: &Wanted, plan: &Plan) -> Said {
+    let rejected = plan
+        .problems
+        .iter()
+        .find(|problem| problem.reason == crate::plan::ProblemReason::ConfigurationRejected);
+    if let Some(problem) = rejected {
+        return no("ConfigurationRejected", problem.message.clone());
+    }
+    if wanted.parameters != view.desired.parameters {
+        return no("Checking", "changed parameters are tried on one server first");
+    }
+    let members = members(view);
+    for (node, server) in &members {
+        if let Server::Known(postgres) | Server::Fresh(postgres) = server
+            && !settings::is_configured(view, wanted, *node, postgres)
+        {
+            let pending: Vec<&str> = postgres.pending_restart.iter().map(String::as_str).collect();
+            return if pending.is_empty() {
+                no(
+                    "OnItsWay",
+                    format!("{} does not run the configuration of this generation yet", view.name(*node)),
+                )
+            } else {
+                no(
+                    "PendingRestart",
+                    format!("{} waits for a restart: {}", view.name(*node), pending.join(", ")),
+                )
+            };
+        }
+    }
+    not_seen(view, &members).unwrap_or_else(|| yes("Running", "every node runs the parameters of the spec"))
+}
+
+/// Every worker asked for is registered and reachable.
+#[must_use]
+pub fn workers_registered(view: View) -> Said {
+    if view.citus().is_none() {
+        return unknown(
+            "CatalogUnknown",
+            view.seen.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
+        );
+    }
+    let missing = view.missing_workers();
+    if let Some(first) = missing.first() {
+        let names: Vec<String> = missing.iter().map(|missing| view.name(missing.node)).collect();
+        let reason =
+            if missing.iter().any(|missing| missing.timed_out) { "JoinTimeout" } else { "WorkersMissing" };
+        return no(
+            reason,
+            format!("not registered: {}. {}: {}", names.join(", "), view.name(first.node), first.why),
+        );
+    }
+    let workers = view.registered_workers();
+    for (node, row) in &workers {
+        if !row.active || !row.metadata_synced {
+            return no(
+                "NotSynced",
+                format!(
+                    "{} is active: {}, metadata synced: {}",
+                    view.name(*node),
+                    row.active,
+                    row.metadata_synced
+                ),
+            );
+        }
+        if let Server::Down(why) | Server::Silent(why) | Server::Stranger(why) = view.server(*node) {
+            return no("NodeNotAnswering", format!("{}: {why}", view.name(*node)));
+        }
+    }
+    let citus = view.citus().map(|citus| citus.nodes.as_slice()).unwrap_or_default();
+    let foreign: Vec<&str> = citus
+        .iter()
+        .filter(|row| row.group_id != 0 && view.node_of(row).is_none())
+        .map(|row| row.name.as_str())
+        .collect();
+    let also = if foreign.is_empty() {
+        String::new()
+    } else {
+        format!("; also registered and not of this spec: {}", foreign.join(", "))
+    };
+    yes("AllRegistered", format!("{} workers are registered{also}", workers.len()))
+}
+
+/// Database, role, schema and distributed tables exist.
+#[must_use]
+pub fn schema_applied(view: View, done: &Done) -> Said {
+    if let Some((Step::ApplySchema { .. } | Step::CreateOwner { .. }, failure)) = done.failure() {
+        return no("SchemaFailed", failure.message.clone());
+    }
+    let Some(citus) = view.citus() else {
+        return unknown(
+            "CatalogUnknown",
+            view.seen.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
+        );
+    };
+    match &citus.schema_hash {
+        None => no("NotApplied", "the schema is applied when the workers have joined"),
+        Some(_) if !citus.owner_exists => {
+            no("OwnerMissing", format!("the role {} does not exist", view.desired.database.owner))
+        }
+        Some(applied) => match &view.seen.schema_sql {
+            Seen::Known(sql) if view.desired.schema_source.is_some() && sql.hash != *applied => yes(
+                "ChangedSchemaNotRun",
+                "the schema was applied at birth; its ConfigMap has changed since and is not run again",
+            ),
+            _ => yes("Applied", "the schema was applied"),
+        },
+    }
+}
+
+/// Shards are where Citus' own plan wants them.
+#[must_use]
+pub fn balanced(view: View, plan: &Plan) -> Said {
+    let Some(citus) = view.citus() else {
+        return unknown(
+            "CatalogUnknown",
+            view.seen.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
+        );
+    };
+    let job = view.open_job();
+    if let Some(job) = job
+        && let Some(error) = words::last_error(view, job)
+    {
+        return no("MovesFailing", error);
+    }
+    let missing = view.missing_workers();
+    if let Some(first) = missing.first() {
+        return no("WorkersMissing", format!("{}: {}", view.name(first.node), first.why));
+    }
+    if let Some(job) = job {
+        return no("Rebalancing", words::progress(view, job));
+    }
+    if citus.schema_hash.is_none() {
+        return no("SchemaNotApplied", "there are no tables yet");
+    }
+    if let Some(waiting) =
+        plan.holds.iter().find(|hold| matches!(hold, Hold::RebalancePause { .. } | Hold::Rolling { .. }))
+    {
+        return no("Waiting", waiting.to_string());
+    }
+    match &citus.plan {
+        Some(Seen::Known(moves)) if moves.is_empty() => yes("NothingToMove", counts(view)),
+        Some(Seen::Known(moves)) if view.desired.rebalance.mode == RebalanceMode::Off => no(
+            "RebalanceOff",
+            format!("Citus would move {} shards, and spec.rebalance.mode is Off", moves.len()),
+        ),
+        Some(Seen::Known(moves)) => no("MovesPlanned", format!("Citus plans {} moves", moves.len())),
+        Some(Seen::Unknown(why)) => unknown("PlanUnknown", why.clone()),
+        None => unknown("PlanUnknown", "Citus has not been asked yet"),
+    }
+}
+
+fn counts(view: View) -> String {
+    let citus = view.citus();
+    let counts: Vec<String> = view
+        .registered_workers()
+        .iter()
+        .map(|(node, row)| {
+            let shards =
+                citus.and_then(|citus| citus.groups.get(&row.group_id)).map_or(0, |group| group.shards);
+            format!("{node} {shards}")
+        })
+        .collect();
+    format!("shards: {}", counts.join(", "))
+}

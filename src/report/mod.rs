@@ -1,0 +1,8 @@
+//! What is told to people: status, events, metrics. Nothing is decided here: a status is computed from what was seen,
+//! planned and done, and from nothing else.
+
+pub mod conditions;
+pub mod status;
+pub mod words;
+
+pub use status::{invalid, status};

@@ -1,0 +1,250 @@
+//! The whole status, computed from what was seen, planned and done. Pure; writing it is not done here.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{conditions, words};
+use crate::{
+    act::Done,
+    api::{
+        Desired, DialogClusterStatus, Invalid, Node,
+        names::keys,
+        status::{ByteCounts, MoveCounts, NodeState, NodeStatus, Phase, Purpose, RebalanceStatus, Role},
+    },
+    observe::{
+        Snapshot,
+        snapshot::{Job, Task},
+    },
+    plan::{Hold, Plan, Problem, ProblemReason, Server, Step, View, wanted},
+};
+
+/// The status of a cluster whose spec can be followed.
+#[must_use]
+pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> DialogClusterStatus {
+    let view = View { desired, seen };
+    let wanted = wanted(view, &mut Plan::default());
+    let said = conditions::all(view, &wanted, plan, done);
+    let phase = phase(view, plan, &said);
+    let message = message(view, plan, done, &said);
+    let nodes: Vec<NodeStatus> = view.nodes().into_iter().map(|node| node_status(view, plan, node)).collect();
+    let workers = || view.nodes().into_iter().filter(|node| node.is_worker());
+    let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    DialogClusterStatus {
+        observed_generation: Some(desired.generation),
+        phase: Some(phase),
+        message: Some(message),
+        conditions: conditions::with_times(said, &seen.status.conditions, desired.generation, seen.now),
+        replicas: count(workers().filter(|node| view.stateful_set(*node).is_some()).count()),
+        ready_replicas: count(
+            workers()
+                .filter(|node| matches!(view.server(*node), Server::Known(_) | Server::Fresh(_)))
+                .count(),
+        ),
+        selector: Some(format!("{}={},{}=worker", keys::CLUSTER, desired.cluster.name, keys::ROLE)),
+        nodes,
+        rebalance: view
+            .citus()
+            .and_then(|citus| citus.job.as_ref())
+            .map(|job| rebalance(view, job))
+            .or_else(|| seen.status.rebalance.clone()),
+        handled: seen.status.handled.clone(),
+    }
+}
+
+/// The status of a cluster whose spec cannot be followed: everything else stays as it was last seen.
+#[must_use]
+pub fn invalid(
+    before: &DialogClusterStatus,
+    generation: i64,
+    invalid: &Invalid,
+    now: jiff::Timestamp,
+) -> DialogClusterStatus {
+    let plan = Plan {
+        problems: vec![Problem { reason: ProblemReason::InvalidSpec, message: invalid.to_string() }],
+        ..Plan::default()
+    };
+    let said = vec![
+        ("Reconciling", conditions::reconciling(&plan, &Done::default())),
+        ("Stalled", conditions::stalled(&plan)),
+    ];
+    let mut status = before.clone();
+    let told = conditions::with_times(said, &before.conditions, generation, now);
+    status.conditions.retain(|old| told.iter().all(|new| new.type_ != old.type_));
+    status.conditions.extend(told);
+    status.observed_generation = Some(generation);
+    status.phase = Some(Phase::Blocked);
+    status.message = Some(invalid.to_string());
+    status
+}
+
+fn is(said: &[(&'static str, conditions::Said)], kind: &str) -> bool {
+    said.iter().any(|(name, said)| *name == kind && said.status == "True")
+}
+
+fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> Phase {
+    let born = view.citus().is_some_and(|citus| citus.schema_hash.is_some());
+    let hold = |wanted: fn(&Hold) -> bool| plan.holds.iter().any(wanted);
+    let step = |wanted: fn(&Step) -> bool| plan.steps.iter().any(|planned| wanted(&planned.step));
+    if view.desired.paused {
+        Phase::Paused
+    } else if plan.problems.iter().any(|problem| is_fatal(problem.reason)) {
+        Phase::Failed
+    } else if !plan.problems.is_empty() {
+        Phase::Blocked
+    } else if view.stateful_set(Node::Coordinator).is_none() {
+        Phase::Pending
+    } else if hold(|hold| matches!(hold, Hold::Rolling { .. })) {
+        Phase::Restarting
+    } else if view.open_job().is_some() || step(|step| matches!(step, Step::StartRebalance { .. })) {
+        Phase::Rebalancing
+    } else if !born && !view.seen.status.nodes.iter().any(|node| node.node_id.is_some()) {
+        Phase::Provisioning
+    } else if hold(|hold| matches!(hold, Hold::WorkerMissing { timed_out: false, .. }))
+        || step(|step| matches!(step, Step::AddNode { .. }))
+    {
+        Phase::Joining
+    } else if is(said, "Ready") {
+        Phase::Ready
+    } else {
+        // A node of a cluster that was born is away for a reason that is not the operator's.
+        Phase::Restarting
+    }
+}
+
+/// Problems with which the data is not served.
+fn is_fatal(reason: ProblemReason) -> bool {
+    matches!(
+        reason,
+        ProblemReason::VolumeLost
+            | ProblemReason::CoordinatorEmptied
+            | ProblemReason::ForeignServer
+            | ProblemReason::IncompleteVolumes
+    )
+}
+
+fn message(view: View, plan: &Plan, done: &Done, said: &[(&'static str, conditions::Said)]) -> String {
+    let text = if let Some(problem) = plan.problems.first() {
+        problem.message.clone()
+    } else if let Some((step, failure)) = done.failure() {
+        format!("{} failed and is tried again: {}", words::doing(step), failure.message)
+    } else if let Some(hold) =
+        plan.holds.iter().find(|hold| matches!(hold, Hold::Paused { .. } | Hold::Rolling { .. }))
+    {
+        hold.to_string()
+    } else if let Some(job) = view.open_job() {
+        words::last_error(view, job).unwrap_or_else(|| words::progress(view, job))
+    } else if let Some(planned) = plan.steps.first() {
+        format!("{}: {}", words::doing(&planned.step), planned.why)
+    } else if let Some(hold) = plan.holds.first() {
+        hold.to_string()
+    } else {
+        let balanced =
+            said.iter().find(|(kind, _)| *kind == "Balanced").map(|(_, said)| said.message.as_str());
+        balanced.unwrap_or("nothing to do").to_owned()
+    };
+    text.chars().take(1024).collect()
+}
+
+fn node_status(view: View, plan: &Plan, node: Node) -> NodeStatus {
+    let name = view.name(node);
+    let before = view.seen.status.nodes.iter().find(|before| before.name == name);
+    let row = view.registration(node);
+    let postgres = view.postgres(node);
+    let citus = view.citus();
+    let group = row.and_then(|row| citus?.groups.get(&row.group_id));
+    NodeStatus {
+        role: if node.is_worker() { Role::Worker } else { Role::Coordinator },
+        address: view.address(node),
+        system_identifier: view.identity(node).map(ToOwned::to_owned),
+        node_id: row.map(|row| row.node_id).or_else(|| if citus.is_none() { before?.node_id } else { None }),
+        state: node_state(view, plan, node),
+        postgres_version: postgres
+            .map(|postgres| postgres.version.clone())
+            .or_else(|| before?.postgres_version.clone()),
+        citus_version: postgres
+            .and_then(|postgres| postgres.extension.clone())
+            .or_else(|| before?.citus_version.clone()),
+        wal_level: postgres.map(|postgres| postgres.wal_level.clone()),
+        pending_restart: postgres.is_some_and(|postgres| !postgres.pending_restart.is_empty()),
+        update_available: update_available(view, node),
+        shards: row.filter(|row| row.group_id != 0).map(|_| group.map_or(0, |group| group.shards)),
+        bytes: bytes(group.and_then(|group| group.bytes), before.and_then(|before| before.bytes)),
+        name,
+    }
+}
+
+/// Bytes are written when they moved by a tenth: a number that always moves would be a write at rest.
+fn bytes(now: Option<i64>, before: Option<i64>) -> Option<i64> {
+    match (now, before) {
+        (Some(now), Some(before)) if (now - before).abs() * 10 < before => Some(before),
+        (None, before) => before,
+        (now, _) => now,
+    }
+}
+
+fn node_state(view: View, plan: &Plan, node: Node) -> NodeState {
+    let rolling =
+        plan.holds.iter().any(|hold| matches!(hold, Hold::Rolling { node: now, .. } if *now == node));
+    let member = view.registration(node).is_some();
+    match view.server(node) {
+        Server::Stranger(_) => NodeState::Foreign,
+        _ if rolling => NodeState::Restarting,
+        Server::Known(_) if member => NodeState::Active,
+        Server::Known(_) | Server::Fresh(_) => NodeState::Joining,
+        Server::Down(_) | Server::Silent(_) if member => {
+            let restarting = view.pod(node).is_none_or(|pod| pod.deleting || pod.waiting.is_none());
+            if restarting { NodeState::Restarting } else { NodeState::Unreachable }
+        }
+        Server::Silent(_) => NodeState::Starting,
+        Server::Down(_) => match view.pod(node) {
+            Some(pod) if pod.address.is_some() => NodeState::Starting,
+            _ => NodeState::Pending,
+        },
+    }
+}
+
+/// The pod's revision is not the one that its StatefulSet would make today.
+fn update_available(view: View, node: Node) -> bool {
+    let Some(pod) = view.pod(node) else { return false };
+    let newest = view
+        .stateful_set(node)
+        .and_then(|set| set.json.pointer("/status/updateRevision"))
+        .and_then(|revision| revision.as_str());
+    newest.is_some() && pod.revision.is_some() && newest != pod.revision.as_deref()
+}
+
+fn rebalance(view: View, job: &Job) -> RebalanceStatus {
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let count = |wanted: &dyn Fn(&Task) -> bool| number(job.tasks.iter().filter(|task| wanted(task)).count());
+    let done = count(&|task| task.state == "done");
+    let total = number(job.tasks.len());
+    let bytes = |wanted: &dyn Fn(&Task) -> bool| {
+        job.tasks
+            .iter()
+            .filter(|task| wanted(task))
+            .filter_map(|task| task.transfer.as_ref())
+            .map(|transfer| transfer.bytes)
+            .sum()
+    };
+    let before = view.seen.status.rebalance.as_ref().filter(|before| before.job_id == job.id);
+    RebalanceStatus {
+        job_id: job.id,
+        purpose: Purpose::Even,
+        state: job.state.clone(),
+        progress: format!("{done}/{total}"),
+        moves: MoveCounts {
+            total,
+            done,
+            running: count(&|task| task.state == "running"),
+            failing: count(&Task::is_failing),
+        },
+        bytes: ByteCounts { total: bytes(&|_| true), done: bytes(&|task| task.state == "done") },
+        started_at: job.started_at.map(Time),
+        finished_at: job.finished_at.map(Time),
+        estimated_finish: words::seconds_left(view, job)
+            .and_then(|seconds| view.seen.now.checked_add(jiff::SignedDuration::from_secs(seconds)).ok())
+            .map(Time),
+        // Kept after the job ends: it is what a person looks for first.
+        last_error: words::last_error(view, job)
+            .or_else(|| before.and_then(|before| before.last_error.clone())),
+    }
+}

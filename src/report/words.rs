@@ -1,0 +1,116 @@
+//! Sentences for people: of holds, of steps, of a job's progress. Text only.
+
+use std::fmt;
+
+use crate::{
+    observe::snapshot::{Job, Task},
+    plan::{Hold, Step, View},
+};
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Paused { steps: 0 } => write!(f, "paused"),
+            Self::Paused { steps } => write!(f, "paused: {steps} changes wait until spec.paused is false"),
+            Self::FormerObjects { object } => {
+                write!(f, "waiting until {object} of an earlier cluster of this name is gone")
+            }
+            Self::PodNotReady { node, why } => write!(f, "waiting for {node}: {why}"),
+            Self::NotAnswering { node, why } => write!(f, "waiting for {node} to answer: {why}"),
+            Self::CatalogUnknown { why } => write!(f, "waiting for the coordinator's catalog: {why}"),
+            Self::NodeNotPrepared { node } => write!(f, "preparing {node}"),
+            Self::ConfigurationOnItsWay { node } => {
+                write!(f, "waiting until {node} has the changed configuration")
+            }
+            Self::Rolling { node, cause, remaining } => {
+                write!(f, "restarting {node} ({cause}), {remaining} more after it")
+            }
+            Self::RestartWaitsForMoves { node, cause } => {
+                write!(f, "the restart of {node} ({cause}) waits until no shard is moved")
+            }
+            Self::RegisteredNodeSilent { node, why } => {
+                write!(f, "no worker can be registered while {node} does not answer: {why}")
+            }
+            Self::NotConnected { from, to, why } => write!(f, "{from} cannot reach {to} yet: {why}"),
+            Self::WorkerMissing { node, why, timed_out: false } => {
+                write!(f, "waiting for {node} to join: {why}")
+            }
+            Self::WorkerMissing { node, why, timed_out: true } => {
+                write!(f, "going on without {node}, which did not join in time: {why}")
+            }
+            Self::JobRunning { job } => write!(f, "rebalance job {job} runs"),
+            Self::RebalancePause { state, seconds } => {
+                write!(f, "the last rebalance ended {state}; the next one starts in {seconds} s")
+            }
+            Self::InspectingImage { image } => write!(f, "asking {image} what is in it"),
+            Self::SchemaSource { why } => write!(f, "waiting for the schema: {why}"),
+        }
+    }
+}
+
+/// What a step does, in the -ing form.
+#[must_use]
+pub fn doing(step: &Step) -> String {
+    match step {
+        Step::Create(object) => format!("creating {}", object.key()),
+        Step::Apply { object, .. } => format!("applying {}", object.key()),
+        Step::CreateSecret(kind) => format!("creating the Secret for {kind}"),
+        Step::InspectImage { image } => format!("asking {image} what is in it"),
+        Step::ForgetInspection { pod } => format!("removing pod {pod}"),
+        Step::HurryConfiguration { node, .. } => format!("hurrying the configuration of {node}"),
+        Step::PrepareNode { node, .. } => format!("preparing {node}"),
+        Step::RecordIdentity { node, .. } => format!("recording who {node} is"),
+        Step::Reload { node } => format!("reloading {node}"),
+        Step::ResetAlterSystem { node, names } => format!("resetting {} on {node}", names.join(", ")),
+        Step::TryParameter { node, name, .. } => format!("trying {name} on {node}"),
+        Step::RestartNode { node, cause, .. } => format!("restarting {node} ({cause})"),
+        Step::SetCoordinatorHost { address } => format!("telling Citus the coordinator's address {address}"),
+        Step::AddNode { node, .. } => format!("registering {node}"),
+        Step::CreateOwner { owner } => format!("making the role {owner}"),
+        Step::ApplySchema { .. } => "applying the schema".to_owned(),
+        Step::RecoverTransactions => "recovering prepared transactions".to_owned(),
+        Step::StartRebalance { moves, .. } => format!("starting a rebalance of {moves} moves"),
+        Step::StopRebalance { job } => format!("stopping rebalance job {job}"),
+        Step::Delete { kind, name, .. } => format!("deleting {kind} {name}"),
+    }
+}
+
+/// `9 of 16 moves done, about 4 s left`.
+#[must_use]
+pub fn progress(view: View, job: &Job) -> String {
+    let done = job.tasks.iter().filter(|task| task.state == "done").count();
+    let mut text = format!("{done} of {} moves done", job.tasks.len());
+    if let Some(seconds) = seconds_left(view, job) {
+        use fmt::Write;
+        let _ = write!(text, ", about {seconds} s left");
+    }
+    text
+}
+
+/// Seconds until the job ends at the speed so far; `None` before the first move is done.
+#[must_use]
+pub fn seconds_left(view: View, job: &Job) -> Option<i64> {
+    let done = i64::try_from(job.tasks.iter().filter(|task| task.state == "done").count()).ok()?;
+    let left = i64::try_from(job.tasks.len()).ok()? - done;
+    let spent = view.seen.now.duration_since(job.started_at?).as_secs().max(0);
+    (done > 0 && job.is_open()).then(|| (spent * left + done - 1) / done)
+}
+
+/// The first failing task in Citus' own words, with the shard and the two nodes.
+#[must_use]
+pub fn last_error(view: View, job: &Job) -> Option<String> {
+    let task = job.tasks.iter().find(|task| Task::is_failing(task) && task.message.is_some())?;
+    let message = task.message.as_deref()?.trim();
+    let Some(transfer) = &task.transfer else { return Some(message.to_owned()) };
+    let name = |id: i32| {
+        let row = view.citus().and_then(|citus| citus.nodes.iter().find(|row| row.node_id == id));
+        row.and_then(|row| view.node_of(row)).map_or_else(|| format!("node {id}"), |node| view.name(node))
+    };
+    Some(format!(
+        "shard {} from {} to {} (tried {} times): {message}",
+        transfer.shard,
+        name(transfer.from),
+        name(transfer.to),
+        task.retried
+    ))
+}
