@@ -14,6 +14,12 @@ use crate::api::{Node, names::keys};
 /// Key of the start script.
 pub(super) const START_SCRIPT: &str = "start.sh";
 
+/// Key of the permission to initialise, and its only value that permits.
+const INITIALISE: (&str, &str) = ("initialise", "allowed");
+
+/// What the start script says, among other words, when a node's volume is empty and must not be: then data was lost.
+pub const VOLUME_EMPTY: &str = "the volume is empty";
+
 /// Whether the start script may make a new, empty database server on an empty volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initialise {
@@ -40,7 +46,7 @@ pub fn config_map(
         ("boot-hash", &configuration::boot_hash(inputs, node, parameters)),
     ]);
     if initialise == Initialise::Allowed {
-        data.insert("initialise".to_owned(), "allowed".to_owned());
+        data.extend(texts([INITIALISE]));
     }
     // A map of texts is always JSON.
     let written = serde_json::to_string(parameters).unwrap_or_default();
@@ -52,6 +58,13 @@ pub fn config_map(
         data: Some(data),
         ..ConfigMap::default()
     })
+}
+
+/// Whether a ConfigMap of a node, live or rendered, permits to initialise.
+#[must_use]
+pub fn may_initialise(map: &Value) -> bool {
+    let (key, value) = INITIALISE;
+    map.get("data").and_then(|data| data.get(key)).and_then(Value::as_str) == Some(value)
 }
 
 /// The parameters in a live ConfigMap of a node; `None` when it does not say.

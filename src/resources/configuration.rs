@@ -14,9 +14,9 @@ pub(super) const START_SCRIPT: &str = include_str!("start.sh");
 const NODE_CONNINFO_OPTIONS: &str =
     "connect_timeout=5 keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=15000";
 
-/// What makes moves fast (100 s for 16 moves with PostgreSQL's defaults, 8 s with these) and what the user may
-/// override. Citus' and PostgreSQL's own units.
-const FAST: &[(&str, &str)] = &[
+/// Defaults that the user may override. All but the last make moves fast: 16 moves take 100 s with PostgreSQL's own
+/// defaults and 8 s with these.
+const DEFAULTS: &[(&str, &str)] = &[
     // One logical replication worker is started in each such interval: that, not the data, is most of a small move.
     ("wal_retrieve_retry_interval", "100ms"),
     ("max_worker_processes", "64"),
@@ -26,6 +26,8 @@ const FAST: &[(&str, &str)] = &[
     ("max_wal_senders", "64"),
     // How long a new rebalance may wait before its first move.
     ("citus.background_task_queue_interval", "1s"),
+    // Conditions and events quote the server: in one language, whatever the image's is.
+    ("lc_messages", "C"),
 ];
 
 /// What the operator owns and the user cannot override. Values that are Citus' defaults stand here as well, so that
@@ -41,7 +43,7 @@ const OWNED: &[(&str, &str)] = &[
     ("citus.use_secondary_nodes", "never"),
 ];
 
-/// Settings of postgresql.conf as the spec asks for them: the operator's own, and the user's over what is fast.
+/// Settings of postgresql.conf as the spec asks for them: the operator's own, and the user's over its defaults.
 #[must_use]
 pub fn settings(desired: &Desired) -> BTreeMap<String, String> {
     settings_with(desired, &desired.parameters)
@@ -52,7 +54,7 @@ pub fn settings(desired: &Desired) -> BTreeMap<String, String> {
 pub fn settings_with(desired: &Desired, parameters: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
     let mut set = |name: &str, value: &str| settings.insert(name.to_owned(), value.to_owned());
-    for (name, value) in FAST {
+    for (name, value) in DEFAULTS {
         set(name, value);
     }
     for (name, value) in parameters {

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::{api::Desired, observe::snapshot::OperatorFacts};
 
-pub use config_map::{Initialise, config_map, parameters_of};
+pub use config_map::{Initialise, VOLUME_EMPTY, config_map, may_initialise, parameters_of};
 pub use configuration::{boot_hash, config_hash, settings, settings_with};
 pub use differs::differs;
 pub use inspection_pod::{inspection_pod, inspection_pod_name};
