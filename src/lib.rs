@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod api;
+pub mod citus;
 pub mod observe;
 pub mod plan;
 pub mod report;

@@ -1,0 +1,324 @@
+//! Reads of the coordinator's Citus catalog: members, shards, tables, the newest job, what Citus would move. Nothing
+//! is written here.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokio_postgres::{Client, types::Type};
+
+use super::{
+    error::SqlError,
+    session::{Call, Parameter, READ, Session},
+    task::{self, Place},
+};
+use crate::observe::snapshot::{Citus, CleanupRow, DistNode, DistTable, Group, Job, Move, Seen, Task};
+
+/// What is to be seen of the catalog.
+#[derive(Clone, Copy, Debug)]
+pub struct CatalogQuestion<'a> {
+    /// A row of pg_dist_rebalance_strategy: whose plan is asked for.
+    pub strategy: &'a str,
+    /// The application's role.
+    pub owner: &'a str,
+    /// Ask what Citus would move now. Never asked while a job is open.
+    pub with_plan: bool,
+    /// Of the plan only the moves away from nodes that should have no shards.
+    pub drain_only: bool,
+    /// Look at the sizes of shards: that asks every worker. Without it sizes of groups are `None` and of moves 0.
+    pub with_sizes: bool,
+}
+
+/// The tables whose shards move: not reference tables (a placement on every node) and not local ones.
+macro_rules! moving {
+    () => {
+        "(t.partmethod <> 'n' OR (t.repmodel = 's' AND t.colocationid <> 0))"
+    };
+}
+/// The jobs that have not ended.
+macro_rules! open {
+    () => {
+        "EXISTS (SELECT FROM pg_dist_background_job WHERE job_type = 'rebalance'
+          AND state NOT IN ('finished', 'cancelled', 'failed'))"
+    };
+}
+
+/// What this installation can do.
+const ABILITIES: &str = "
+SELECT json_build_object(
+  'parallelColocated', EXISTS (SELECT FROM pg_proc WHERE proname = 'citus_rebalance_start'
+    AND 'parallel_transfer_colocated_shards' = ANY(proargnames)),
+  'shardSizes', EXISTS (SELECT FROM pg_proc WHERE proname = 'citus_shard_sizes' AND 'shard_id' = ANY(proargnames)))";
+
+const CATALOG: &str = concat!(
+    "
+WITH job AS (SELECT * FROM pg_dist_background_job WHERE job_type = 'rebalance' ORDER BY job_id DESC LIMIT 1),
+task AS (
+  SELECT k.*, substring(command FROM 'citus_move_shard_placement\\((\\d+)')::bigint AS shardid
+  FROM pg_dist_background_task k JOIN job USING (job_id))
+SELECT json_build_object(
+  'nodes', (SELECT coalesce(json_agg(json_build_object('nodeId', nodeid, 'groupId', groupid, 'name', nodename,
+      'port', nodeport, 'active', isactive, 'hasMetadata', hasmetadata,
+      'metadataSynced', coalesce(metadatasynced, false), 'shouldHaveShards', shouldhaveshards)
+      ORDER BY groupid, nodeid), '[]') FROM pg_dist_node),
+  'groups', (SELECT coalesce(json_object_agg(groupid, json_build_object('shards', shards)), '{}') FROM (
+      SELECT groupid, count(shardid) AS shards FROM (
+        SELECT groupid, NULL::bigint AS shardid FROM pg_dist_node
+        UNION ALL
+        SELECT p.groupid, p.shardid FROM pg_dist_placement p JOIN pg_dist_shard USING (shardid)
+        JOIN pg_dist_partition t USING (logicalrelid) WHERE ",
+    moving!(),
+    ") AS placement GROUP BY groupid) AS groups),
+  'tables', (SELECT coalesce(json_agg(json_build_object('name', t.logicalrelid::text, 'distributed', ",
+    moving!(),
+    ",
+      'replicaIdentity', c.relreplident = 'f' OR c.relkind = 'p' OR EXISTS (
+        SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid
+        AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident)),
+      'colocationId', t.colocationid) ORDER BY t.logicalrelid::text), '[]')
+      FROM pg_dist_partition t JOIN pg_class c ON c.oid = t.logicalrelid),
+  'job', (SELECT json_build_object('id', job_id, 'state', state, 'description', description,
+      'startedAt', started_at, 'finishedAt', finished_at) FROM job),
+  'tasks', (SELECT coalesce(json_agg(json_build_object('id', task_id, 'state', status, 'command', command,
+      'table', (SELECT logicalrelid::text FROM pg_dist_shard s WHERE s.shardid = task.shardid),
+      'retried', coalesce(retry_count, 0), 'message', nullif(rtrim(left(message, 4000), E'\\n '), ''))
+      ORDER BY task_id), '[]') FROM task),
+  'failedJobs', (SELECT count(*) FROM pg_dist_background_job WHERE job_type = 'rebalance'
+      AND state IN ('failed', 'cancelled') AND job_id > coalesce((SELECT max(job_id) FROM pg_dist_background_job
+        WHERE job_type = 'rebalance' AND state = 'finished'), -1)),
+  'cleanup', (SELECT coalesce(json_agg(json_build_object('recordId', record_id, 'groupId', node_group_id,
+      'objectType', object_type, 'objectName', object_name) ORDER BY record_id), '[]') FROM pg_dist_cleanup),
+  'ownerExists', EXISTS (SELECT FROM pg_roles WHERE rolname = $1),
+  'schemaHash', (SELECT substring(entry FROM position('=' IN entry) + 1) FROM pg_db_role_setting r
+      JOIN pg_database d ON d.oid = r.setdatabase AND d.datname = current_database(), unnest(setconfig) AS entry
+      WHERE r.setrole = 0 AND entry LIKE $2 || '=%'))"
+);
+
+/// Citus' own plan. It names each shard of a colocation group; they move together, as one move. The strategy passes
+/// through `job`, so that nothing is planned while a job is open.
+const PLAN: &str = concat!(
+    "
+SELECT json_build_object('open', ",
+    open!(),
+    ", 'moves', coalesce(json_agg(json_build_object('shard', shard, 'table', name,
+    'sourceName', sourcename, 'sourcePort', sourceport, 'targetName', targetname, 'targetPort', targetport)
+    ORDER BY place), '[]'))
+FROM (
+  SELECT (array_agg(shardid ORDER BY ordinality))[1] AS shard,
+    (array_agg(table_name::text ORDER BY ordinality))[1] AS name,
+    sourcename, sourceport, targetname, targetport, min(ordinality) AS place
+  FROM (SELECT $1::text::name AS strategy WHERE NOT ",
+    open!(),
+    ") AS job,
+    LATERAL get_rebalance_table_shards_plan(rebalance_strategy => job.strategy, drain_only => $2) WITH ORDINALITY
+    JOIN pg_dist_shard s USING (shardid) JOIN pg_dist_partition t ON t.logicalrelid = s.logicalrelid
+  GROUP BY t.colocationid, CASE t.colocationid WHEN 0 THEN t.logicalrelid::oid END, s.shardminvalue,
+    sourcename, sourceport, targetname, targetport) AS moves"
+);
+
+/// Sizes by group and by shard; a shard's size is that of all that moves with it. A group of which a node did not
+/// tell everything has none.
+const SIZES: &str = concat!(
+    "
+WITH size AS MATERIALIZED (SELECT shard_id::bigint AS shardid, max(size) AS bytes FROM citus_shard_sizes() GROUP BY 1),
+shard AS (
+  SELECT s.shardid, size.bytes, sum(size.bytes) OVER (PARTITION BY t.colocationid,
+    CASE t.colocationid WHEN 0 THEN t.logicalrelid::oid END, s.shardminvalue)::bigint AS together
+  FROM pg_dist_shard s JOIN pg_dist_partition t USING (logicalrelid) LEFT JOIN size USING (shardid) WHERE ",
+    moving!(),
+    ")
+SELECT json_build_object(
+  'groups', (SELECT coalesce(json_object_agg(groupid, bytes), '{}') FROM (
+    SELECT groupid, CASE WHEN count(*) = count(bytes) THEN sum(bytes)::bigint END AS bytes
+    FROM pg_dist_placement JOIN shard USING (shardid) GROUP BY groupid) AS groups),
+  'shards', (SELECT coalesce(json_object_agg(shardid, together), '{}') FROM shard WHERE together IS NOT NULL))"
+);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Abilities {
+    parallel_colocated: bool,
+    shard_sizes: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Catalog {
+    nodes: Vec<DistNode>,
+    groups: BTreeMap<i32, Group>,
+    tables: Vec<DistTable>,
+    job: Option<RawJob>,
+    tasks: Vec<RawTask>,
+    failed_jobs: u32,
+    cleanup: Vec<CleanupRow>,
+    owner_exists: bool,
+    schema_hash: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawJob {
+    id: i64,
+    state: String,
+    description: String,
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+struct RawTask {
+    id: i64,
+    state: String,
+    command: String,
+    table: Option<String>,
+    retried: i64,
+    message: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawPlan {
+    open: bool,
+    moves: Vec<RawMove>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawMove {
+    shard: i64,
+    table: String,
+    source_name: String,
+    source_port: i32,
+    target_name: String,
+    target_port: i32,
+}
+
+#[derive(Deserialize)]
+struct Sizes {
+    groups: BTreeMap<i32, Option<i64>>,
+    shards: BTreeMap<i64, i64>,
+}
+
+/// What the coordinator's catalog says, in two round trips. A plan that Citus refuses to make is `Unknown` with its
+/// words, sizes that cannot be had are `None`; neither hides the rest.
+///
+/// # Errors
+/// Any [`SqlError`]; [`super::Refusal::NoExtension`] as long as the database does not have the extension.
+pub async fn observe_citus(session: &Session, ask: &CatalogQuestion<'_>) -> Result<Citus, SqlError> {
+    let (client, call) = session.call("the look at the Citus catalog", READ).await?;
+    let abilities: Abilities = call.json(&call.wait(client.query_typed_one(ABILITIES, &[])).await?)?;
+    // All are on their way before the first answer is read; the catalog's comes first, whatever becomes of the others.
+    let parameters: [Parameter<'_>; 2] = [(&ask.owner, Type::TEXT), (&super::APPLIED_HASH, Type::TEXT)];
+    let catalog = call.wait(client.query_typed_one(CATALOG, &parameters));
+    let plan = async { if ask.with_plan { Some(plan(&client, &call, ask).await) } else { None } };
+    let sizes =
+        async { if ask.with_sizes && abilities.shard_sizes { sizes(&client, &call).await } else { None } };
+    let (catalog, plan, sizes) = tokio::join!(catalog, plan, sizes);
+    let catalog: Catalog = call.json(&catalog?)?;
+    Ok(assemble(catalog, plan, sizes.as_ref(), abilities.parallel_colocated))
+}
+
+async fn plan(
+    client: &Client,
+    call: &Call<'_>,
+    ask: &CatalogQuestion<'_>,
+) -> Result<Option<Vec<RawMove>>, SqlError> {
+    let row = call
+        .wait(client.query_typed_one(PLAN, &[(&ask.strategy, Type::TEXT), (&ask.drain_only, Type::BOOL)]))
+        .await?;
+    let plan: RawPlan = call.json(&row)?;
+    Ok((!plan.open).then_some(plan.moves))
+}
+
+/// Sizes are for people to read: without an answer there are none, and the next look asks again.
+async fn sizes(client: &Client, call: &Call<'_>) -> Option<Sizes> {
+    let answer = call.wait(client.query_typed_one(SIZES, &[])).await;
+    answer
+        .and_then(|row| call.json(&row))
+        .inspect_err(|error| tracing::debug!(%error, "no sizes of shards"))
+        .ok()
+}
+
+fn assemble(
+    catalog: Catalog,
+    plan: Option<Result<Option<Vec<RawMove>>, SqlError>>,
+    sizes: Option<&Sizes>,
+    parallel_colocated: bool,
+) -> Citus {
+    let names = Names { nodes: &catalog.nodes, sizes };
+    let tasks = catalog.tasks.into_iter().map(|task| names.task(task)).collect();
+    let job = catalog.job.map(|job| Job {
+        id: job.id,
+        state: job.state,
+        description: job.description,
+        started_at: job.started_at,
+        finished_at: job.finished_at,
+        tasks,
+    });
+    let plan = match plan {
+        None | Some(Ok(None)) => None,
+        Some(Ok(Some(moves))) => {
+            let moves: Option<Vec<_>> = moves.into_iter().map(|found| names.planned(found)).collect();
+            Some(moves.map_or_else(|| Seen::Unknown("nodes changed during the look".to_owned()), Seen::Known))
+        }
+        Some(Err(error)) => Some(Seen::Unknown(error.to_string())),
+    };
+    let plan = plan.filter(|_| !job.as_ref().is_some_and(Job::is_open));
+    let mut groups = catalog.groups;
+    for (id, group) in &mut groups {
+        // A group without shards is not among the sizes: it holds nothing.
+        group.bytes = sizes.and_then(|sizes| sizes.groups.get(id).copied().unwrap_or(Some(0)));
+    }
+    Citus {
+        nodes: catalog.nodes,
+        groups,
+        tables: catalog.tables,
+        job,
+        failed_jobs: catalog.failed_jobs,
+        cleanup: catalog.cleanup,
+        plan,
+        parallel_colocated,
+        owner_exists: catalog.owner_exists,
+        schema_hash: catalog.schema_hash,
+    }
+}
+
+/// What turns the texts of tasks and plans into moves.
+struct Names<'a> {
+    nodes: &'a [DistNode],
+    sizes: Option<&'a Sizes>,
+}
+
+impl Names<'_> {
+    fn id(&self, place: &Place) -> Option<i32> {
+        match place {
+            Place::Id(id) => Some(*id),
+            Place::Address(name, port) => {
+                let node = self.nodes.iter().find(|node| node.name == *name && node.port == *port);
+                node.map(|node| node.node_id)
+            }
+        }
+    }
+
+    fn transfer(&self, shard: i64, table: String, from: &Place, to: &Place) -> Option<Move> {
+        let bytes = self.sizes.and_then(|sizes| sizes.shards.get(&shard)).copied().unwrap_or(0);
+        Some(Move { shard, table, bytes, from: self.id(from)?, to: self.id(to)? })
+    }
+
+    fn task(&self, task: RawTask) -> Task {
+        let table = task.table.unwrap_or_default();
+        Task {
+            id: task.id,
+            state: task.state,
+            transfer: task::parse(&task.command)
+                .and_then(|command| self.transfer(command.shard, table, &command.from, &command.to)),
+            retried: task.retried,
+            message: task.message,
+        }
+    }
+
+    fn planned(&self, found: RawMove) -> Option<Move> {
+        let from = Place::Address(found.source_name, found.source_port);
+        let to = Place::Address(found.target_name, found.target_port);
+        self.transfer(found.shard, found.table, &from, &to)
+    }
+}

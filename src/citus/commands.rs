@@ -1,0 +1,340 @@
+//! Writes, one function a step of a plan. Each is idempotent, has a deadline and decides nothing; whether it may be
+//! done now was decided by the planner.
+
+use std::time::Duration;
+
+use postgres_protocol::password;
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::{Client, Transaction, types::Type};
+
+use super::{
+    error::{Refusal, SqlError, Words},
+    node::TIMEOUTS,
+    quote,
+    session::{CLUSTER_WRITE, Call, LONG_WRITE, Parameter, Session, WRITE},
+};
+use crate::api::spec::TransferMode;
+
+/// Makes a server ready for the operator, over the database `postgres`: the timeouts of the operator's role are
+/// switched off (a `statement_timeout` of postgresql.conf would break every move), and the application's database
+/// exists.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn prepare_server(maintenance: &Session, database: &str) -> Result<(), SqlError> {
+    const THERE: &str = "SELECT json_build_object(
+        'timeouts', (SELECT json_agg(name) FROM pg_settings WHERE name = ANY($1)),
+        'database', EXISTS (SELECT FROM pg_database WHERE datname = $2))";
+    #[derive(serde::Deserialize)]
+    struct There {
+        timeouts: Vec<String>,
+        database: bool,
+    }
+    let (client, call) = maintenance.call("the preparation of its server", LONG_WRITE).await?;
+    let parameters: &[Parameter<'_>] = &[(&TIMEOUTS, Type::TEXT_ARRAY), (&database, Type::TEXT)];
+    let there: There = call.json(&call.wait(client.query_typed_one(THERE, parameters)).await?)?;
+    // Over `postgres` there is no Citus: what is said here stays on this node.
+    let alter = there
+        .timeouts
+        .iter()
+        .map(|name| format!("ALTER ROLE CURRENT_USER SET {} = 0;", quote::setting(name)));
+    let alter: String = alter.collect();
+    call.wait(client.batch_execute(&alter)).await?;
+    if !there.database {
+        alone(&client, &call, &format!("CREATE DATABASE {}", quote::ident(database))).await?;
+    }
+    Ok(())
+}
+
+/// Makes the extension in the application's database, over that database: the given version, or the one that the
+/// image has by default. Does nothing when it is there.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn create_extension(session: &Session, version: Option<&str>) -> Result<(), SqlError> {
+    let (client, call) = session.call("CREATE EXTENSION citus", CLUSTER_WRITE).await?;
+    let version = version.map(|version| format!(" VERSION {}", quote::literal(version))).unwrap_or_default();
+    alone(&client, &call, &format!("CREATE EXTENSION IF NOT EXISTS citus{version}")).await
+}
+
+/// `pg_reload_conf()`.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn reload(session: &Session) -> Result<(), SqlError> {
+    let (client, call) = session.call("pg_reload_conf", WRITE).await?;
+    call.wait(client.query_typed_one("SELECT pg_reload_conf()", &[])).await.map(drop)
+}
+
+/// `ALTER SYSTEM RESET` of each name. It takes a reload or a restart to show.
+///
+/// # Errors
+/// Any [`SqlError`]; names before the refused one are reset.
+pub async fn reset_alter_system(session: &Session, names: &[String]) -> Result<(), SqlError> {
+    let (client, call) = session.call("ALTER SYSTEM RESET", WRITE).await?;
+    for name in names {
+        call.wait(client.batch_execute(&format!("ALTER SYSTEM RESET {}", quote::setting(name)))).await?;
+    }
+    Ok(())
+}
+
+/// Asks a server whether it takes a value: `ALTER SYSTEM SET` and at once `RESET`, the latter also when the former
+/// failed. Answers with PostgreSQL's words when it does not take it.
+///
+/// # Errors
+/// Any [`SqlError`] but a refusal of the value. Then the server may still have the entry: `auto_conf` shows it.
+pub async fn try_parameter(session: &Session, name: &str, value: &str) -> Result<Option<String>, SqlError> {
+    let (client, call) = session.call("ALTER SYSTEM", WRITE).await?;
+    let setting = quote::setting(name);
+    let set = format!("ALTER SYSTEM SET {setting} = {}", quote::literal(value));
+    let taken = call.wait(client.batch_execute(&set)).await;
+    let reset = call.wait(client.batch_execute(&format!("ALTER SYSTEM RESET {setting}"))).await;
+    match taken {
+        // Classes 22 and 42: the value, or the name, is wrong. 55P02: it cannot be changed. 0A000: not in this build.
+        Err(SqlError::Refused { words, .. }) if is_about_the_value(&words) => Ok(Some(words.to_string())),
+        Err(error) => Err(error),
+        Ok(()) => reset.map(|()| None),
+    }
+}
+
+fn is_about_the_value(words: &Words) -> bool {
+    let state = words.sqlstate.as_str();
+    state.starts_with("22") || state.starts_with("42") || matches!(state, "55P02" | "0A000")
+}
+
+/// `citus_set_coordinator_host`: tells the coordinator its own address.
+///
+/// # Errors
+/// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when a registered node is silent.
+pub async fn set_coordinator_host(session: &Session, address: &str, port: u16) -> Result<(), SqlError> {
+    const SET: &str = "SELECT citus_set_coordinator_host($1, $2)";
+    membership(session, "citus_set_coordinator_host", SET, &Address::of(address, port)).await.map(drop)
+}
+
+/// `citus_add_node`. For a node that is registered it changes nothing. Answers with its nodeid.
+///
+/// # Errors
+/// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when it, or a registered node, is silent; [`Refusal::LockTimeout`]
+/// when an open DDL transaction is in its way.
+pub async fn add_node(session: &Session, address: &str, port: u16) -> Result<i32, SqlError> {
+    const ADD: &str = "SELECT citus_add_node($1, $2)";
+    let row = membership(session, "citus_add_node", ADD, &Address::of(address, port)).await?;
+    row.try_get(0).map_err(|error| SqlError::Misunderstood {
+        node: session.node().to_owned(),
+        doing: "citus_add_node",
+        why: error.to_string(),
+    })
+}
+
+/// Whether new shards may be put on a node (`shouldhaveshards`).
+///
+/// # Errors
+/// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when a registered node is silent.
+pub async fn set_should_have_shards(
+    session: &Session,
+    address: &str,
+    port: u16,
+    should: bool,
+) -> Result<(), SqlError> {
+    const ALLOW: &str = "SELECT citus_set_node_property($1, $2, 'shouldhaveshards', true)";
+    const REFUSE: &str = "SELECT citus_set_node_property($1, $2, 'shouldhaveshards', false)";
+    let statement = if should { ALLOW } else { REFUSE };
+    membership(session, "citus_set_node_property", statement, &Address::of(address, port)).await.map(drop)
+}
+
+/// `citus_remove_node`. Citus refuses while the node holds the only placement of a shard; it does not refuse while
+/// pg_dist_cleanup has rows of its group, which must be looked at before.
+///
+/// # Errors
+/// Any [`SqlError`]; [`Refusal::OnlyPlacement`].
+pub async fn remove_node(session: &Session, address: &str, port: u16) -> Result<(), SqlError> {
+    const REMOVE: &str = "SELECT citus_remove_node($1, $2)";
+    membership(session, "citus_remove_node", REMOVE, &Address::of(address, port)).await.map(drop)
+}
+
+struct Address {
+    host: String,
+    port: i32,
+}
+
+impl Address {
+    fn of(host: &str, port: u16) -> Self {
+        Self { host: host.to_owned(), port: port.into() }
+    }
+}
+
+/// A call that changes pg_dist_node on every node.
+async fn membership(
+    session: &Session,
+    doing: &'static str,
+    statement: &str,
+    address: &Address,
+) -> Result<tokio_postgres::Row, SqlError> {
+    let (mut client, call) = session.call(doing, CLUSTER_WRITE).await?;
+    let transaction = begin(&mut client, &call, Duration::from_secs(15), CLUSTER_WRITE).await?;
+    let parameters: &[Parameter<'_>] = &[(&address.host, Type::TEXT), (&address.port, Type::INT4)];
+    let row = call.wait(transaction.query_typed_one(statement, parameters)).await?;
+    call.wait(transaction.commit()).await?;
+    Ok(row)
+}
+
+/// Runs a statement that may not be in a transaction, with a server-side timeout that fits the call's deadline.
+async fn alone(client: &Client, call: &Call<'_>, statement: &str) -> Result<(), SqlError> {
+    let limit = format!("SET statement_timeout = '{}s'", call.seconds());
+    call.wait(client.batch_execute(&limit)).await?;
+    let done = call.wait(client.batch_execute(statement)).await;
+    // Back to what the session was started with; when that fails the session is broken and thrown away.
+    done.and(call.wait(client.batch_execute("RESET statement_timeout")).await)
+}
+
+/// Begins a transaction whose server-side timeouts fit the call's deadline. It is rolled back when it is dropped.
+pub(super) async fn begin<'a>(
+    client: &'a mut Client,
+    call: &Call<'_>,
+    lock: Duration,
+    statement: Duration,
+) -> Result<Transaction<'a>, SqlError> {
+    let transaction = call.wait(client.transaction()).await?;
+    let limits = format!(
+        "SET LOCAL lock_timeout = '{}ms'; SET LOCAL statement_timeout = '{}ms'",
+        lock.as_millis(),
+        statement.as_millis()
+    );
+    call.wait(transaction.batch_execute(&limits)).await?;
+    Ok(transaction)
+}
+
+/// Makes the application's role, or gives it this password, and lets it make tables of its own: it owns the database
+/// and may create in `public`. Citus takes all of it to the workers, also to those that come later.
+///
+/// The password does not leave this process: the server gets its SCRAM-SHA-256 verifier, and is told not to log that.
+///
+/// # Errors
+/// Any [`SqlError`]. No message holds the password or the verifier.
+pub async fn create_owner(
+    session: &Session,
+    owner: &str,
+    password: &SecretString,
+    database: &str,
+) -> Result<(), SqlError> {
+    let (mut client, call) = session.call("CREATE ROLE", CLUSTER_WRITE).await?;
+    let transaction = begin(&mut client, &call, Duration::from_secs(15), CLUSTER_WRITE).await?;
+    let quiet = "SET LOCAL log_statement = 'none'; SET LOCAL log_min_error_statement = 'panic';
+        SET LOCAL log_min_duration_statement = -1; SET LOCAL log_min_duration_sample = -1;
+        SET LOCAL log_transaction_sample_rate = 0; SET LOCAL log_parser_stats = off";
+    call.wait(transaction.batch_execute(quiet)).await?;
+    let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)";
+    let exists = call.wait(transaction.query_typed_one(exists, &[(&owner, Type::TEXT)])).await?;
+    let exists: bool = exists.try_get(0).map_err(|error| call.misunderstood(&error))?;
+    let verb = if exists { "ALTER" } else { "CREATE" };
+    let role = quote::ident(owner);
+    let verifier = password::scram_sha_256(password.expose_secret().as_bytes());
+    let statement = format!("{verb} ROLE {role} LOGIN PASSWORD {}", quote::literal(&verifier));
+    call.wait(transaction.batch_execute(&statement)).await?;
+    let rights = format!(
+        "ALTER DATABASE {} OWNER TO {role}; GRANT USAGE, CREATE ON SCHEMA public TO {role}",
+        quote::ident(database)
+    );
+    call.wait(transaction.batch_execute(&rights)).await?;
+    call.wait(transaction.commit()).await
+}
+
+/// `recover_prepared_transactions()`: finishes or undoes what a crash left prepared on the workers. Answers with how
+/// many there were.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn recover_transactions(session: &Session) -> Result<i32, SqlError> {
+    let (client, call) = session.call("recover_prepared_transactions", CLUSTER_WRITE).await?;
+    let row = call.wait(client.query_typed_one("SELECT recover_prepared_transactions()", &[])).await?;
+    row.try_get(0).map_err(|error| call.misunderstood(&error))
+}
+
+/// How a rebalance is done.
+#[derive(Clone, Copy, Debug)]
+pub struct RebalanceOptions<'a> {
+    /// A row of pg_dist_rebalance_strategy.
+    pub strategy: &'a str,
+    /// `shard_transfer_mode`.
+    pub transfer_mode: TransferMode,
+    /// Pass `parallel_transfer_colocated_shards => true`: only where the function has that argument.
+    pub parallel_colocated: bool,
+}
+
+/// `citus_rebalance_start`. Answers with the job's id, or `None` when there is nothing to move.
+///
+/// # Errors
+/// Any [`SqlError`]; [`Refusal::RebalanceRunning`], [`Refusal::NoReplicaIdentity`], [`Refusal::StrategyUnknown`].
+pub async fn start_rebalance(
+    session: &Session,
+    options: &RebalanceOptions<'_>,
+) -> Result<Option<i64>, SqlError> {
+    start(session, options, false).await
+}
+
+/// `citus_rebalance_start(drain_only => true)`: empties the nodes whose `shouldhaveshards` is false. Answers as
+/// [`start_rebalance`].
+///
+/// # Errors
+/// As [`start_rebalance`].
+pub async fn start_drain(session: &Session, options: &RebalanceOptions<'_>) -> Result<Option<i64>, SqlError> {
+    start(session, options, true).await
+}
+
+async fn start(
+    session: &Session,
+    options: &RebalanceOptions<'_>,
+    drain_only: bool,
+) -> Result<Option<i64>, SqlError> {
+    let (mut client, call) = session.call("citus_rebalance_start", CLUSTER_WRITE).await?;
+    let transaction = begin(&mut client, &call, Duration::from_secs(15), CLUSTER_WRITE).await?;
+    let parallel =
+        if options.parallel_colocated { ", parallel_transfer_colocated_shards => true" } else { "" };
+    let statement = format!(
+        "SELECT citus_rebalance_start(rebalance_strategy => $1::text::name, drain_only => $2,
+            shard_transfer_mode => $3::text::citus.shard_transfer_mode{parallel})"
+    );
+    let mode = options.transfer_mode.to_string();
+    let parameters: &[Parameter<'_>] =
+        &[(&options.strategy, Type::TEXT), (&drain_only, Type::BOOL), (&mode, Type::TEXT)];
+    let row = call.wait(transaction.query_typed_one(&statement, parameters)).await?;
+    let job = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
+    call.wait(transaction.commit()).await?;
+    Ok(job)
+}
+
+/// `citus_rebalance_stop`, if this job is the one that is open. Answers whether it was.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn stop_rebalance(session: &Session, job: i64) -> Result<bool, SqlError> {
+    const STOP: &str = "SELECT citus_rebalance_stop() FROM pg_dist_background_job WHERE job_id = $1
+        AND job_type = 'rebalance' AND state NOT IN ('finished', 'cancelled', 'failed')";
+    let (client, call) = session.call("citus_rebalance_stop", WRITE).await?;
+    match call.wait(client.query_typed_opt(STOP, &[(&job, Type::INT8)])).await {
+        Ok(row) => Ok(row.is_some()),
+        // It ended between the look and the stop.
+        Err(SqlError::Refused { refusal: Refusal::NoRebalance, .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// `CALL citus_cleanup_orphaned_resources()`: drops what finished moves left behind. It succeeds also when an open
+/// transaction keeps it from dropping: look at pg_dist_cleanup afterwards. Answers with Citus' warnings.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn cleanup_orphans(session: &Session) -> Result<Vec<String>, SqlError> {
+    let (client, call) = session.call("citus_cleanup_orphaned_resources", CLUSTER_WRITE).await?;
+    alone(&client, &call, "CALL citus_cleanup_orphaned_resources()").await?;
+    Ok(session.take_notices())
+}
+
+/// `CHECKPOINT`: before a restart, so that the shutdown has little left to write.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn checkpoint(session: &Session) -> Result<(), SqlError> {
+    let (client, call) = session.call("CHECKPOINT", LONG_WRITE).await?;
+    alone(&client, &call, "CHECKPOINT").await
+}

@@ -1,0 +1,346 @@
+//! What can go wrong with a statement, by meaning. PostgreSQL's and Citus' own words are kept, each once; the name of
+//! the node is in every message. Nothing is retried here.
+
+use std::{error::Error, fmt};
+
+use tokio_postgres::error::{DbError, ErrorPosition};
+
+/// Why a statement, or the connection for it, failed.
+#[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
+pub enum SqlError {
+    /// There is no connection: refused, timed out, a certificate that is not the node's, a server that starts or stops.
+    #[error("{node} cannot be reached: {why}")]
+    Unreachable {
+        /// The node.
+        node: String,
+        /// In the words of the operating system, TLS or PostgreSQL.
+        why: String,
+    },
+    /// The server does not let the operator's role in: its certificate or pg_hba.conf is wrong.
+    #[error("{node} refuses the operator's login: {words}")]
+    LoginRefused {
+        /// The node.
+        node: String,
+        /// PostgreSQL's words.
+        words: Box<Words>,
+    },
+    /// The database does not exist yet.
+    #[error("{node}: {words}")]
+    NoDatabase {
+        /// The node.
+        node: String,
+        /// PostgreSQL's words.
+        words: Box<Words>,
+    },
+    /// No answer within the deadline of the call. The connection is given up; what was asked may still have happened.
+    #[error("{node} gave no answer to {doing} within {seconds} s")]
+    DeadlineExceeded {
+        /// The node.
+        node: String,
+        /// What was asked.
+        doing: &'static str,
+        /// The deadline in seconds.
+        seconds: u64,
+    },
+    /// PostgreSQL or Citus refused a statement.
+    #[error("{node} refused {doing}: {words}")]
+    Refused {
+        /// The node.
+        node: String,
+        /// What was asked.
+        doing: &'static str,
+        /// What kind of refusal it is.
+        refusal: Refusal,
+        /// The server's words.
+        words: Box<Words>,
+    },
+    /// A statement of the schema's SQL failed. Nothing of it was applied.
+    #[error("{node} refused the schema at line {line}, `{statement}`: {words}; nothing of it was applied")]
+    Schema {
+        /// The node.
+        node: String,
+        /// The line of the failure, from 1.
+        line: usize,
+        /// The first line of the statement.
+        statement: String,
+        /// The server's words.
+        words: Box<Words>,
+    },
+    /// The answer has another form than this program knows.
+    #[error("{node} answered {doing} with something unexpected: {why}")]
+    Misunderstood {
+        /// The node.
+        node: String,
+        /// What was asked.
+        doing: &'static str,
+        /// What does not fit.
+        why: String,
+    },
+}
+
+/// What a refusal means for the one who reads it, where it means something in particular.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::IntoStaticStr, strum::EnumIter)]
+pub enum Refusal {
+    /// The server's own statement_timeout ended it, or somebody cancelled it.
+    Cancelled,
+    /// Somebody else's open transaction held the lock for too long.
+    LockTimeout,
+    /// A node could not reach another one.
+    RemoteUnreachable,
+    /// There is a rebalance already.
+    RebalanceRunning,
+    /// There is no rebalance.
+    NoRebalance,
+    /// A table has neither a primary key nor another replica identity.
+    NoReplicaIdentity,
+    /// A node holds the only placement of a shard.
+    OnlyPlacement,
+    /// There is no such rebalance strategy.
+    StrategyUnknown,
+    /// A catalog of Citus is not there: the database does not have the extension, or another version of it.
+    NoExtension,
+    /// The user's SQL wants to end the transaction it runs in.
+    TransactionControl,
+    /// Anything else.
+    Other,
+}
+
+impl Refusal {
+    /// By SQLSTATE where that says it, else by words that Citus gives only then (`lc_messages` of a session is `C`).
+    #[must_use]
+    pub fn of(sqlstate: &str, message: &str) -> Self {
+        let says = |words: &str| message.contains(words);
+        match sqlstate {
+            "57014" => Self::Cancelled,
+            "55P03" => Self::LockTimeout,
+            _ if says("is already running as job") => Self::RebalanceRunning,
+            _ if says("no ongoing rebalance") => Self::NoRebalance,
+            _ if says("REPLICA IDENTITY or PRIMARY KEY") => Self::NoReplicaIdentity,
+            _ if says("contains the only shard placement") => Self::OnlyPlacement,
+            _ if says("could not find rebalance strategy") => Self::StrategyUnknown,
+            _ if sqlstate.starts_with("08") || says("connection to the remote node") => {
+                Self::RemoteUnreachable
+            }
+            "42P01" | "42883" | "42703" if says("citus") || says("pg_dist_") => Self::NoExtension,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What a server said, whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    /// SQLSTATE, five characters.
+    pub sqlstate: String,
+    /// The message.
+    pub message: String,
+    /// DETAIL.
+    pub detail: Option<String>,
+    /// HINT.
+    pub hint: Option<String>,
+    /// Offset in characters of the statement, from 0, if the server named one.
+    pub position: Option<usize>,
+}
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message.trim_end())?;
+        if let Some(detail) = &self.detail {
+            write!(f, " ({})", detail.trim_end().trim_end_matches('.'))?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, ". {}", hint.trim_end().trim_end_matches('.'))?;
+        }
+        Ok(())
+    }
+}
+
+impl From<&DbError> for Words {
+    fn from(error: &DbError) -> Self {
+        Self {
+            sqlstate: error.code().code().to_owned(),
+            message: error.message().to_owned(),
+            detail: error.detail().map(ToOwned::to_owned),
+            hint: error.hint().map(ToOwned::to_owned),
+            position: match error.position() {
+                Some(ErrorPosition::Original(position)) => {
+                    usize::try_from(*position).unwrap_or(1).checked_sub(1)
+                }
+                _ => None,
+            },
+        }
+    }
+}
+
+impl SqlError {
+    /// The node it is about.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        match self {
+            Self::Unreachable { node, .. }
+            | Self::LoginRefused { node, .. }
+            | Self::NoDatabase { node, .. }
+            | Self::DeadlineExceeded { node, .. }
+            | Self::Refused { node, .. }
+            | Self::Schema { node, .. }
+            | Self::Misunderstood { node, .. } => node,
+        }
+    }
+    /// The server's words, if a server spoke.
+    #[must_use]
+    pub fn words(&self) -> Option<&Words> {
+        match self {
+            Self::LoginRefused { words, .. }
+            | Self::NoDatabase { words, .. }
+            | Self::Refused { words, .. }
+            | Self::Schema { words, .. } => Some(words),
+            Self::Unreachable { .. } | Self::DeadlineExceeded { .. } | Self::Misunderstood { .. } => None,
+        }
+    }
+    /// SQLSTATE, if a server spoke.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.words().map(|words| words.sqlstate.as_str())
+    }
+    /// What kind of refusal it is, if it is one.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Refused { refusal, .. } => Some(*refusal),
+            _ => None,
+        }
+    }
+    /// The kind of error in one word, for metrics: a bounded set.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused { refusal, .. } => refusal.into(),
+            other => other.into(),
+        }
+    }
+
+    /// The error of a connection that could not be made.
+    pub(super) fn connecting(node: &str, error: &tokio_postgres::Error) -> Self {
+        let node = node.to_owned();
+        let Some(server) = error.as_db_error() else {
+            return Self::Unreachable { node, why: chain(error) };
+        };
+        let words = Box::new(Words::from(server));
+        match words.sqlstate.as_str() {
+            "3D000" => Self::NoDatabase { node, words },
+            state if state.starts_with("28") => Self::LoginRefused { node, words },
+            _ => Self::Unreachable { node, why: words.to_string() },
+        }
+    }
+
+    /// The error of a statement.
+    pub(super) fn doing(node: &str, doing: &'static str, error: &tokio_postgres::Error) -> Self {
+        let node = node.to_owned();
+        match error.as_db_error() {
+            // 57P: the server is being shut down, has crashed, or the connection was ended by an administrator.
+            Some(server) if server.code().code().starts_with("57P") => {
+                Self::Unreachable { node, why: Words::from(server).to_string() }
+            }
+            Some(server) => {
+                let words = Box::new(Words::from(server));
+                let refusal = Refusal::of(&words.sqlstate, &words.message);
+                Self::Refused { node, doing, refusal, words }
+            }
+            None if error.is_closed() || is_io(error) => Self::Unreachable { node, why: chain(error) },
+            None => Self::Misunderstood { node, doing, why: chain(error) },
+        }
+    }
+}
+
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    error.source().is_some_and(<dyn Error>::is::<std::io::Error>)
+}
+
+/// An error and its causes in one line, none of them twice.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("XX000", "A rebalance is already running as job 4", Refusal::RebalanceRunning)]
+    #[case(
+        "0A000",
+        "cannot use logical replication to transfer shards of the relation nopk since it doesn't have a REPLICA IDENTITY or PRIMARY KEY",
+        Refusal::NoReplicaIdentity
+    )]
+    #[case(
+        "08006",
+        "connection to the remote node postgres@127.0.0.1:7999 failed with the following error: Connection refused",
+        Refusal::RemoteUnreachable
+    )]
+    #[case(
+        "55000",
+        "cannot remove or disable the node a:5432 because because it contains the only shard placement for shard 102009",
+        Refusal::OnlyPlacement
+    )]
+    #[case("42704", "could not find rebalance strategy with name x", Refusal::StrategyUnknown)]
+    #[case("57014", "canceling statement due to statement timeout", Refusal::Cancelled)]
+    #[case("55P03", "canceling statement due to lock timeout", Refusal::LockTimeout)]
+    #[case("42P01", "relation \"pg_catalog.pg_dist_node\" does not exist", Refusal::NoExtension)]
+    #[case("42P01", "relation \"public.dialogs\" does not exist", Refusal::Other)]
+    fn a_refusal_is_known_by_its_state_or_its_words(
+        #[case] sqlstate: &str,
+        #[case] message: &str,
+        #[case] meaning: Refusal,
+    ) {
+        assert_eq!(Refusal::of(sqlstate, message), meaning);
+    }
+
+    #[test]
+    fn words_are_said_whole_and_once() {
+        let words = Words {
+            sqlstate: "0A000".to_owned(),
+            message: "cannot move".to_owned(),
+            detail: Some("There is no key.".to_owned()),
+            hint: Some("Add one.".to_owned()),
+            position: None,
+        };
+        let error = SqlError::Refused {
+            node: "shop-coordinator".to_owned(),
+            doing: "citus_rebalance_start",
+            refusal: Refusal::Other,
+            words: Box::new(words),
+        };
+        assert_eq!(
+            error.to_string(),
+            "shop-coordinator refused citus_rebalance_start: cannot move (There is no key). Add one"
+        );
+        assert_eq!(
+            (error.node(), error.sqlstate(), error.reason()),
+            ("shop-coordinator", Some("0A000"), "Other")
+        );
+        assert!(error.source().is_none(), "the words would be said twice by whoever prints the chain");
+    }
+
+    #[test]
+    fn a_chain_of_causes_is_one_line() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer: inner")]
+        struct Outer(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("inner")]
+        struct Inner(#[source] std::io::Error);
+        let error = Outer(Inner(std::io::Error::other("refused")));
+        assert_eq!(chain(&error), "outer: inner: refused");
+    }
+}

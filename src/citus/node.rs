@@ -1,0 +1,172 @@
+//! Reads of one node: its PostgreSQL, its settings, its way to another node. Nothing is written here.
+
+use std::collections::BTreeMap;
+
+use tokio_postgres::{Client, Row, types::Type};
+
+use super::{
+    error::{Refusal, SqlError},
+    session::{Call, Parameter, READ, Session},
+};
+use crate::observe::snapshot::{Disk, Postgres, SettingDefinition};
+
+/// What is to be seen of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeQuestion<'a> {
+    /// The application's database.
+    pub database: &'a str,
+    /// Names of the settings whose values matter.
+    pub settings: &'a [&'a str],
+}
+
+/// Timeouts that must not end the operator's and Citus' own work, where PostgreSQL has them (the last from 17 on).
+pub(super) const TIMEOUTS: &[&str] =
+    &["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"];
+
+/// Everything about a server that does not need the extension.
+///
+/// A setting that this session or its role overrides (`statement_timeout`) is shown as the configuration file has it:
+/// `current_setting()` would show the override.
+const SERVER: &str = "
+WITH s AS MATERIALIZED (SELECT name, source, boot_val, pending_restart FROM pg_settings),
+file AS MATERIALIZED (
+  SELECT DISTINCT ON (lower(name)) lower(name) AS name, setting, sourcefile FROM pg_file_settings
+  WHERE name IS NOT NULL ORDER BY lower(name), seqno DESC),
+wanted AS (
+  SELECT w.name, CASE
+    WHEN s.source IN ('database', 'user', 'database user', 'client', 'interactive', 'test', 'session')
+    THEN coalesce(file.setting, s.boot_val) ELSE current_setting(w.name, true) END AS value
+  FROM unnest($2::text[]) AS w(name)
+  LEFT JOIN s ON lower(s.name) = lower(w.name) LEFT JOIN file ON file.name = lower(w.name)),
+timeouts AS (
+  SELECT count(*) FILTER (WHERE NOT coalesce(s.name || '=0' = ANY(r.setconfig), false)) AS missing
+  FROM s LEFT JOIN pg_db_role_setting r
+    ON r.setdatabase = 0 AND r.setrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+  WHERE s.name = ANY($3::text[]))
+SELECT json_build_object(
+  'systemIdentifier', (SELECT system_identifier::text FROM pg_control_system()),
+  'version', split_part(current_setting('server_version'), ' ', 1),
+  'major', current_setting('server_version_num')::int / 10000,
+  'startedAt', pg_postmaster_start_time(),
+  'walLevel', current_setting('wal_level'),
+  'configHash', nullif(current_setting('dialog.config_hash', true), ''),
+  'fileConfigHash', (SELECT nullif(setting, '') FROM file WHERE name = 'dialog.config_hash'),
+  'bootHash', nullif(current_setting('dialog.boot_hash', true), ''),
+  'rejected', CASE WHEN nullif(current_setting('dialog.rejected_config_hash', true), '') IS NOT NULL
+    THEN json_build_object('configHash', current_setting('dialog.rejected_config_hash', true),
+      'message', coalesce(current_setting('dialog.rejected_message', true), '')) END,
+  'pendingRestart', (SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM s WHERE pending_restart),
+  'settings', (SELECT coalesce(json_object_agg(name, value), '{}') FROM wanted WHERE value IS NOT NULL),
+  'autoConf', (SELECT coalesce(json_object_agg(name, setting), '{}') FROM pg_file_settings
+    WHERE name IS NOT NULL AND sourcefile LIKE '%/postgresql.auto.conf'),
+  'database', EXISTS (SELECT FROM pg_database WHERE datname = $1),
+  'extension', (SELECT extversion FROM pg_extension WHERE extname = 'citus' AND current_database() = $1),
+  'availableExtension', (SELECT default_version FROM pg_available_extensions WHERE name = 'citus'),
+  'timeoutsOff', (SELECT missing = 0 FROM timeouts))";
+
+/// What a node's own copy of the Citus catalog says about itself. `shard_name()` leaves out the schema `public`.
+const MEMBER: &str = "
+SELECT json_build_object(
+  'groupId', (SELECT groupid FROM pg_dist_local_group LIMIT 1),
+  'knownNodes', (SELECT count(*) FROM pg_dist_node),
+  'missingTables', (
+    SELECT count(*) FROM pg_dist_placement p JOIN pg_dist_shard USING (shardid)
+    JOIN pg_class c ON c.oid = logicalrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE p.groupid = (SELECT groupid FROM pg_dist_local_group LIMIT 1)
+    AND to_regclass(CASE n.nspname WHEN 'public' THEN 'public.' ELSE '' END || shard_name(logicalrelid, shardid)) IS NULL),
+  'disk', (SELECT json_build_object('free', available_disk_size, 'total', total_disk_size)
+    FROM citus_local_disk_space_stats()))";
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Member {
+    group_id: Option<i32>,
+    known_nodes: i64,
+    missing_tables: i64,
+    disk: Option<Disk>,
+}
+
+/// Everything there is to see of one node's PostgreSQL, in one round trip (two at the first look, and when a shard's
+/// table seems to be missing). What only the extension can tell is left empty when the session is over another
+/// database than the application's or the extension is not there yet.
+///
+/// # Errors
+/// Any [`SqlError`]: then nothing is known.
+pub async fn observe_node(session: &Session, ask: &NodeQuestion<'_>) -> Result<Postgres, SqlError> {
+    let (client, call) = session.call("the look at its PostgreSQL", READ).await?;
+    let parameters: [Parameter<'_>; 3] =
+        [(&ask.database, Type::TEXT), (&ask.settings, Type::TEXT_ARRAY), (&TIMEOUTS, Type::TEXT_ARRAY)];
+    let server = call.wait(client.query_typed_one(SERVER, &parameters));
+    let expected = session.saw_extension();
+    let member =
+        async { if expected { Some(call.wait(client.query_typed_one(MEMBER, &[])).await) } else { None } };
+    // Both are on their way before the first answer is read.
+    let (server, member) = tokio::join!(server, member);
+    let mut seen: Postgres = call.json(&server?)?;
+    session.note_extension(seen.extension.is_some());
+    if seen.extension.is_some() {
+        let member = look_at_member(&client, &call, member).await?;
+        seen.group_id = member.group_id;
+        seen.known_nodes = member.known_nodes;
+        seen.missing_tables = member.missing_tables;
+        seen.disk = member.disk;
+    }
+    Ok(seen)
+}
+
+async fn look_at_member(
+    client: &Client,
+    call: &Call<'_>,
+    first: Option<Result<Row, SqlError>>,
+) -> Result<Member, SqlError> {
+    let row = match first {
+        Some(row) => row?,
+        None => call.wait(client.query_typed_one(MEMBER, &[])).await?,
+    };
+    let member: Member = call.json(&row)?;
+    if member.missing_tables == 0 {
+        return Ok(member);
+    }
+    // The catalog is read as of the statement's beginning and the tables as of now: a shard that has just left looks
+    // missing. A second look tells it from one that is.
+    call.json(&call.wait(client.query_typed_one(MEMBER, &[])).await?)
+}
+
+/// pg_settings, as far as a value can be checked against it, by name in lower case.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn observe_settings(session: &Session) -> Result<BTreeMap<String, SettingDefinition>, SqlError> {
+    const SETTINGS: &str =
+        "SELECT json_object_agg(lower(name), json_build_object('vartype', vartype, 'unit', unit,
+        'min_val', min_val, 'max_val', max_val, 'enumvals', enumvals, 'context', context)) FROM pg_settings";
+    let (client, call) = session.call("the list of its settings", READ).await?;
+    call.json(&call.wait(client.query_typed_one(SETTINGS, &[])).await?)
+}
+
+/// Whether a node can connect to another one the way Citus would (`citus_check_connection_to_node`).
+///
+/// # Errors
+/// Why not, in Citus' words; or why the node could not be asked.
+pub async fn check_connection(session: &Session, address: &str, port: u16) -> Result<(), String> {
+    const CHECK: &str = "SELECT citus_check_connection_to_node($1, $2)";
+    let ask = async {
+        let (client, call) = session.call("citus_check_connection_to_node", READ).await?;
+        let row = call
+            .wait(client.query_typed_one(CHECK, &[(&address, Type::TEXT), (&i32::from(port), Type::INT4)]))
+            .await?;
+        let reached: bool = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
+        Ok((reached, session.take_notices()))
+    };
+    match ask.await {
+        Ok((true, _)) => Ok(()),
+        Ok((false, warnings)) if warnings.is_empty() => {
+            Err(format!("{} cannot connect to {address}:{port}", session.node()))
+        }
+        Ok((false, warnings)) => Err(format!("{}: {}", session.node(), warnings.join("; "))),
+        Err(SqlError::Refused { refusal: Refusal::RemoteUnreachable, words, .. }) => {
+            Err(format!("{}: {words}", session.node()))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}

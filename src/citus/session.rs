@@ -1,0 +1,237 @@
+//! A [`Session`]: one connection, one call at a time, each with a deadline. No statement is written here.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::Future,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::MutexGuard,
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_postgres::{
+    AsyncMessage, CancelToken, Client, Connection, NoTls, Row,
+    types::{ToSql, Type},
+};
+
+use super::{
+    connect::{Target, Tls},
+    error::{SqlError, chain},
+};
+
+/// Deadline of a read.
+pub(super) const READ: Duration = Duration::from_secs(10);
+/// Deadline of a write that touches one node.
+pub(super) const WRITE: Duration = Duration::from_secs(30);
+/// Deadline of a write that touches every node.
+pub(super) const CLUSTER_WRITE: Duration = Duration::from_secs(90);
+/// Deadline of a write whose work grows with the data or with the user's SQL.
+pub(super) const LONG_WRITE: Duration = Duration::from_mins(5);
+/// Notices kept of one call.
+const NOTICES: usize = 20;
+
+/// One connection to a database of one node. When it is dropped, the connection is closed.
+pub struct Session {
+    node: String,
+    database: String,
+    client: tokio::sync::Mutex<Client>,
+    cancel: CancelToken,
+    tls: Tls,
+    driver: JoinHandle<()>,
+    notices: Arc<Mutex<VecDeque<String>>>,
+    /// A call was given up: what the server does with it is unknown, so nothing else is asked over this connection.
+    given_up: AtomicBool,
+    /// The extension was there at the last look.
+    extension: AtomicBool,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("node", &self.node)
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A parameter of a statement and its type: given, so that a statement takes one round trip and not two.
+pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A call under way: the name of what is asked, and until when an answer is waited for.
+pub(super) struct Call<'a> {
+    session: &'a Session,
+    doing: &'static str,
+    until: Instant,
+    seconds: u64,
+}
+
+impl Session {
+    pub(super) fn start<S, T>(target: &Target, tls: &Tls, client: Client, driver: Connection<S, T>) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let notices = Arc::new(Mutex::new(VecDeque::new()));
+        Self {
+            node: target.node.clone(),
+            database: target.database.clone(),
+            cancel: client.cancel_token(),
+            client: tokio::sync::Mutex::new(client),
+            tls: tls.clone(),
+            driver: tokio::spawn(drive(target.node.clone(), driver, Arc::clone(&notices))),
+            notices,
+            given_up: AtomicBool::new(false),
+            extension: AtomicBool::new(false),
+        }
+    }
+
+    /// Name of the node.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+    /// The database it is connected to.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+    /// Nothing can be asked any more: connect again.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed) || self.driver.is_finished()
+    }
+
+    pub(super) fn saw_extension(&self) -> bool {
+        self.extension.load(Ordering::Relaxed)
+    }
+    pub(super) fn note_extension(&self, there: bool) {
+        self.extension.store(there, Ordering::Relaxed);
+    }
+
+    /// Begins a call: waits until the connection is free. `doing` names it in errors and metrics.
+    pub(super) async fn call(
+        &self,
+        doing: &'static str,
+        deadline: Duration,
+    ) -> Result<(MutexGuard<'_, Client>, Call<'_>), SqlError> {
+        let call =
+            Call { session: self, doing, until: Instant::now() + deadline, seconds: deadline.as_secs() };
+        let Ok(client) = tokio::time::timeout_at(call.until, self.client.lock()).await else {
+            return Err(call.too_late());
+        };
+        if self.is_broken() {
+            return Err(SqlError::Unreachable {
+                node: self.node.clone(),
+                why: "the connection was lost".to_owned(),
+            });
+        }
+        self.take_notices();
+        Ok((client, call))
+    }
+
+    /// What the server said beside its answers since the call began, the oldest first.
+    pub(super) fn take_notices(&self) -> Vec<String> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+
+    /// Asks the server to stop what it does for this connection, without waiting for that.
+    fn cancel(&self) {
+        let (token, tls) = (self.cancel.clone(), self.tls.clone());
+        tokio::spawn(tokio::time::timeout(super::connect::CONNECT_DEADLINE, async move {
+            // There is no one left to tell: the session is given up already.
+            let _ = match tls {
+                Tls::Off => token.cancel_query(NoTls).await,
+                Tls::Mutual(tls) => token.cancel_query(tls.connector()).await,
+            };
+        }));
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Otherwise the driver says goodbye by itself when the client goes.
+        if self.given_up.load(Ordering::Relaxed) {
+            self.driver.abort();
+        }
+    }
+}
+
+impl Call<'_> {
+    /// Waits for an answer of the server.
+    pub(super) async fn wait<T>(
+        &self,
+        answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, SqlError> {
+        match tokio::time::timeout_at(self.until, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                // Whatever is not an answer of the server leaves the two sides at odds.
+                if error.as_db_error().is_none() {
+                    self.session.given_up.store(true, Ordering::Relaxed);
+                }
+                Err(SqlError::doing(&self.session.node, self.doing, &error))
+            }
+            Err(_) => {
+                self.session.given_up.store(true, Ordering::Relaxed);
+                self.session.cancel();
+                Err(self.too_late())
+            }
+        }
+    }
+
+    /// The only column of a row, a JSON value.
+    pub(super) fn json<T: DeserializeOwned>(&self, row: &Row) -> Result<T, SqlError> {
+        let value: serde_json::Value = row.try_get(0).map_err(|error| self.misunderstood(&error))?;
+        serde_json::from_value(value).map_err(|error| self.misunderstood(&error))
+    }
+
+    /// The deadline of the call, in seconds from its beginning.
+    pub(super) fn seconds(&self) -> u64 {
+        self.seconds
+    }
+
+    pub(super) fn misunderstood(&self, error: &dyn std::error::Error) -> SqlError {
+        SqlError::Misunderstood { node: self.session.node.clone(), doing: self.doing, why: chain(error) }
+    }
+
+    fn too_late(&self) -> SqlError {
+        SqlError::DeadlineExceeded {
+            node: self.session.node.clone(),
+            doing: self.doing,
+            seconds: self.seconds,
+        }
+    }
+}
+
+/// Moves bytes until the connection ends. Keeps what the server says beside its answers; logs none of it.
+async fn drive<S, T>(node: String, mut connection: Connection<S, T>, notices: Arc<Mutex<VecDeque<String>>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(message) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            Ok(AsyncMessage::Notice(notice)) => {
+                let mut notices = notices.lock().unwrap_or_else(PoisonError::into_inner);
+                if notices.len() == NOTICES {
+                    notices.pop_front();
+                }
+                notices.push_back(notice.message().to_owned());
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(node, error = chain(&error), "connection lost");
+                return;
+            }
+        }
+    }
+}

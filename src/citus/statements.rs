@@ -1,0 +1,253 @@
+//! Splits SQL into its statements, as psql does, so that a failing one can be named and one that would end the
+//! transaction refused before anything runs. Pure text.
+
+/// A statement of a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Statement<'a> {
+    /// The text from its first word to before its semicolon.
+    pub text: &'a str,
+    /// The line of its first word, from 1.
+    pub line: usize,
+}
+
+impl Statement<'_> {
+    /// Its first line, for messages.
+    pub(super) fn first_line(&self) -> &str {
+        self.text.lines().next().unwrap_or_default().trim_end()
+    }
+    /// The line of the script that a character of the statement is on, from 1.
+    pub(super) fn line_of(&self, position: usize) -> usize {
+        self.line + self.text.chars().take(position).filter(|letter| *letter == '\n').count()
+    }
+    /// It begins or ends a transaction.
+    pub(super) fn controls_transaction(&self) -> bool {
+        let mut words =
+            self.text.split(|letter: char| !letter.is_ascii_alphabetic()).map(str::to_ascii_uppercase);
+        match words.next().as_deref() {
+            Some("BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE") => {
+                true
+            }
+            Some("PREPARE") => words.next().as_deref() == Some("TRANSACTION"),
+            _ => false,
+        }
+    }
+}
+
+/// The statements of a script, without comments before them; empty ones are left out.
+pub(super) fn split(sql: &str) -> Vec<Statement<'_>> {
+    let mut scanner =
+        Scanner { sql, at: 0, start: None, parentheses: 0, words: 0, routine: false, blocks: 0 };
+    let mut found = Vec::new();
+    while let Some(statement) = scanner.next_statement() {
+        found.push(statement);
+    }
+    found
+}
+
+struct Scanner<'a> {
+    sql: &'a str,
+    at: usize,
+    /// Where the statement's first word begins.
+    start: Option<usize>,
+    parentheses: usize,
+    /// Words of the statement so far.
+    words: usize,
+    /// It is CREATE FUNCTION or PROCEDURE: the only statements whose body may have semicolons of its own.
+    routine: bool,
+    /// Open BEGIN and CASE of such a body.
+    blocks: usize,
+}
+
+impl<'a> Scanner<'a> {
+    fn rest(&self) -> &'a str {
+        &self.sql[self.at..]
+    }
+
+    fn next_statement(&mut self) -> Option<Statement<'a>> {
+        (self.start, self.parentheses, self.words, self.routine, self.blocks) = (None, 0, 0, false, 0);
+        loop {
+            let rest = self.rest();
+            let Some(letter) = rest.chars().next() else { return self.statement_up_to(self.at) };
+            if rest.starts_with("--") {
+                self.at += rest.find('\n').unwrap_or(rest.len());
+                continue;
+            }
+            if rest.starts_with("/*") {
+                self.at += comment(rest);
+                continue;
+            }
+            if letter == ';' && self.parentheses == 0 && self.blocks == 0 {
+                let end = self.at;
+                self.at += 1;
+                if let Some(statement) = self.statement_up_to(end) {
+                    return Some(statement);
+                }
+                continue;
+            }
+            if !letter.is_whitespace() {
+                self.start.get_or_insert(self.at);
+            }
+            self.step(letter, rest);
+        }
+    }
+
+    /// Passes over one token that is neither a comment nor the end of a statement.
+    fn step(&mut self, letter: char, rest: &'a str) {
+        match letter {
+            '\'' => self.at += quoted(rest, '\'', false),
+            '"' => self.at += quoted(rest, '"', false),
+            '$' => self.at += dollar_quoted(rest),
+            '(' => {
+                self.parentheses += 1;
+                self.at += 1;
+            }
+            ')' => {
+                self.parentheses = self.parentheses.saturating_sub(1);
+                self.at += 1;
+            }
+            _ if letter.is_alphabetic() || letter == '_' => {
+                let length =
+                    rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(rest.len());
+                let word = &rest[..length];
+                self.at += length;
+                // E'...' has backslash escapes; no other string has.
+                if word.eq_ignore_ascii_case("e") && self.rest().starts_with('\'') {
+                    self.at += quoted(self.rest(), '\'', true);
+                } else {
+                    self.word(word);
+                }
+            }
+            _ => self.at += letter.len_utf8(),
+        }
+    }
+
+    /// Follows the body of a routine (`BEGIN ATOMIC ... END`), whose statements end in semicolons, too.
+    fn word(&mut self, word: &str) {
+        let is = |other: &str| word.eq_ignore_ascii_case(other);
+        self.words += 1;
+        match self.words {
+            1 => self.routine = is("create"),
+            2..=4 if is("function") || is("procedure") => self.words = 5,
+            2..=3 => self.routine &= is("or") || is("replace"),
+            4 => self.routine = false,
+            _ if !self.routine || self.parentheses > 0 => {}
+            _ if is("begin") => self.blocks += 1,
+            _ if is("case") && self.blocks > 0 => self.blocks += 1,
+            _ if is("end") => self.blocks = self.blocks.saturating_sub(1),
+            _ => {}
+        }
+    }
+
+    fn statement_up_to(&mut self, end: usize) -> Option<Statement<'a>> {
+        let start = self.start.take()?;
+        let line = 1 + self.sql[..start].matches('\n').count();
+        Some(Statement { text: self.sql[start..end].trim_end(), line })
+    }
+}
+
+/// Length of a comment, which may hold others.
+fn comment(text: &str) -> usize {
+    let (mut depth, mut at) = (0_usize, 0);
+    loop {
+        let rest = &text[at..];
+        if rest.starts_with("/*") {
+            (depth, at) = (depth + 1, at + 2);
+        } else if rest.starts_with("*/") {
+            (depth, at) = (depth - 1, at + 2);
+            if depth == 0 {
+                return at;
+            }
+        } else if let Some(letter) = rest.chars().next() {
+            at += letter.len_utf8();
+        } else {
+            return at;
+        }
+    }
+}
+
+/// Length of a quoted text; a doubled quote is part of it.
+fn quoted(text: &str, quote: char, escapes: bool) -> usize {
+    let mut letters = text.char_indices().skip(1).peekable();
+    while let Some((at, letter)) = letters.next() {
+        if letter == '\\' && escapes {
+            letters.next();
+        } else if letter == quote {
+            if letters.peek().is_some_and(|(_, next)| *next == quote) {
+                letters.next();
+            } else {
+                return at + quote.len_utf8();
+            }
+        }
+    }
+    text.len()
+}
+
+/// Length of `$tag$...$tag$`, or of the dollar alone when none begins here (`$1`).
+fn dollar_quoted(text: &str) -> usize {
+    let tag = text[1..].find('$').map(|end| &text[..end + 2]).filter(|tag| {
+        let name = &tag[1..tag.len() - 1];
+        name.chars().all(|c| c.is_alphanumeric() || c == '_')
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+    });
+    match tag {
+        Some(tag) => text[tag.len()..].find(tag).map_or(text.len(), |end| end + 2 * tag.len()),
+        None => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn texts(sql: &str) -> Vec<&str> {
+        split(sql).into_iter().map(|statement| statement.text).collect()
+    }
+
+    #[rstest]
+    #[case("", &[])]
+    #[case(" -- nothing; here\n /* nor; /* here; */ ; */ ;; ", &[])]
+    #[case("SELECT 1; SELECT 2", &["SELECT 1", "SELECT 2"])]
+    #[case("SELECT ';'; SELECT 'it''s;'; SELECT E'\\';'", &["SELECT ';'", "SELECT 'it''s;'", "SELECT E'\\';'"])]
+    #[case("SELECT 'a\\'; SELECT 2", &["SELECT 'a\\'", "SELECT 2"])]
+    #[case("SELECT \"a;\"\"b\"; SELECT 2", &["SELECT \"a;\"\"b\"", "SELECT 2"])]
+    #[case("DO $$ BEGIN; END $$; SELECT $1", &["DO $$ BEGIN; END $$", "SELECT $1"])]
+    #[case("DO $a$ $b$; $$; $a$; SELECT a$b$c; SELECT 3", &["DO $a$ $b$; $$; $a$", "SELECT a$b$c", "SELECT 3"])]
+    #[case("CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2); SELECT 3",
+        &["CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2)", "SELECT 3"])]
+    #[case("CREATE OR REPLACE FUNCTION f(a int) RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3",
+        &["CREATE OR REPLACE FUNCTION f(a int) RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END", "SELECT 3"])]
+    #[case("CREATE TABLE function_begin (begin int); SELECT 1", &["CREATE TABLE function_begin (begin int)", "SELECT 1"])]
+    #[case("SELECT 'öpen", &["SELECT 'öpen"])]
+    fn statements_end_where_psql_ends_them(#[case] sql: &str, #[case] expected: &[&str]) {
+        assert_eq!(texts(sql), expected);
+    }
+
+    #[test]
+    fn a_statement_knows_its_line() {
+        let found = split("-- first\nSELECT 1;\n\n/* a\nb */ SELECT\n  oops;");
+        assert_eq!(found.iter().map(|statement| statement.line).collect::<Vec<_>>(), [2, 5]);
+        assert_eq!(found[1].first_line(), "SELECT");
+        assert_eq!(found[1].line_of("SELECT\n  ".len()), 6);
+    }
+
+    #[rstest]
+    #[case("begin", true)]
+    #[case("COMMIT AND CHAIN", true)]
+    #[case("end;", true)]
+    #[case("prepare transaction 'x'", true)]
+    #[case("PREPARE p AS SELECT 1", false)]
+    #[case("SELECT 'COMMIT'", false)]
+    #[case("CREATE TABLE commits (a int)", false)]
+    fn what_ends_a_transaction_is_known(#[case] sql: &str, #[case] expected: bool) {
+        assert_eq!(split(sql)[0].controls_transaction(), expected);
+    }
+
+    #[test]
+    fn the_built_in_schema_is_a_few_statements() {
+        let statements = split(super::super::BUILT_IN_SCHEMA);
+        assert!(statements.len() >= 4, "{statements:?}");
+        assert!(statements.iter().all(|statement| !statement.controls_transaction()));
+    }
+}
