@@ -3,7 +3,10 @@
 
 mod world;
 
-use dialog_operator::api::Node;
+use dialog_operator::{
+    api::Node,
+    plan::{Hold, Plan},
+};
 use proptest::prelude::*;
 use serde_json::json;
 use world::World;
@@ -14,15 +17,26 @@ fn settle(world: &mut World) -> u32 {
     for passed in 0..3_000 {
         let plan = world.reconcile(None);
         let busy = world.job.as_ref().is_some_and(|model| model.job.is_open());
-        quiet = if plan.steps.is_empty() && !busy { quiet + 1 } else { 0 };
-        // Longer than any wait of the planner that a model can see the end of.
-        if quiet > 130 {
+        quiet = if plan.steps.is_empty() && !busy && world.silent.is_empty() { quiet + 1 } else { 0 };
+        if let Some(seconds) = pause(&plan) {
+            // Nothing else happens meanwhile.
+            world.now += jiff::SignedDuration::from_secs(seconds);
+            quiet = 0;
+        }
+        // Longer than any other wait of the planner.
+        if quiet > 25 {
             return passed;
         }
         world.tick();
     }
     let plan = world.reconcile(None);
     panic!("never at rest: {:?} {:?} {:?}\n{}", plan.steps, plan.holds, plan.problems, world.log.join("\n"));
+}
+
+fn pause(plan: &Plan) -> Option<i64> {
+    plan.holds
+        .iter()
+        .find_map(|hold| if let Hold::RebalancePause { seconds, .. } = hold { Some(*seconds) } else { None })
 }
 
 fn condition(world: &World, kind: &str) -> String {

@@ -38,6 +38,9 @@ fi
 wait_for 60 "the node to be ready" kubectl wait --for=condition=Ready "node/$NODE" --timeout=0
 wait_for 30 "DNS" bash -c 'exec 3<>/dev/tcp/127.0.0.1/8181; printf "GET /ready HTTP/1.0\r\n\r\n" >&3; grep -m1 " 200 " <&3'
 wait_for 30 "the host to reach Services" bash -c "exec 3<>/dev/tcp/$API_IP/443"
+for component in "${COMPONENTS[@]}"; do
+  is_running "$component" || die "$component has ended; its last words: $(tail -n 3 "$LOGS/$component.log")"
+done
 
 say "Kubernetes is up; a shell to work in:"
 printf 'export KUBECONFIG=%s PATH=%s:$PATH\n' "$STATE/kubeconfig" "$STATE/bin"

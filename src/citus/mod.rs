@@ -23,7 +23,7 @@ mod task;
 pub use catalog::{CatalogQuestion, observe_citus};
 pub use connect::{ClientTls, Target, Tls, TlsError};
 pub use error::{Refusal, SqlError, Words};
-pub use node::{NodeQuestion, check_connection, observe_node, observe_settings};
+pub use node::{NodeQuestion, check_connection, observe_node};
 pub use schema::{APPLIED_HASH, BUILT_IN_SCHEMA, Schema, apply as apply_schema};
 pub use session::Session;
 pub use sessions::{SessionKey, Sessions};

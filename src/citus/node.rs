@@ -8,7 +8,7 @@ use super::{
     error::{Refusal, SqlError},
     session::{Call, Parameter, READ, Session},
 };
-use crate::observe::snapshot::{Disk, Postgres, SettingDefinition};
+use crate::observe::snapshot::{Disk, Postgres};
 
 /// What is to be seen of a node.
 #[derive(Clone, Copy, Debug)]
@@ -130,18 +130,6 @@ async fn look_at_member(
     // The catalog is read as of the statement's beginning and the tables as of now: a shard that has just left looks
     // missing. A second look tells it from one that is.
     call.json(&call.wait(client.query_typed_one(MEMBER, &[])).await?)
-}
-
-/// pg_settings, as far as a value can be checked against it, by name in lower case.
-///
-/// # Errors
-/// Any [`SqlError`].
-pub async fn observe_settings(session: &Session) -> Result<BTreeMap<String, SettingDefinition>, SqlError> {
-    const SETTINGS: &str =
-        "SELECT json_object_agg(lower(name), json_build_object('vartype', vartype, 'unit', unit,
-        'min_val', min_val, 'max_val', max_val, 'enumvals', enumvals, 'context', context)) FROM pg_settings";
-    let (client, call) = session.call("the list of its settings", READ).await?;
-    call.json(&call.wait(client.query_typed_one(SETTINGS, &[])).await?)
 }
 
 /// Whether a node can connect to another one the way Citus would (`citus_check_connection_to_node`).

@@ -75,10 +75,10 @@ fn starts_fit(view: View, wanted: &Wanted, plan: &Plan, position: usize) -> Resu
 }
 
 fn restarts_alone(view: View, node: Node, cause: RestartCause) -> Result<(), Broken> {
-    if view.move_runs() && view.registration(node).is_some() {
+    let member = view.may_be_member(node);
+    if member && view.move_runs() {
         return Err(broken(2, "no node restarts while a move runs", format!("{node} ({cause})")));
     }
-    let member = node == Node::Coordinator || view.registration(node).is_some();
     match view.unwell().into_iter().find(|(other, _)| member && *other != node) {
         Some((other, why)) => Err(broken(
             6,

@@ -17,7 +17,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         return;
     }
     // A node that is not a member yet holds no data and serves nobody: its restart hurts nobody.
-    if is_member(view, node)
+    if view.may_be_member(node)
         && (waits_for_moves(view, node, cause, plan) || waits_for_others(view, node, plan))
     {
         return;
@@ -94,11 +94,6 @@ fn server_cause(
     }
     let loaded = postgres.config_hash.as_ref() == Some(&hash);
     (loaded && boots_anew && !postgres.pending_restart.is_empty()).then_some(RestartCause::Parameters)
-}
-
-/// A member is in pg_dist_node, or is the coordinator.
-fn is_member(view: View, node: Node) -> bool {
-    node == Node::Coordinator || view.registration(node).is_some()
 }
 
 /// Nothing restarts while a move runs. A job whose tasks only fail and wait is stopped, so that its cause can be healed.

@@ -121,6 +121,14 @@ impl<'a> View<'a> {
             .filter(|(node, _)| node.is_worker())
             .collect()
     }
+    /// The node may be a member: it was born, and nothing says that it is not registered. A catalog that cannot be read
+    /// says nothing.
+    #[must_use]
+    pub fn may_be_member(&self, node: Node) -> bool {
+        let registered =
+            node == Node::Coordinator || self.citus().is_none() || self.registration(node).is_some();
+        self.identity(node).is_some() && registered
+    }
     /// The node that a row of pg_dist_node is about; `None` for one that the spec cannot know.
     #[must_use]
     pub fn node_of(&self, row: &DistNode) -> Option<Node> {

@@ -6,7 +6,6 @@ mod configuration;
 mod differs;
 mod inspection_pod;
 mod meta;
-mod permission;
 mod pod;
 mod pod_disruption_budget;
 mod service;
@@ -24,7 +23,6 @@ pub use config_map::{Initialise, VOLUME_EMPTY, config_map, may_initialise, param
 pub use configuration::{boot_hash, config_hash, settings, settings_with};
 pub use differs::differs;
 pub use inspection_pod::{inspection_pod, inspection_pod_name};
-pub use permission::{VOLUME_EMPTY, may_initialise};
 pub use pod::user_template_hash;
 pub use pod_disruption_budget::{Moving, pod_disruption_budget};
 pub use service::{application_service, node_service, nodes_service};

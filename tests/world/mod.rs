@@ -494,7 +494,7 @@ impl World {
             key.strip_prefix("ConfigMap/").and_then(|name| Node::from_object_name(name, "dialogs"))
             && let Some(pod) = self.pods.get_mut(&node)
         {
-            pod.file_in = 60;
+            pod.file_in = 10;
         }
     }
 
@@ -676,7 +676,9 @@ impl World {
             }
             return;
         }
-        pod.starts_in = pod.starts_in.saturating_sub(1);
+        // The kubelet starts a container that ended again, with the ConfigMap of then.
+        pod.starts_in =
+            if pod.refused.is_some() && pod.starts_in == 0 { 5 } else { pod.starts_in.saturating_sub(1) };
         if pod.starts_in > 0 {
             return;
         }
@@ -687,6 +689,7 @@ impl World {
             }
             self.volumes.insert(pod.claim.clone(), Data { system_identifier: fresh, ..Data::default() });
         }
+        pod.refused = None;
         let data = self.volumes.get_mut(&pod.claim).unwrap();
         let bad = config.parameters.get("max_connections").is_some_and(|value| value == "1000000");
         let boots = match (&data.last_good, bad) {

@@ -1,10 +1,16 @@
 # The daemons, in the order they start. Sourced, never run.
 # shellcheck shell=bash
 
+# write FILE: from standard input, only when it changes: kube-proxy ends when its file is touched.
+write() {
+  cat >"$1.new"
+  if cmp --quiet "$1.new" "$1"; then rm "$1.new"; else mv "$1.new" "$1"; fi
+}
+
 write_configuration() {
   mkdir -p "$STATE/config" "$LOGS"
-  cp "$HERE/config/audit-policy.yaml" "$STATE/config/"
-  cat >"$STATE/config/containerd.toml" <<EOF
+  write "$STATE/config/audit-policy.yaml" <"$HERE/config/audit-policy.yaml"
+  write "$STATE/config/containerd.toml" <<EOF
 version = 2
 root = "$STATE/containerd"
 state = "$RUN/containerd"
@@ -22,10 +28,10 @@ state = "$RUN/containerd"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
 EOF
-  printf 'nameserver %s\n' "$NODE_IP" >"$STATE/config/resolv.conf"
+  printf 'nameserver %s\n' "$NODE_IP" | write "$STATE/config/resolv.conf"
   # As kubeadm's, but for the cache, which many clusters have for the cluster's own names too:
   # a name looked up before it exists stays unknown for up to 30 s.
-  cat >"$STATE/config/Corefile" <<EOF
+  write "$STATE/config/Corefile" <<EOF
 .:53 {
   bind $NODE_IP
   errors
@@ -42,7 +48,7 @@ EOF
   }
 }
 EOF
-  cat >"$STATE/config/kubelet.yaml" <<EOF
+  write "$STATE/config/kubelet.yaml" <<EOF
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 address: $NODE_IP
@@ -66,7 +72,7 @@ maxPods: 250
 imageGCHighThresholdPercent: 100
 evictionHard: { memory.available: 50Mi, nodefs.available: 1%, nodefs.inodesFree: 1%, imagefs.available: 1%, imagefs.inodesFree: 1% }
 EOF
-  cat >"$STATE/config/kube-proxy.yaml" <<EOF
+  write "$STATE/config/kube-proxy.yaml" <<EOF
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: iptables

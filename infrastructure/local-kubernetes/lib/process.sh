@@ -8,11 +8,14 @@ is_running() { # NAME
   read -r pid start 2>/dev/null <"$RUN/$1.pid" && [[ -n $start && $(started_at "$pid") == "$start" ]]
 }
 
-# start NAME COMMAND...: starts a daemon unless it runs already with this very command.
+# start NAME COMMAND...: starts a daemon unless it runs already with this very command and configuration.
 start() {
-  local name=$1 command
+  local name=$1 command argument
   shift
-  command=$(printf '%q ' "$@")
+  command=$(
+    printf '%q ' "$@"
+    for argument in "$@"; do [[ ${argument#--*=} != "$STATE"/config/* ]] || cksum <"${argument#--*=}"; done
+  )
   if is_running "$name"; then
     [[ $(<"$RUN/$name.command") == "$command" ]] && return
     stop "$name"
