@@ -1,6 +1,4 @@
-//! Reads of one node: its PostgreSQL, its settings, its way to another node. Nothing is written here.
-
-use std::collections::BTreeMap;
+//! Reads of one node: its PostgreSQL, its way to another node. Nothing is written here.
 
 use tokio_postgres::{Client, Row, types::Type};
 
@@ -52,8 +50,8 @@ SELECT json_build_object(
   'configHash', nullif(current_setting('dialog.config_hash', true), ''),
   'fileConfigHash', (SELECT nullif(setting, '') FROM file WHERE name = 'dialog.config_hash'),
   'bootHash', nullif(current_setting('dialog.boot_hash', true), ''),
-  'rejected', CASE WHEN nullif(current_setting('dialog.rejected_config_hash', true), '') IS NOT NULL
-    THEN json_build_object('configHash', current_setting('dialog.rejected_config_hash', true),
+  'rejected', CASE WHEN nullif(current_setting('dialog.rejected_hash', true), '') IS NOT NULL
+    THEN json_build_object('configHash', current_setting('dialog.rejected_hash', true),
       'message', coalesce(current_setting('dialog.rejected_message', true), '')) END,
   'pendingRestart', (SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM s WHERE pending_restart),
   'settings', (SELECT coalesce(json_object_agg(name, value), '{}') FROM wanted WHERE value IS NOT NULL),
