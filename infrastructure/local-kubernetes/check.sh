@@ -73,7 +73,8 @@ inside() { in_namespace exec check-0 -- "$@"; }
 ok "exec, and CREATE EXTENSION citus"
 in_namespace logs check-0 | grep -q "database system is ready" || die "no logs"
 ok "logs"
-wait_for 40 "DNS of a headless Service" inside pg_isready -h "check-0.nodes.$namespace.svc.$DOMAIN"
+# Not the pod's own name: that one is in its /etc/hosts.
+wait_for 40 "DNS of a headless Service" inside pg_isready -h "nodes.$namespace.svc.$DOMAIN"
 ok "DNS of a headless Service inside a pod"
 pod_ip=$(in_namespace get pod check-0 -o 'jsonpath={.status.podIP}')
 service_ip=$(in_namespace get service one -o 'jsonpath={.spec.clusterIP}')

@@ -1,12 +1,6 @@
 # The daemons, in the order they start. Sourced, never run.
 # shellcheck shell=bash
 
-# write FILE: from standard input, only when it changes: kube-proxy ends when its file is touched.
-write() {
-  cat >"$1.new"
-  if cmp --quiet "$1.new" "$1"; then rm "$1.new"; else mv "$1.new" "$1"; fi
-}
-
 write_configuration() {
   mkdir -p "$STATE/config" "$LOGS"
   write "$STATE/config/audit-policy.yaml" <"$HERE/config/audit-policy.yaml"
@@ -32,7 +26,7 @@ EOF
   # As kubeadm's, but for the cache, which many clusters have for the cluster's own names too:
   # a name looked up before it exists stays unknown for up to 30 s.
   write "$STATE/config/Corefile" <<EOF
-.:53 {
+$DOMAIN in-addr.arpa ip6.arpa {
   bind $NODE_IP
   errors
   ready 127.0.0.1:8181
@@ -42,8 +36,11 @@ EOF
     ttl 30
   }
   cache 30
-  # Nothing outside the cluster exists.
-  template ANY ANY . {
+}
+# Nothing outside the cluster exists.
+. {
+  bind $NODE_IP
+  template ANY ANY {
     rcode NXDOMAIN
   }
 }

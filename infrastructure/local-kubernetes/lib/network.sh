@@ -16,7 +16,7 @@ make_network() {
   sysctl -q -w net.bridge.bridge-nf-call-iptables=1 2>/dev/null || true
 
   mkdir -p "$STATE/cni"
-  cat >"$STATE/cni/10-bridge.conflist" <<EOF
+  write "$STATE/cni/10-bridge.conflist" <<EOF
 { "cniVersion": "0.4.0", "name": "local", "plugins": [
   { "type": "bridge", "bridge": "$BRIDGE", "isGateway": true, "hairpinMode": true,
     "ipam": { "type": "host-local", "dataDir": "$STATE/cni-addresses", "ranges": [[{ "subnet": "$POD_CIDR", "gateway": "$NODE_IP" }]], "routes": [{ "dst": "0.0.0.0/0" }] } },

@@ -32,6 +32,13 @@ wait_for() {
   done
 }
 
+# write FILE: from standard input, only when it changes: kube-proxy ends when its file is touched,
+# and containerd reads a network half written.
+write() {
+  cat >"$1.new"
+  if cmp --quiet "$1.new" "$1"; then rm "$1.new"; else mv "$1.new" "$1"; fi
+}
+
 need_root() { [[ $EUID == 0 ]] || die "must run as root: it makes bridges, namespaces and mounts"; }
 
 # One script at a time: two callers of up.sh must not race for the same ports.
