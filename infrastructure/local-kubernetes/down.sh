@@ -36,15 +36,24 @@ remove_cgroups() {
   done
 }
 
-for component in "${COMPONENTS[@]}"; do stop "$component"; done
+# The kubelet first, so that nobody starts again what is being ended; the rest need not wait for each other.
+stop kubelet
+for component in "${COMPONENTS[@]}"; do (stop "$component") & done
+wait
 wait_for 20 "the containers to end" end_containers
 wait_for 20 "the mounts to go" unmount_all
 wait_for 20 "the control groups to go" remove_cgroups
 remove_network
 say "deleting $STATE"
-rm -rf "$STATE" "$RUN"/containerd "$RUN"/*.sock* "$RUN"/*.command
+# By name: DIALOG_LOCAL_STATE may be a directory with other things in it.
+for name in bin cni cni-addresses config containerd etcd kubeconfig kubelet logs manifests pki volumes; do
+  rm -rf --one-file-system "${STATE:?}/${name:?}"
+done
+rmdir "$STATE" 2>/dev/null || true
+rm -rf "$RUN/containerd" "$CONTAINERD" "$CONTAINERD.ttrpc"
+find /var/log/containers -lname "$LOGS/*" -delete 2>/dev/null || true
 if [[ ${1:-} == --purge ]]; then
   say "deleting $CACHE/bin and $CACHE/layers"
-  rm -rf "$CACHE/bin" "$CACHE/layers"
+  rm -rf "${CACHE:?}/bin" "${CACHE:?}/layers"
 fi
 say "Kubernetes is down"

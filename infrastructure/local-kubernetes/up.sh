@@ -43,4 +43,5 @@ for component in "${COMPONENTS[@]}"; do
 done
 
 say "Kubernetes is up; a shell to work in:"
-printf 'export KUBECONFIG=%s PATH=%s:$PATH\n' "$STATE/kubeconfig" "$STATE/bin"
+# shellcheck disable=SC2016
+printf 'export KUBECONFIG=%s PATH=%s:"$PATH"\n' "$STATE/kubeconfig" "$STATE/bin"

@@ -89,16 +89,16 @@ start_containerd() {
 
 start_etcd() {
   start etcd "$BIN/etcd" --data-dir "$STATE/etcd" --unsafe-no-fsync --log-level warn \
-    --listen-client-urls $ETCD --advertise-client-urls $ETCD --listen-peer-urls http://127.0.0.1:23800
+    --listen-client-urls "$ETCD" --advertise-client-urls "$ETCD" --listen-peer-urls http://127.0.0.1:23800
 }
 
 start_apiserver() {
   start kube-apiserver "$BIN/kube-apiserver" \
-    --etcd-servers=$ETCD --bind-address="$NODE_IP" --advertise-address="$NODE_IP" --secure-port=6443 \
-    --service-cluster-ip-range=$SERVICE_CIDR --allow-privileged \
+    --etcd-servers="$ETCD" --bind-address="$NODE_IP" --advertise-address="$NODE_IP" --secure-port=6443 \
+    --service-cluster-ip-range="$SERVICE_CIDR" --allow-privileged \
     --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
     --client-ca-file="$PKI/ca.crt" --tls-cert-file="$PKI/apiserver.crt" --tls-private-key-file="$PKI/apiserver.key" \
-    --service-account-issuer=https://kubernetes.default.svc.$DOMAIN \
+    --service-account-issuer="https://kubernetes.default.svc.$DOMAIN" \
     --service-account-key-file="$PKI/service-account.pub" --service-account-signing-key-file="$PKI/service-account.key" \
     --kubelet-certificate-authority="$PKI/ca.crt" --kubelet-preferred-address-types=InternalIP \
     --kubelet-client-certificate="$PKI/apiserver-to-kubelet.crt" --kubelet-client-key="$PKI/apiserver-to-kubelet.key" \
@@ -119,10 +119,9 @@ start_controllers() {
 
 start_node() {
   start coredns "$BIN/coredns" -conf "$STATE/config/Corefile"
-  start kube-proxy "$BIN/kube-proxy" --config="$STATE/config/kube-proxy.yaml" --hostname-override=$NODE
+  start kube-proxy "$BIN/kube-proxy" --config="$STATE/config/kube-proxy.yaml" --hostname-override="$NODE"
   start kubelet "$BIN/kubelet" --config="$STATE/config/kubelet.yaml" --kubeconfig="$PKI/kubelet.kubeconfig" \
-    --root-dir="$STATE/kubelet" --hostname-override=$NODE --node-ip="$NODE_IP"
+    --root-dir="$STATE/kubelet" --hostname-override="$NODE" --node-ip="$NODE_IP"
 }
 
-# The order to stop in: nobody may start a pod again that is being removed.
 COMPONENTS=(kubelet kube-proxy coredns local-volumes kube-scheduler kube-controller-manager kube-apiserver etcd containerd)

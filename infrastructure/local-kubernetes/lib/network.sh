@@ -17,7 +17,7 @@ make_network() {
 
   mkdir -p "$STATE/cni"
   write "$STATE/cni/10-bridge.conflist" <<EOF
-{ "cniVersion": "0.4.0", "name": "local", "plugins": [
+{ "cniVersion": "0.4.0", "name": "dialog-local-kubernetes", "plugins": [
   { "type": "bridge", "bridge": "$BRIDGE", "isGateway": true, "hairpinMode": true,
     "ipam": { "type": "host-local", "dataDir": "$STATE/cni-addresses", "ranges": [[{ "subnet": "$POD_CIDR", "gateway": "$NODE_IP" }]], "routes": [{ "dst": "0.0.0.0/0" }] } },
   { "type": "portmap", "capabilities": { "portMappings": true } } ] }
@@ -34,4 +34,5 @@ remove_network() {
     $tool-save | grep -vE '(KUBE|CNI)-' | $tool-restore
   done
   ip link delete "$BRIDGE" 2>/dev/null || true
+  rm -f /var/lib/cni/results/dialog-local-kubernetes-*
 }

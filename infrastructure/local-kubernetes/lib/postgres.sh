@@ -18,13 +18,14 @@ base_layer() {
   for sources in /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list; do
     [[ ! -s $sources ]] || break
   done
-  # uid and gid as in the images people use, and no cluster made by the package.
+  # uid and gid as in the images people use, and no cluster made by the package; $1 is the new root.
+  # shellcheck disable=SC2016
   hook='echo postgres:x:999:999::/var/lib/postgresql:/bin/sh >>"$1/etc/passwd"; echo postgres:x:999: >>"$1/etc/group";
     mkdir -p "$1/etc/postgresql-common"; echo create_main_cluster = false >"$1/etc/postgresql-common/createcluster.conf"'
   options=(
     --variant=minbase
     # Beside PostgreSQL what Citus is linked to.
-    --include=postgresql-15,libcurl4,liblz4-1,libzstd1
+    --include='postgresql-15,libcurl4,liblz4-1,libzstd1'
     --essential-hook="$hook"
     --dpkgopt=force-confold
     # Half of the size is LLVM for the JIT, which no story needs; PostgreSQL runs without it.

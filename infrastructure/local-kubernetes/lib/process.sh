@@ -22,6 +22,7 @@ start() {
   fi
   say "starting $name"
   # The locks of this script must not live on in the daemon.
+  # shellcheck disable=SC2016
   setsid --fork bash -c 'echo "$$ $(awk "{sub(/.*\\) /, \"\"); print \$20}" /proc/$$/stat)" >"$0"; exec "$@"' \
     "$RUN/$name.pid" "$@" >>"$LOGS/$name.log" 2>&1 </dev/null 8>&- 9>&-
   printf '%s' "$command" >"$RUN/$name.command"
