@@ -1,0 +1,326 @@
+//! A node without Kubernetes, for tests: the directories that its pod would have, filled with what the operator really
+//! renders, and the real start script over this machine's PostgreSQL. No assertion lives here.
+
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::TcpListener,
+    os::unix::{fs::MetadataExt, process::CommandExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output},
+    time::{Duration, Instant},
+};
+
+use dialog_operator::{
+    act::pki,
+    api::{ClusterId, Desired, DialogCluster, DialogClusterSpec, Node, names::SecretKind},
+    observe::snapshot::OperatorFacts,
+    resources::{self, Initialise, Inputs, Rendered},
+};
+use tempfile::TempDir;
+
+pub type Parameters = BTreeMap<String, String>;
+
+pub fn parameters<const N: usize>(pairs: [(&str, &str); N]) -> Parameters {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+pub fn desired() -> Desired {
+    let mut cluster = DialogCluster::new("talk", DialogClusterSpec::default());
+    cluster.metadata.namespace = Some("shop".to_owned());
+    cluster.metadata.uid = Some("8f6d2c1e".to_owned());
+    Desired::try_from(&cluster).unwrap()
+}
+
+pub fn operator() -> OperatorFacts {
+    OperatorFacts { default_image: "postgres".to_owned(), cluster_domain: "cluster.local".to_owned() }
+}
+
+/// The Secrets of a cluster, as the operator makes them.
+pub struct Secrets {
+    pub cluster: ClusterId,
+    authorities: pki::Authorities,
+}
+
+impl Secrets {
+    pub fn new() -> Self {
+        let desired = desired();
+        let data = pki::new_authorities(&Self::request(&desired)).unwrap().into_data();
+        Self {
+            authorities: pki::Authorities::read(&desired.cluster, &data).unwrap(),
+            cluster: desired.cluster,
+        }
+    }
+    fn request(desired: &Desired) -> pki::Request<'_> {
+        pki::Request {
+            cluster: &desired.cluster,
+            cluster_domain: "cluster.local",
+            database: &desired.database,
+            now: jiff::Timestamp::now(),
+        }
+    }
+    pub fn contents(&self, kind: SecretKind) -> pki::Contents {
+        pki::contents(kind, &Self::request(&desired()), &self.authorities).unwrap().unwrap()
+    }
+    /// Writes a Secret as the kubelet would mount it.
+    pub fn write(&self, kind: SecretKind, directory: &Path) {
+        fs::create_dir_all(directory).unwrap();
+        for (key, value) in self.contents(kind).into_data() {
+            let file = directory.join(key);
+            fs::write(&file, value.0).unwrap();
+            set_mode(&file, 0o600);
+        }
+    }
+}
+
+fn set_mode(file: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// The directory of the server's programs.
+pub fn binaries() -> PathBuf {
+    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .expect("no PostgreSQL in /usr/lib/postgresql on this machine")
+        .map(|entry| entry.unwrap().path().join("bin"))
+        .filter(|directory| directory.join("postgres").exists())
+        .collect();
+    found.sort();
+    found.pop().expect("no postgres in /usr/lib/postgresql/*/bin on this machine")
+}
+
+/// Whether this machine's PostgreSQL has the real Citus.
+pub fn has_citus() -> bool {
+    let library = binaries().parent().unwrap().join("lib/citus.so");
+    fs::metadata(library).is_ok_and(|file| file.len() > 1_000_000)
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// A command as the user that runs servers: PostgreSQL refuses root.
+pub fn as_server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program.as_ref());
+    command
+}
+
+/// A node: what its pod would have mounted, and its start script when it runs.
+pub struct TestNode {
+    pub node: Node,
+    pub port: u16,
+    pub directory: TempDir,
+    /// The shell that runs the script.
+    pub shell: Vec<&'static str>,
+    /// shared_preload_libraries.
+    pub libraries: &'static str,
+    running: Option<Child>,
+}
+
+impl TestNode {
+    pub fn new(node: Node, secrets: &Secrets) -> Self {
+        let directory = TempDir::new().unwrap();
+        for name in ["volume", "config", "run", "scratch"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        secrets.write(SecretKind::Server, &directory.path().join("server"));
+        secrets.write(SecretKind::Node, &directory.path().join("node"));
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let node = Self {
+            node,
+            port,
+            directory,
+            shell: vec!["sh"],
+            libraries: if has_citus() { "citus" } else { "" },
+            running: None,
+        };
+        node.give_to_server_user();
+        node
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn give_to_server_user(&self) {
+        if is_root() {
+            let status =
+                Command::new("chown").args(["-R", "postgres:"]).arg(self.directory.path()).status().unwrap();
+            assert!(status.success());
+        }
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    /// What the operator renders for this node, put where the kubelet would put it. Returns `dialog.config_hash`.
+    pub fn configure(&self, parameters: &Parameters, initialise: Initialise) -> String {
+        let (desired, operator) = (desired(), operator());
+        let inputs = Inputs { desired: &desired, operator: &operator, image: "postgres" };
+        let map: Rendered = resources::config_map(&inputs, self.node, parameters, initialise);
+        let config = self.path("config");
+        fs::remove_dir_all(&config).unwrap();
+        fs::create_dir(&config).unwrap();
+        for (key, value) in map.json["data"].as_object().unwrap() {
+            let value = value.as_str().unwrap();
+            let here = value.replace("/etc/dialog/node", self.path("node").to_str().unwrap());
+            fs::write(config.join(key), here).unwrap();
+        }
+        self.give_to_server_user();
+        resources::config_hash(&inputs, self.node, parameters)
+    }
+
+    pub fn start(&mut self) {
+        let mut command = as_server_user(self.shell[0]);
+        command
+            .args(&self.shell[1..])
+            .arg(self.path("config/start.sh"))
+            .env("DIALOG_VOLUME", self.path("volume"))
+            .env("DIALOG_CONFIG", self.path("config"))
+            .env("DIALOG_SERVER_TLS", self.path("server"))
+            .env("DIALOG_RUN", self.path("run"))
+            .env("DIALOG_SCRATCH", self.path("scratch"))
+            .env("DIALOG_TERMINATION_LOG", self.path("termination-log"))
+            .env("DIALOG_PORT", self.port.to_string())
+            .env("DIALOG_ADDRESSES", "localhost")
+            .env("DIALOG_LIBRARIES", self.libraries)
+            .env("PGDATA", "/nonexistent")
+            .current_dir("/")
+            .process_group(0)
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(fs::File::create(self.path("log")).unwrap());
+        self.running = Some(command.spawn().unwrap());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("the start script does not run").id()
+    }
+
+    /// Sends a signal to the start script alone, as the kubelet does.
+    pub fn signal(&self, signal: &str) {
+        kill(signal, &self.pid().to_string());
+    }
+
+    /// Kills the script and all it started at once, as a power cut does.
+    pub fn power_cut(&mut self) {
+        kill("-KILL", &format!("-{}", self.pid()));
+        self.wait_for_end();
+        // Orphans of a killed server see its end by themselves.
+        self.until("all processes of the server are gone", |node| {
+            let data = node.path("volume/pgdata");
+            !fs::read_dir("/proc").unwrap().any(|entry| {
+                let entry = entry.unwrap().path();
+                fs::read_link(entry.join("cwd")).is_ok_and(|cwd| cwd == data)
+            })
+        });
+    }
+
+    pub fn postmaster(&self) -> String {
+        self.read("volume/pgdata/postmaster.pid").lines().next().unwrap_or_default().to_owned()
+    }
+
+    /// Waits for a condition, with a deadline; prints what was seen when it does not come.
+    pub fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !condition(self) {
+            let ended = self.running.as_mut().and_then(|child| child.try_wait().unwrap());
+            assert!(
+                Instant::now() < deadline,
+                "waited 60 s until {what}; script: {ended:?}; termination log: {}; log:\n{}",
+                self.read("termination-log"),
+                self.read("log"),
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn until_ready(&mut self) {
+        self.until("the server is ready", |node| node.path("run/ready").exists());
+    }
+
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let child = self.running.as_mut().expect("the start script does not run");
+            if let Some(status) = child.try_wait().unwrap() {
+                self.running = None;
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the start script still runs after 60 s; log:\n{}",
+                self.read("log")
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal("-TERM");
+        self.wait_for_end()
+    }
+
+    /// The answer to a query over the socket, as the superuser.
+    pub fn ask(&self, sql: &str) -> String {
+        self.ask_in("postgres", sql)
+    }
+
+    pub fn ask_in(&self, database: &str, sql: &str) -> String {
+        let output = as_server_user(binaries().join("psql"))
+            .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql])
+            .arg("-h")
+            .arg(self.path("run"))
+            .args(["-p", &self.port.to_string()])
+            .current_dir("/")
+            .output()
+            .unwrap();
+        text(&output)
+    }
+
+    /// The answer to a query over TCP with a connection string, or what refused it.
+    pub fn log_in(&self, conninfo: &str, password: &str) -> String {
+        let output = as_server_user(binaries().join("psql"))
+            .args(["-XAtqw", "-c", "select current_user"])
+            .arg(format!("port={} {conninfo}", self.port))
+            .env("PGPASSWORD", password)
+            .current_dir("/")
+            .output()
+            .unwrap();
+        text(&output)
+    }
+}
+
+fn text(output: &Output) -> String {
+    let all = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8_lossy(&all).trim().to_owned()
+}
+
+pub fn kill(signal: &str, target: &str) {
+    let status = Command::new("kill").args([signal, "--", target]).status().unwrap();
+    assert!(status.success(), "kill {signal} {target}");
+}
+
+/// What a shell would say: the exit status, or 128 and the signal.
+pub fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.running
+            && child.try_wait().is_ok_and(|ended| ended.is_none())
+        {
+            let group = format!("-{}", child.id());
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+            let _ = child.wait();
+        }
+    }
+}

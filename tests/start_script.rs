@@ -1,0 +1,317 @@
+//! The start script, run for real over this machine's PostgreSQL, with the configuration that the operator renders.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod server;
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use dialog_operator::{
+    api::Node,
+    resources::{Initialise, VOLUME_EMPTY},
+};
+use rstest::rstest;
+use server::{Parameters, Secrets, TestNode, as_server_user, code, kill, parameters};
+
+fn node() -> TestNode {
+    TestNode::new(Node::Worker(0), &Secrets::new())
+}
+
+fn born(parameters: &Parameters) -> TestNode {
+    let mut node = node();
+    node.configure(parameters, Initialise::Allowed);
+    node.start();
+    node.until_ready();
+    node
+}
+
+/// Every file below a directory, by name.
+fn tree(node: &TestNode, below: &str) -> Vec<String> {
+    let output = as_server_user("find").arg(node.path(below)).output().unwrap();
+    let mut names: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+#[rstest]
+#[case::sh(&["sh"])]
+#[case::busybox(&["busybox", "sh"])]
+fn a_node_is_born_stops_fast_and_comes_back(#[case] shell: &[&'static str]) {
+    if std::process::Command::new(shell[0]).arg("true").output().is_err() {
+        eprintln!("no {} here", shell[0]);
+        return;
+    }
+    let mut node = node();
+    node.shell = shell.to_vec();
+    let hash = node.configure(&parameters([("work_mem", "7MB")]), Initialise::Allowed);
+    node.start();
+    node.until_ready();
+    let facts = "select current_setting('data_checksums'), current_setting('wal_level'), current_setting('work_mem'), \
+                 current_setting('dialog.config_hash'), current_setting('dialog.boot_hash'), \
+                 pg_encoding_to_char(encoding), current_setting('archive_mode'), current_setting('shared_buffers') \
+                 from pg_database where datname = 'template1'";
+    let boot_hash = node.read("config/boot-hash");
+    assert_eq!(node.ask(facts), format!("on|logical|7MB|{hash}|{boot_hash}|UTF8|on|128MB"));
+    assert_eq!(node.ask("select setting from pg_file_settings where name = 'dialog.config_hash'"), hash);
+    let identity = node.ask("select system_identifier from pg_control_system()");
+
+    let asked = Instant::now();
+    assert_eq!(code(node.stop()), 0, "{}", node.read("log"));
+    assert!(asked.elapsed() < Duration::from_secs(3), "the shutdown took {:?}", asked.elapsed());
+    assert!(node.read("log").contains("database system is shut down"), "{}", node.read("log"));
+    assert!(!node.path("run/ready").exists());
+    assert_eq!(node.read("termination-log"), "");
+
+    node.configure(&Parameters::new(), Initialise::Forbidden);
+    node.start();
+    node.until_ready();
+    assert_eq!(node.ask("select system_identifier from pg_control_system()"), identity);
+}
+
+#[test]
+fn a_changed_configuration_is_loaded_without_a_restart() {
+    let mut node = born(&Parameters::new());
+    let hash = node.configure(&parameters([("work_mem", "9MB")]), Initialise::Forbidden);
+    let brought =
+        "select setting = '{}' and error is null from pg_file_settings where name = 'dialog.config_hash'";
+    assert_eq!(node.ask(&brought.replace("{}", &hash)), "t");
+    node.ask("select pg_reload_conf()");
+    node.until("it is loaded", |node| node.ask("select current_setting('dialog.config_hash')") == hash);
+    assert_eq!(node.ask("show work_mem"), "9MB");
+}
+
+#[test]
+fn an_open_session_does_not_hold_the_shutdown_up() {
+    let mut node = born(&Parameters::new());
+    let mut session = as_server_user(server::binaries().join("psql"))
+        .args(["-X", "-U", "postgres", "-c", "select pg_sleep(600)", "-h"])
+        .arg(node.path("run"))
+        .args(["-p", &node.port.to_string()])
+        .current_dir("/")
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    node.until("the session sleeps", |node| {
+        node.ask("select count(*) from pg_stat_activity where query like '%pg_sleep(600)%' and state = 'active' and pid <> pg_backend_pid()") == "1"
+    });
+    let asked = Instant::now();
+    assert_eq!(code(node.stop()), 0);
+    assert!(asked.elapsed() < Duration::from_secs(3), "the shutdown took {:?}", asked.elapsed());
+    session.wait().unwrap();
+}
+
+#[test]
+fn a_signal_before_the_server_is_ready_is_not_lost() {
+    let mut node = born(&Parameters::new());
+    node.stop();
+    // At any moment of a start: the script ends, with the server.
+    for milliseconds in [0, 5, 20, 50, 100, 150, 200, 300] {
+        node.start();
+        node.until("the script runs", |node| {
+            fs::read_to_string(format!("/proc/{}/cmdline", node.pid()))
+                .is_ok_and(|line| line.contains("start.sh"))
+        });
+        // The moment itself is what differs, not something waited for.
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        let asked = Instant::now();
+        node.stop();
+        assert!(asked.elapsed() < Duration::from_secs(5), "after {milliseconds} ms: {:?}", asked.elapsed());
+        assert!(
+            !node.path("volume/pgdata/postmaster.pid").exists(),
+            "after {milliseconds} ms a server is left"
+        );
+    }
+}
+
+#[test]
+fn an_empty_volume_is_initialised_only_with_permission() {
+    let mut node = node();
+    node.configure(&Parameters::new(), Initialise::Forbidden);
+    node.start();
+    assert_eq!(code(node.wait_for_end()), 1);
+    let said = node.read("termination-log");
+    assert!(said.contains(VOLUME_EMPTY) && said.contains("initialised before"), "{said}");
+    assert!(node.read("log").contains(VOLUME_EMPTY));
+    assert_eq!(tree(&node, "volume").len(), 1, "{:?}", tree(&node, "volume"));
+}
+
+#[rstest]
+#[case::forbidden(Initialise::Forbidden)]
+#[case::allowed(Initialise::Allowed)]
+fn a_directory_that_is_not_whole_is_left_alone(#[case] initialise: Initialise) {
+    let mut node = node();
+    fs::create_dir(node.path("volume/pgdata")).unwrap();
+    fs::write(node.path("volume/pgdata/PG_VERSION"), "15\n").unwrap();
+    node.configure(&Parameters::new(), initialise);
+    let before = tree(&node, "volume");
+    node.start();
+    assert_eq!(code(node.wait_for_end()), 1);
+    assert!(node.read("termination-log").contains("is not whole"), "{}", node.read("termination-log"));
+    assert_eq!(tree(&node, "volume"), before);
+}
+
+#[test]
+fn what_a_killed_initdb_left_is_removed_only_with_permission() {
+    let mut node = node();
+    node.configure(&Parameters::new(), Initialise::Allowed);
+    node.start();
+    node.until("initdb is at work", |node| node.path("volume/pgdata.new/PG_VERSION").exists());
+    node.power_cut();
+    assert!(!node.path("volume/pgdata").exists());
+
+    node.configure(&Parameters::new(), Initialise::Forbidden);
+    let before = tree(&node, "volume");
+    node.start();
+    assert_eq!(code(node.wait_for_end()), 1);
+    let said = node.read("termination-log");
+    assert!(said.contains(VOLUME_EMPTY) && said.contains("pgdata.new"), "{said}");
+    assert_eq!(tree(&node, "volume"), before);
+
+    node.configure(&Parameters::new(), Initialise::Allowed);
+    node.start();
+    node.until_ready();
+    assert!(!node.path("volume/pgdata.new").exists());
+    assert_eq!(node.ask("select 1"), "1");
+}
+
+#[rstest]
+#[case::no_number("work_mem", "banana", "banana")]
+#[case::only_a_start_shows_it("huge_pages", "on", "could not map anonymous shared memory")]
+#[case::a_quote_and_a_cyrillic_letter("work_mem", "it's ы", "invalid value for parameter")]
+fn a_configuration_that_does_not_start_is_left_for_the_last_good_one(
+    #[case] name: &str,
+    #[case] value: &str,
+    #[case] words: &str,
+) {
+    let mut node = born(&parameters([("work_mem", "7MB")]));
+    node.stop();
+    let rejected = node.configure(&parameters([(name, value)]), Initialise::Forbidden);
+    node.start();
+    node.until_ready();
+    assert_eq!(node.ask("show work_mem"), "7MB");
+    assert_eq!(node.ask("select current_setting('dialog.rejected_hash')"), rejected);
+    let message = node.ask("select current_setting('dialog.rejected_message')");
+    assert!(message.contains(words) && message.len() <= 500 && !message.contains('\n'), "{message}");
+    let told = node.read("termination-log");
+    assert!(told.contains(words) && told.contains(&rejected), "{told}");
+    node.stop();
+
+    // It is not good because the server ran meanwhile; a corrected one is taken.
+    node.start();
+    node.until_ready();
+    assert_eq!(node.ask("select current_setting('dialog.rejected_hash')"), rejected);
+    node.stop();
+    node.configure(&parameters([("work_mem", "9MB")]), Initialise::Forbidden);
+    node.start();
+    node.until_ready();
+    assert_eq!(node.ask("show work_mem"), "9MB");
+    assert_eq!(node.ask("select coalesce(current_setting('dialog.rejected_hash', true), '')"), "");
+}
+
+#[test]
+fn an_access_file_that_cannot_be_read_is_part_of_the_configuration() {
+    let mut node = born(&Parameters::new());
+    node.stop();
+    fs::write(node.path("config/pg_hba.conf"), "nonsense\n").unwrap();
+    node.start();
+    node.until_ready();
+    let message = node.ask("select current_setting('dialog.rejected_message')");
+    assert!(message.contains("nonsense"), "{message}");
+}
+
+#[test]
+fn a_first_configuration_that_does_not_start_ends_with_the_servers_words() {
+    let mut node = node();
+    node.configure(&parameters([("work_mem", "banana")]), Initialise::Allowed);
+    node.start();
+    assert_eq!(code(node.wait_for_end()), 1);
+    let said = node.read("termination-log");
+    assert!(said.contains(r#"LOG: invalid value for parameter "work_mem": "banana""#), "{said}");
+    // The volume was initialised all the same, and a corrected configuration starts it without permission.
+    node.configure(&Parameters::new(), Initialise::Forbidden);
+    node.start();
+    node.until_ready();
+}
+
+#[test]
+fn data_of_another_major_version_is_left_alone() {
+    let mut node = born(&Parameters::new());
+    node.stop();
+    node.configure(&Parameters::new(), Initialise::Forbidden);
+    fs::write(node.path("volume/pgdata/PG_VERSION"), "14\n").unwrap();
+    node.give_to_server_user();
+    let before = tree(&node, "volume");
+    node.start();
+    assert_eq!(code(node.wait_for_end()), 1);
+    let said = node.read("termination-log");
+    assert!(said.contains("PostgreSQL 14"), "{said}");
+    assert_eq!(tree(&node, "volume"), before);
+}
+
+#[test]
+fn alter_system_cannot_take_what_never_changes_away() {
+    let mut node = born(&Parameters::new());
+    assert_eq!(node.ask("alter system set wal_level = 'replica'"), "");
+    assert_eq!(node.ask("alter system set shared_preload_libraries = 'nonsense'"), "");
+    assert_eq!(node.ask("alter system set port = 1"), "");
+    node.stop();
+    node.start();
+    node.until_ready();
+    assert_eq!(node.ask("show wal_level"), "logical");
+}
+
+#[test]
+fn a_crash_of_a_server_that_was_ready_is_an_end() {
+    let mut node = born(&Parameters::new());
+    // An old reason in the termination log would be taken for the one of this end.
+    fs::write(node.path("termination-log"), "old").unwrap();
+    node.give_to_server_user();
+    kill("-KILL", &node.postmaster());
+    assert_eq!(code(node.wait_for_end()), 137);
+    assert_eq!(node.read("termination-log"), "");
+    assert!(!node.path("run/ready").exists());
+    // postmaster.pid is still there and says 'ready': it is not believed.
+    assert!(node.read("volume/pgdata/postmaster.pid").contains("ready"));
+    node.start();
+    node.until_ready();
+    assert_eq!(node.ask("select 1"), "1");
+}
+
+#[test]
+fn a_data_directory_that_the_kubelet_opened_to_the_group_still_starts() {
+    let mut node = born(&Parameters::new());
+    node.stop();
+    let status = as_server_user("chmod").arg("g+rwx").arg(node.path("volume/pgdata")).status().unwrap();
+    assert!(status.success());
+    node.start();
+    node.until_ready();
+}
+
+#[test]
+fn an_image_says_what_is_in_it() {
+    if !server::has_citus() {
+        eprintln!("this machine's PostgreSQL has no Citus");
+        return;
+    }
+    let node = node();
+    let output = as_server_user("sh")
+        .args(["-c", include_str!("../src/resources/inspect.sh")])
+        .env("DIALOG_SCRATCH", node.path("scratch"))
+        .env("DIALOG_TERMINATION_LOG", node.path("scratch/answer"))
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let answer = node.read("scratch/answer");
+    let (postgres, citus) = answer.trim().split_once(' ').unwrap();
+    assert!(postgres.strip_prefix("postgres=").unwrap().parse::<u32>().unwrap() >= 15, "{answer}");
+    let control = node.path("scratch/inspection");
+    assert!(!control.exists());
+    let installed =
+        fs::read_to_string("/usr/share/postgresql/15/extension/citus.control").unwrap_or_default();
+    let version = citus.strip_prefix("citus=").unwrap();
+    assert!(installed.is_empty() || installed.contains(&format!("'{version}'")), "{answer} / {installed}");
+}
