@@ -1,0 +1,20 @@
+//! The Secrets of a cluster without what is in them: that is made where it is written.
+
+use k8s_openapi::api::core::v1::Secret;
+
+use super::{
+    Inputs,
+    meta::{About, owned},
+};
+use crate::api::names::SecretKind;
+
+/// A Secret that holds nothing yet.
+#[must_use]
+pub fn secret(inputs: &Inputs, kind: SecretKind) -> Secret {
+    let name = inputs.desired.cluster.secret(kind);
+    Secret {
+        metadata: owned(inputs, name, About::Cluster),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }
+}
