@@ -1,0 +1,260 @@
+//! The one door to the Kubernetes API, watches aside: every request is counted and has a deadline, and an error keeps
+//! the API server's words. What is written, and whether, is decided elsewhere.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{
+    Api, Client,
+    api::{
+        ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+        Preconditions,
+    },
+    core::gvk::ParseGroupVersionError,
+};
+use serde_json::Value;
+
+use crate::{api::FIELD_MANAGER, report::metrics::Metrics};
+
+/// No request takes longer: the API server itself gives up after a minute, and other clusters wait for nothing here.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The door.
+#[derive(Clone)]
+pub struct Door {
+    client: Client,
+    metrics: Arc<Metrics>,
+}
+
+/// Which object a request is about.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Address<'a> {
+    pub api_version: &'a str,
+    pub kind: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+}
+
+impl std::fmt::Display for Address<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Something with this name exists.
+    #[error("{0}")]
+    AlreadyExists(String),
+    /// A precondition (uid, resourceVersion) did not hold.
+    #[error("{0}")]
+    Conflict(String),
+    /// There is no such object.
+    #[error("{0}")]
+    NotFound(String),
+    /// Anything else, in the API server's or the connection's words.
+    #[error("{0}")]
+    Other(String),
+    /// No answer in time.
+    #[error("no answer from the Kubernetes API within {} s", DEADLINE.as_secs())]
+    Deadline,
+}
+
+/// Words of the API server without the rest of its answer.
+#[must_use]
+pub fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        kube::Error::Service(error) => {
+            format!("the Kubernetes API cannot be reached: {}", chain(error.as_ref()))
+        }
+        other => chain(other),
+    }
+}
+
+/// An error with its causes, each once.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+impl From<kube::Error> for Refusal {
+    fn from(error: kube::Error) -> Self {
+        let message = words(&error);
+        match error {
+            kube::Error::Api(status) if status.is_already_exists() => Self::AlreadyExists(message),
+            kube::Error::Api(status) if status.is_conflict() => Self::Conflict(message),
+            // A patch with another uid than the object's is answered with 422 where an update gets 409.
+            kube::Error::Api(status) if status.is_invalid() && message.contains("metadata.uid") => {
+                Self::Conflict(message)
+            }
+            kube::Error::Api(status) if status.is_not_found() => Self::NotFound(message),
+            _ => Self::Other(message),
+        }
+    }
+}
+
+impl Door {
+    /// A door with a counter.
+    #[must_use]
+    pub fn new(client: Client, metrics: Arc<Metrics>) -> Self {
+        Self { client, metrics }
+    }
+    /// The client, for watches and events.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    async fn counted<T>(
+        &self,
+        verb: &'static str,
+        kind: &str,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, Refusal> {
+        self.metrics.kubernetes_request(verb, kind);
+        tokio::time::timeout(DEADLINE, request).await.map_err(|_| Refusal::Deadline)?.map_err(Refusal::from)
+    }
+
+    fn api(&self, address: Address<'_>) -> Result<Api<DynamicObject>, Refusal> {
+        let resource = resource(address.api_version, address.kind)
+            .map_err(|error| Refusal::Other(format!("{}: {error}", address.api_version)))?;
+        Ok(Api::namespaced_with(self.client.clone(), address.namespace, &resource))
+    }
+
+    /// Reads an object; `None` when there is none.
+    ///
+    /// # Errors
+    /// As the API server says.
+    pub async fn get(&self, address: Address<'_>) -> Result<Option<Value>, Refusal> {
+        let api = self.api(address)?;
+        let object = self.counted("get", address.kind, api.get_opt(address.name)).await?;
+        Ok(object.map(json))
+    }
+
+    /// Creates an object.
+    ///
+    /// # Errors
+    /// [`Refusal::AlreadyExists`] when the name is taken, else as the API server says.
+    pub async fn create(&self, address: Address<'_>, object: &Value) -> Result<Value, Refusal> {
+        let api = self.api(address)?;
+        let object: DynamicObject = serde_json::from_value(object.clone())
+            .map_err(|error| Refusal::Other(format!("{address} is no object: {error}")))?;
+        let parameters =
+            PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        self.counted("create", address.kind, api.create(&parameters, &object)).await.map(json)
+    }
+
+    /// Server-side apply under our field manager. `uid` is a precondition: with another one, or when the object is
+    /// gone, the API server refuses instead of making it anew.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] when the uid is another one.
+    pub async fn apply(&self, address: Address<'_>, uid: &str, object: &Value) -> Result<Value, Refusal> {
+        let api = self.api(address)?;
+        let patch = Patch::Apply(with_uid(object, uid));
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        self.counted("apply", address.kind, api.patch(address.name, &parameters, &patch)).await.map(json)
+    }
+
+    /// Server-side apply of a status.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] when the uid is another one, [`Refusal::NotFound`] when the object is gone.
+    pub async fn apply_status(&self, address: Address<'_>, uid: &str, object: &Value) -> Result<(), Refusal> {
+        let api = self.api(address)?;
+        let patch = Patch::Apply(with_uid(object, uid));
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let request = api.patch_status(address.name, &parameters, &patch);
+        self.counted("apply_status", address.kind, request).await.map(drop)
+    }
+
+    /// Sets annotations and nothing else, by a merge patch with the uid as precondition.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] when the uid is another one, [`Refusal::NotFound`] when the object is gone.
+    pub async fn annotate(
+        &self,
+        address: Address<'_>,
+        uid: &str,
+        annotations: &[(&str, &str)],
+    ) -> Result<Value, Refusal> {
+        let api = self.api(address)?;
+        let annotations: serde_json::Map<_, _> =
+            annotations.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
+        let patch =
+            Patch::Merge(serde_json::json!({ "metadata": { "uid": uid, "annotations": annotations } }));
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.counted("patch", address.kind, api.patch(address.name, &parameters, &patch)).await.map(json)
+    }
+
+    /// Deletes an object if it still has this uid. An object that is gone is a success.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] when the uid is another one.
+    pub async fn delete(&self, address: Address<'_>, uid: &str) -> Result<(), Refusal> {
+        let api = self.api(address)?;
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+        let parameters = DeleteParams::background().preconditions(preconditions);
+        match self.counted("delete", address.kind, api.delete(address.name, &parameters)).await {
+            Ok(_) | Err(Refusal::NotFound(_)) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Reads a Lease; `None` when there is none.
+    ///
+    /// # Errors
+    /// As the API server says.
+    pub async fn lease(&self, namespace: &str, name: &str) -> Result<Option<Lease>, Refusal> {
+        let api = Api::<Lease>::namespaced(self.client.clone(), namespace);
+        self.counted("get", "Lease", api.get_opt(name)).await
+    }
+
+    /// Writes a Lease: a create when it has no resourceVersion, else a replace of exactly that version.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] or [`Refusal::AlreadyExists`] when somebody else was faster.
+    pub async fn write_lease(&self, namespace: &str, name: &str, lease: &Lease) -> Result<Lease, Refusal> {
+        let api = Api::<Lease>::namespaced(self.client.clone(), namespace);
+        let parameters =
+            PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        if lease.metadata.resource_version.is_some() {
+            self.counted("update", "Lease", api.replace(name, &parameters, lease)).await
+        } else {
+            self.counted("create", "Lease", api.create(&parameters, lease)).await
+        }
+    }
+}
+
+fn json(object: DynamicObject) -> Value {
+    let mut json = serde_json::to_value(object).unwrap_or_default();
+    if let Some(metadata) = json.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    json
+}
+
+fn with_uid(object: &Value, uid: &str) -> Value {
+    let mut object = object.clone();
+    if object.get("metadata").is_some_and(Value::is_object) {
+        object["metadata"]["uid"] = uid.into();
+    }
+    object
+}
+
+fn resource(api_version: &str, kind: &str) -> Result<ApiResource, ParseGroupVersionError> {
+    let version: kube::core::gvk::GroupVersion = api_version.parse()?;
+    Ok(ApiResource::from_gvk(&GroupVersionKind::gvk(&version.group, &version.version, kind)))
+}
