@@ -1,0 +1,422 @@
+//! Events: one for each change of a person's interest, found by comparing the status written last with the new one,
+//! so that neither a steady state nor a restart of the operator repeats any. Pure but for the sending at the end.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType};
+
+use crate::{
+    act::Done,
+    api::{
+        ClusterId, DialogClusterStatus, Node,
+        names::keys,
+        status::{NodeState, NodeStatus, RebalanceStatus},
+    },
+    plan::{Plan, ProblemReason, Step},
+};
+
+/// Why an event is sent: its `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::EnumIter)]
+#[allow(missing_docs)] // the contract lists them
+pub enum EventReason {
+    NodeCreated,
+    WorkerJoined,
+    RollingRestartStarted,
+    NodeRestarted,
+    RollingRestartFinished,
+    WalLevelRepaired,
+    RebalanceStarted,
+    RebalanceProgress,
+    RebalanceFinished,
+    RebalanceFailing,
+    RebalanceStopped,
+    ScaleInRefused,
+    ConfigurationRejected,
+    SchemaApplied,
+}
+
+/// An event that is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventToSend {
+    /// Why.
+    pub reason: EventReason,
+    /// For people.
+    pub note: String,
+    /// What tells it from others of the same reason: Kubernetes counts equal ones instead of showing each.
+    pub about: String,
+    /// The node that it is about, if it is about one.
+    pub node: Option<Node>,
+}
+
+/// What an event can be found in.
+pub struct Story<'a> {
+    /// The status written last.
+    pub before: &'a DialogClusterStatus,
+    /// The status now.
+    pub after: &'a DialogClusterStatus,
+    /// What was to be done.
+    pub plan: &'a Plan,
+    /// What was done.
+    pub done: &'a Done,
+    /// Nodes that this operator has restarted since the last rolling restart was finished.
+    pub rolling: &'a BTreeSet<Node>,
+    /// The cluster.
+    pub cluster: &'a ClusterId,
+}
+
+/// The events of one reconcile.
+#[must_use]
+pub fn events(story: &Story) -> Vec<EventToSend> {
+    let mut events = Vec::new();
+    of_steps(story, &mut events);
+    of_restarts(story, &mut events);
+    of_conditions(story, &mut events);
+    if let Some(job) = &story.after.rebalance {
+        of_job(story.before.rebalance.as_ref(), job, &mut events);
+    }
+    events
+}
+
+fn tell(events: &mut Vec<EventToSend>, reason: EventReason, node: Option<Node>, about: &str, text: String) {
+    events.push(EventToSend { reason, note: text, about: about.to_owned(), node });
+}
+
+/// What happens once, because its step is done once.
+fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
+    for step in story.done.succeeded() {
+        match step {
+            Step::Create(object) if object.kind == "StatefulSet" => {
+                let node = object.json.pointer("/metadata/labels").and_then(|labels| labels.get(keys::NODE));
+                let node = node.and_then(|node| node.as_str()?.parse().ok());
+                tell(
+                    events,
+                    EventReason::NodeCreated,
+                    node,
+                    &object.name,
+                    format!("created {}", object.name),
+                );
+            }
+            Step::AddNode { node, address } => {
+                let note = format!("registered {} as {address}", node.object_name(&story.cluster.name));
+                tell(events, EventReason::WorkerJoined, Some(*node), &node.to_string(), note);
+            }
+            Step::ApplySchema { .. } => {
+                tell(events, EventReason::SchemaApplied, None, "", "the schema is applied".to_owned());
+            }
+            _ => {}
+        }
+    }
+}
+
+fn of_restarts(story: &Story, events: &mut Vec<EventToSend>) {
+    let restarts = |step: &Step| matches!(step, Step::RestartNode { .. });
+    if story.rolling.is_empty() && story.done.succeeded().any(restarts) {
+        let why = story
+            .plan
+            .steps
+            .iter()
+            .find(|planned| restarts(&planned.step))
+            .map(|planned| planned.why.clone());
+        tell(events, EventReason::RollingRestartStarted, None, "", why.unwrap_or_default());
+    }
+    for node in story.rolling {
+        let name = node.object_name(&story.cluster.name);
+        let state = |status: &DialogClusterStatus| find_node(status, &name).map(|node| node.state);
+        let waited = matches!(state(story.before), Some(NodeState::Restarting | NodeState::Unreachable));
+        if waited && state(story.after) == Some(NodeState::Active) {
+            tell(
+                events,
+                EventReason::NodeRestarted,
+                Some(*node),
+                &name,
+                format!("{name} answers again after its restart"),
+            );
+        }
+    }
+    if roll_is_over(story) {
+        let note = format!("{} nodes were restarted one by one", story.rolling.len());
+        tell(events, EventReason::RollingRestartFinished, None, "", note);
+    }
+}
+
+/// Nodes were restarted, and nothing is left to be brought to the observed generation.
+fn roll_is_over(story: &Story) -> bool {
+    let settled = condition(story.after, "Reconciling") == Some("False");
+    !story.rolling.is_empty()
+        && settled
+        && story.after.nodes.iter().all(|node| node.state != NodeState::Restarting)
+}
+
+/// Nodes restarted since the last finished rolling restart, after this reconcile.
+#[must_use]
+pub fn rolling(story: &Story) -> BTreeSet<Node> {
+    let mut rolling = if roll_is_over(story) { BTreeSet::new() } else { story.rolling.clone() };
+    rolling.extend(story.done.succeeded().filter_map(|step| match step {
+        Step::RestartNode { node, .. } => Some(*node),
+        _ => None,
+    }));
+    rolling
+}
+
+fn of_conditions(story: &Story, events: &mut Vec<EventToSend>) {
+    let now = |kind| condition(story.after, kind);
+    if condition(story.before, "WalLevelLogical") == Some("False") && now("WalLevelLogical") == Some("True") {
+        let note = "every node runs wal_level = logical again".to_owned();
+        tell(events, EventReason::WalLevelRepaired, None, "", note);
+    }
+    for (problem, reason) in [
+        (ProblemReason::ScaleInRefused, EventReason::ScaleInRefused),
+        (ProblemReason::ConfigurationRejected, EventReason::ConfigurationRejected),
+    ] {
+        let reported = |status: &DialogClusterStatus| {
+            let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled")?;
+            (stalled.status == "True" && stalled.reason == problem.to_string())
+                .then(|| stalled.message.clone())
+        };
+        if let Some(message) = reported(story.after)
+            && reported(story.before).as_ref() != Some(&message)
+        {
+            tell(events, reason, None, "", message);
+        }
+    }
+}
+
+/// What became of a job between two looks: nothing is missed when it began and ended in between.
+fn of_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, events: &mut Vec<EventToSend>) {
+    let before = before.filter(|before| before.job_id == job.job_id);
+    let id = job.job_id;
+    let about = format!("Job{id}");
+    if before.is_none() {
+        let note = format!("job {id} began: {} moves", job.moves.total);
+        tell(events, EventReason::RebalanceStarted, None, &about, note);
+    }
+    let quarter =
+        |job: &RebalanceStatus| (job.moves.done * 4).checked_div(job.moves.total).unwrap_or_default();
+    let passed = quarter(job);
+    if is_open(&job.state) && passed > before.map_or(0, quarter) && passed < 4 {
+        let note = format!("job {id}: {} of {} moves done", job.moves.done, job.moves.total);
+        tell(events, EventReason::RebalanceProgress, None, &format!("{about}Quarter{passed}"), note);
+    }
+    let words = || job.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    if is_open(&job.state) && job.moves.failing > 0 && before.is_none_or(|before| before.moves.failing == 0) {
+        let note = format!("job {id}: {} moves fail and are tried again{}", job.moves.failing, words());
+        tell(events, EventReason::RebalanceFailing, None, &about, note);
+    }
+    if before.is_some_and(|before| before.state == job.state) {
+        return;
+    }
+    let (reason, note) = match job.state.as_str() {
+        "finished" => {
+            (EventReason::RebalanceFinished, format!("job {id} finished: {} moves", job.moves.total))
+        }
+        "cancelled" => (
+            EventReason::RebalanceStopped,
+            format!("job {id} was stopped after {} of {} moves", job.moves.done, job.moves.total),
+        ),
+        "failed" => (
+            EventReason::RebalanceFailing,
+            format!("job {id} failed after {} of {} moves{}", job.moves.done, job.moves.total, words()),
+        ),
+        _ => return,
+    };
+    tell(events, reason, None, &format!("{about}End"), note);
+}
+
+fn is_open(state: &str) -> bool {
+    !matches!(state, "finished" | "cancelled" | "failed")
+}
+
+fn condition<'a>(status: &'a DialogClusterStatus, kind: &str) -> Option<&'a str> {
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
+        .map(|condition| condition.status.as_str())
+}
+
+fn find_node<'a>(status: &'a DialogClusterStatus, name: &str) -> Option<&'a NodeStatus> {
+    status.nodes.iter().find(|node| node.name == name)
+}
+
+impl EventToSend {
+    /// As Kubernetes wants it.
+    #[must_use]
+    pub fn event(&self, cluster: &ClusterId) -> Event {
+        let worrying = matches!(
+            self.reason,
+            EventReason::RebalanceFailing | EventReason::ScaleInRefused | EventReason::ConfigurationRejected
+        );
+        let secondary = self.node.map(|node| ObjectReference {
+            api_version: Some("apps/v1".to_owned()),
+            kind: Some("StatefulSet".to_owned()),
+            name: Some(node.object_name(&cluster.name)),
+            namespace: Some(cluster.namespace.clone()),
+            ..ObjectReference::default()
+        });
+        Event {
+            type_: if worrying { EventType::Warning } else { EventType::Normal },
+            reason: self.reason.to_string(),
+            // The API takes 1 kB.
+            note: Some(self.note.chars().take(1000).collect()),
+            action: format!("{}{}", self.reason, self.about).chars().take(128).collect(),
+            secondary,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        act::{DoneStep, Failure, FailureReason},
+        api::status::MoveCounts,
+        plan::RestartCause,
+    };
+
+    fn cluster() -> ClusterId {
+        ClusterId { namespace: "market".into(), name: "shop".into(), uid: "u".into() }
+    }
+    fn job(id: i64, state: &str, done: i64, failing: i64) -> DialogClusterStatus {
+        DialogClusterStatus {
+            rebalance: Some(RebalanceStatus {
+                job_id: id,
+                state: state.into(),
+                moves: MoveCounts { total: 16, done, running: 0, failing },
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+    fn with_condition(kind: &str, status: &str, reason: &str) -> DialogClusterStatus {
+        let conditions = serde_json::json!([{
+            "type": kind, "status": status, "reason": reason, "message": reason,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"
+        }]);
+        DialogClusterStatus { conditions: serde_json::from_value(conditions).unwrap(), ..Default::default() }
+    }
+    fn between(
+        before: &DialogClusterStatus,
+        after: &DialogClusterStatus,
+        steps: Vec<Step>,
+    ) -> Vec<EventReason> {
+        let (plan, rolling, cluster) = (Plan::default(), BTreeSet::new(), cluster());
+        let done = Done { steps: steps.into_iter().map(|step| DoneStep { step, result: Ok(()) }).collect() };
+        let story = Story { before, after, plan: &plan, done: &done, rolling: &rolling, cluster: &cluster };
+        events(&story).into_iter().map(|event| event.reason).collect()
+    }
+
+    #[test]
+    fn a_job_is_told_once_each_quarter() {
+        let mut before = DialogClusterStatus::default();
+        let mut told = Vec::new();
+        for done in 0..=16 {
+            let after = job(4, if done == 16 { "finished" } else { "running" }, done, 0);
+            told.extend(between(&before, &after, vec![]));
+            assert_eq!(between(&after, &after, vec![]), [], "nothing changed at {done}");
+            before = after;
+        }
+        assert_eq!(
+            told,
+            [
+                EventReason::RebalanceStarted,
+                EventReason::RebalanceProgress,
+                EventReason::RebalanceProgress,
+                EventReason::RebalanceProgress,
+                EventReason::RebalanceFinished,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_job_that_began_and_ended_between_two_looks_is_told_whole() {
+        let told = between(&DialogClusterStatus::default(), &job(4, "finished", 16, 0), vec![]);
+        assert_eq!(told, [EventReason::RebalanceStarted, EventReason::RebalanceFinished]);
+    }
+
+    #[test]
+    fn failing_moves_are_told_once_and_a_stop_is_told() {
+        assert_eq!(
+            between(&job(4, "running", 1, 0), &job(4, "running", 1, 2), vec![]),
+            [EventReason::RebalanceFailing]
+        );
+        assert_eq!(between(&job(4, "running", 1, 2), &job(4, "running", 1, 3), vec![]), []);
+        assert_eq!(
+            between(&job(4, "running", 1, 0), &job(4, "cancelled", 1, 0), vec![]),
+            [EventReason::RebalanceStopped]
+        );
+    }
+
+    #[test]
+    fn a_repaired_wal_level_is_told_but_not_the_first_look() {
+        let yes = with_condition("WalLevelLogical", "True", "Running");
+        let told = between(&with_condition("WalLevelLogical", "False", "Wrong"), &yes, vec![]);
+        assert_eq!(told, [EventReason::WalLevelRepaired]);
+        assert_eq!(between(&with_condition("WalLevelLogical", "Unknown", "NoWorkers"), &yes, vec![]), []);
+    }
+
+    #[test]
+    fn a_refusal_is_told_once() {
+        let refused = with_condition("Stalled", "True", "ConfigurationRejected");
+        let told = between(&DialogClusterStatus::default(), &refused, vec![]);
+        assert_eq!(told, [EventReason::ConfigurationRejected]);
+        assert_eq!(between(&refused, &refused, vec![]), []);
+    }
+
+    #[test]
+    fn only_a_step_that_succeeded_is_told() {
+        let add =
+            Step::AddNode { node: Node::Worker(1), address: "shop-worker-1.market.svc.cluster.local".into() };
+        let (before, plan, rolling, cluster) =
+            (DialogClusterStatus::default(), Plan::default(), BTreeSet::new(), cluster());
+        let failure = Failure { reason: FailureReason::Postgres, message: "no".into() };
+        let done = Done { steps: vec![DoneStep { step: add.clone(), result: Err(failure) }] };
+        let story = Story {
+            before: &before,
+            after: &before,
+            plan: &plan,
+            done: &done,
+            rolling: &rolling,
+            cluster: &cluster,
+        };
+        assert_eq!(events(&story), []);
+        assert_eq!(between(&before, &before, vec![add]), [EventReason::WorkerJoined]);
+    }
+
+    #[test]
+    fn a_rolling_restart_has_a_beginning_its_nodes_and_an_end() {
+        let cluster = cluster();
+        let restart =
+            Step::RestartNode { node: Node::Worker(0), pod_uid: "p".into(), cause: RestartCause::Parameters };
+        let mut plan = Plan::default();
+        plan.step(restart.clone(), "due");
+        let node = |state| NodeStatus { name: "shop-worker-0".into(), state, ..Default::default() };
+        let status = |state, reconciling: &str| DialogClusterStatus {
+            nodes: vec![node(state)],
+            ..with_condition("Reconciling", reconciling, "Rolling")
+        };
+        let (calm, busy) = (status(NodeState::Active, "False"), status(NodeState::Restarting, "True"));
+        let mut rolling = BTreeSet::new();
+        let mut told = Vec::new();
+        let done = Done { steps: vec![DoneStep { step: restart, result: Ok(()) }] };
+        let nothing = Done::default();
+        for (before, after, done) in [
+            (&calm, &busy, &done),
+            (&busy, &busy, &nothing),
+            (&busy, &calm, &nothing),
+            (&calm, &calm, &nothing),
+        ] {
+            let story = Story { before, after, plan: &plan, done, rolling: &rolling, cluster: &cluster };
+            told.extend(events(&story).into_iter().map(|event| event.reason));
+            rolling = super::rolling(&story);
+        }
+        assert_eq!(
+            told,
+            [
+                EventReason::RollingRestartStarted,
+                EventReason::NodeRestarted,
+                EventReason::RollingRestartFinished
+            ]
+        );
+    }
+}

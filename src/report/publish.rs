@@ -1,0 +1,115 @@
+//! Tells people what was found and done: writes the status when it is due, sends events, shows metrics. What is told
+//! is computed elsewhere.
+
+use std::time::{Duration, Instant};
+
+use kube::Resource;
+use serde_json::json;
+
+use super::{
+    events::{self, Story},
+    writer::{self, Write},
+};
+use crate::{
+    act::Done,
+    api::{ClusterId, Desired, DialogCluster, DialogClusterStatus, Invalid},
+    controller::Context,
+    observe::{Snapshot, memory::Handle},
+    plan::Plan,
+    runtime::door::{Address, Refusal},
+};
+
+/// An event that cannot be sent in this time is lost: it is for people, and nothing waits for it.
+const EVENT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Tells what was seen, planned and done.
+///
+/// # Errors
+/// When the status could not be written: then no event is sent, and the next look tells everything.
+pub async fn publish(
+    context: &Context,
+    memory: &Handle,
+    desired: &Desired,
+    seen: &Snapshot,
+    (plan, done): (&Plan, &Done),
+) -> Result<(), Refusal> {
+    let (cluster, before) = (&desired.cluster, &seen.status);
+    let after = super::status(desired, seen, plan, done);
+    context.metrics.show(&cluster.namespace, &cluster.name, &after, seen);
+    let rolling = memory.with(|memory| memory.rolling.clone());
+    let story = Story { before, after: &after, plan, done, rolling: &rolling, cluster };
+    let news = events::events(&story);
+    let since = memory.with(|memory| memory.status.as_ref().map(|(_, at)| at.elapsed()));
+    match writer::write(before, &after, since) {
+        Write::Now => write(context, memory, cluster, &after).await?,
+        // An event is found by comparing with what is written: what is told has to be written with it.
+        Write::Later if !news.is_empty() => write(context, memory, cluster, &after).await?,
+        Write::Later | Write::No => {}
+    }
+    memory.with(|memory| memory.rolling = events::rolling(&story));
+    for event in news {
+        tracing::info!(reason = %event.reason, note = event.note, "an event");
+        context.metrics.kubernetes_request("create", "Event");
+        let (message, about) = (event.event(cluster), reference(cluster));
+        match tokio::time::timeout(EVENT_DEADLINE, context.recorder.publish(&message, &about)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, reason = %event.reason, "an event could not be sent"),
+            Err(_) => tracing::warn!(reason = %event.reason, "an event could not be sent in time"),
+        }
+    }
+    Ok(())
+}
+
+/// Tells that a spec cannot be followed.
+///
+/// # Errors
+/// When the status could not be written.
+pub async fn refuse(
+    context: &Context,
+    memory: &Handle,
+    cluster: &ClusterId,
+    (generation, cached): (i64, Option<&DialogClusterStatus>),
+    invalid: &Invalid,
+) -> Result<(), Refusal> {
+    let before = memory.with(|memory| memory.status(cached));
+    let after = super::invalid(&before, generation, invalid, jiff::Timestamp::now());
+    if writer::write(&before, &after, None) == Write::No {
+        return Ok(());
+    }
+    tracing::warn!(error = %invalid, "the spec cannot be followed");
+    write(context, memory, cluster, &after).await
+}
+
+async fn write(
+    context: &Context,
+    memory: &Handle,
+    cluster: &ClusterId,
+    status: &DialogClusterStatus,
+) -> Result<(), Refusal> {
+    let (api_version, kind) = (DialogCluster::api_version(&()), DialogCluster::kind(&()));
+    let address = Address {
+        api_version: &api_version,
+        kind: &kind,
+        namespace: &cluster.namespace,
+        name: &cluster.name,
+    };
+    let object = json!({
+        "apiVersion": api_version, "kind": kind,
+        "metadata": { "name": cluster.name, "namespace": cluster.namespace },
+        "status": status,
+    });
+    context.door.apply_status(address, &cluster.uid, &object).await?;
+    memory.with(|memory| memory.status = Some((status.clone(), Instant::now())));
+    Ok(())
+}
+
+fn reference(cluster: &ClusterId) -> k8s_openapi::api::core::v1::ObjectReference {
+    k8s_openapi::api::core::v1::ObjectReference {
+        api_version: Some(DialogCluster::api_version(&()).into_owned()),
+        kind: Some(DialogCluster::kind(&()).into_owned()),
+        namespace: Some(cluster.namespace.clone()),
+        name: Some(cluster.name.clone()),
+        uid: Some(cluster.uid.clone()),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,115 @@
+//! When a status is written: what a person or a program waits for at once, mere numbers at most every two seconds,
+//! and nothing in a steady state. What is in it is not decided here.
+
+use std::time::Duration;
+
+use crate::api::{
+    DialogClusterStatus,
+    status::{ByteCounts, MoveCounts, NodeStatus},
+};
+
+/// Numbers are written no more often.
+const NUMBERS_EVERY: Duration = Duration::from_secs(2);
+
+/// Whether a status is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Nothing has changed.
+    No,
+    /// Only numbers have changed, and others were written a moment ago.
+    Later,
+    /// At once.
+    Now,
+}
+
+/// Compares the status written last, and when that was, with the new one.
+#[must_use]
+pub fn write(before: &DialogClusterStatus, after: &DialogClusterStatus, since: Option<Duration>) -> Write {
+    if without_bytes(before) == without_bytes(after) {
+        return if bytes_moved(before, after) { soon(since) } else { Write::No };
+    }
+    if without_numbers(before) == without_numbers(after) { soon(since) } else { Write::Now }
+}
+
+fn soon(since: Option<Duration>) -> Write {
+    if since.is_none_or(|since| since >= NUMBERS_EVERY) { Write::Now } else { Write::Later }
+}
+
+fn without_bytes(status: &DialogClusterStatus) -> DialogClusterStatus {
+    let mut status = status.clone();
+    status.nodes.iter_mut().for_each(|node| node.bytes = None);
+    status
+}
+
+/// What nobody waits for: numbers, and sentences with numbers in them.
+fn without_numbers(status: &DialogClusterStatus) -> DialogClusterStatus {
+    let mut status = without_bytes(status);
+    status.message = None;
+    status.nodes.iter_mut().for_each(|node| node.shards = None);
+    status.conditions.iter_mut().for_each(|condition| condition.message = String::new());
+    if let Some(job) = &mut status.rebalance {
+        job.progress = String::new();
+        job.moves = MoveCounts::default();
+        job.bytes = ByteCounts::default();
+        job.estimated_finish = None;
+        job.last_error = None;
+    }
+    status
+}
+
+/// Bytes alone are written when they were not known, or have moved by a tenth.
+fn bytes_moved(before: &DialogClusterStatus, after: &DialogClusterStatus) -> bool {
+    let moved = |(old, new): (&NodeStatus, &NodeStatus)| match (old.bytes, new.bytes) {
+        (Some(old), Some(new)) => new.abs_diff(old).saturating_mul(10) >= old.unsigned_abs().max(1),
+        (None, Some(_)) => true,
+        (_, None) => false,
+    };
+    before.nodes.iter().zip(&after.nodes).any(moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::status::{Phase, RebalanceStatus};
+
+    const JUST_NOW: Option<Duration> = Some(Duration::from_millis(300));
+
+    fn status(done: i64, bytes: i64) -> DialogClusterStatus {
+        DialogClusterStatus {
+            phase: Some(Phase::Rebalancing),
+            message: Some(format!("{done} of 16 moves done")),
+            nodes: vec![NodeStatus { bytes: Some(bytes), ..Default::default() }],
+            rebalance: Some(RebalanceStatus {
+                progress: format!("{done}/16"),
+                moves: MoveCounts { total: 16, done, ..Default::default() },
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_equal_status_is_not_written() {
+        assert_eq!(write(&status(1, 100), &status(1, 100), None), Write::No);
+    }
+
+    #[test]
+    fn numbers_wait_for_their_turn() {
+        assert_eq!(write(&status(1, 100), &status(2, 100), JUST_NOW), Write::Later);
+        assert_eq!(write(&status(1, 100), &status(2, 100), Some(NUMBERS_EVERY)), Write::Now);
+        assert_eq!(write(&status(1, 100), &status(2, 100), None), Write::Now);
+    }
+
+    #[test]
+    fn a_phase_waits_for_nothing() {
+        let after = DialogClusterStatus { phase: Some(Phase::Ready), ..status(2, 100) };
+        assert_eq!(write(&status(1, 100), &after, JUST_NOW), Write::Now);
+    }
+
+    #[test]
+    fn bytes_alone_are_written_when_they_moved_by_a_tenth() {
+        assert_eq!(write(&status(1, 100), &status(1, 109), None), Write::No);
+        assert_eq!(write(&status(1, 100), &status(1, 110), None), Write::Now);
+        assert_eq!(write(&status(1, 100), &status(1, 90), None), Write::Now);
+    }
+}
