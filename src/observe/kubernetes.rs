@@ -1,0 +1,270 @@
+//! From the watch caches to the Kubernetes part of a snapshot: objects, whose they are, and pods. No request is made
+//! here, and nothing of a Secret but the names of its keys leaves this place.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ContainerState, ContainerStatus, Pod as KubernetesPod, PodStatus},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
+use kube::{Resource, ResourceExt, runtime::reflector::Store};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    caches::Scope,
+    memory::Remembered,
+    snapshot::{ImageFacts, LiveObject, Ownership, Pod, Seen, Waiting},
+};
+use crate::api::{ClusterId, Node, names::keys};
+
+/// Name of the container that runs the server.
+const SERVER: &str = "postgres";
+
+/// Every object that carries the cluster's label or is known to have one of its names, by `Kind/name`. Pods of nodes
+/// are not here: see [`pods`].
+pub fn objects(scope: &Scope, memory: &mut Remembered, cluster: &ClusterId) -> BTreeMap<String, LiveObject> {
+    memory.expire();
+    let mut found = BTreeMap::new();
+    let mut seen: BTreeMap<String, Value> = BTreeMap::new();
+    collect(&scope.stateful_sets, cluster, &mut seen);
+    collect(&scope.claims, cluster, &mut seen);
+    collect(&scope.services, cluster, &mut seen);
+    collect(&scope.config_maps, cluster, &mut seen);
+    collect(&scope.secrets, cluster, &mut seen);
+    collect(&scope.accounts, cluster, &mut seen);
+    collect(&scope.budgets, cluster, &mut seen);
+    for pod in of_cluster(&scope.pods, cluster).filter(|pod| !pod.labels().contains_key(keys::NODE)) {
+        put(pod.as_ref(), &mut seen);
+    }
+    let written: Vec<String> = memory.writes.keys().cloned().collect();
+    for key in written {
+        let cached = seen.remove(&key);
+        if let Some(newer) = memory.newer(&key, cached) {
+            seen.insert(key, newer);
+        }
+    }
+    for (key, (stranger, _)) in &memory.strangers {
+        found.insert(key.clone(), stranger.clone());
+    }
+    for (key, json) in seen {
+        if let Some(object) = live(json, cluster) {
+            found.insert(key, object);
+        }
+    }
+    found
+}
+
+/// Objects of one kind with the cluster's label in its namespace.
+fn of_cluster<K>(store: &Store<K>, cluster: &ClusterId) -> impl Iterator<Item = std::sync::Arc<K>> + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let mine = |object: &K| {
+        object.meta().namespace.as_deref() == Some(&cluster.namespace)
+            && object.labels().get(keys::CLUSTER) == Some(&cluster.name)
+    };
+    store.state_filter(mine).into_iter()
+}
+
+fn collect<K>(store: &Store<K>, cluster: &ClusterId, seen: &mut BTreeMap<String, Value>)
+where
+    K: Resource<DynamicType = ()> + Serialize + Clone + 'static,
+{
+    of_cluster(store, cluster).for_each(|object| put(object.as_ref(), seen));
+}
+
+fn put<K: Resource<DynamicType = ()> + Serialize>(object: &K, seen: &mut BTreeMap<String, Value>) {
+    let key = format!("{}/{}", K::kind(&()), object.name_any());
+    if let Ok(json) = serde_json::to_value(object) {
+        seen.insert(key, json);
+    }
+}
+
+/// The object as a snapshot shows it. `None`: it has no uid, so it was never stored.
+#[must_use]
+pub fn live(mut json: Value, cluster: &ClusterId) -> Option<LiveObject> {
+    redact(&mut json);
+    let metadata = json.get("metadata")?;
+    let uid = metadata.get("uid")?.as_str()?.to_owned();
+    let created_at = metadata.get("creationTimestamp").and_then(Value::as_str);
+    Some(LiveObject {
+        uid,
+        ownership: ownership(&json, cluster),
+        created_at: created_at.and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH),
+        deleting: metadata.get("deletionTimestamp").is_some_and(|at| !at.is_null()),
+        json,
+    })
+}
+
+/// Takes managedFields away, and everything of a Secret but the names of its keys.
+fn redact(json: &mut Value) {
+    let secret = json.get("kind").and_then(Value::as_str) == Some("Secret");
+    if let Some(metadata) = json.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+        if secret && let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            // kubectl apply keeps the whole Secret here.
+            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        }
+    }
+    if secret && let Some(object) = json.as_object_mut() {
+        object.remove("stringData");
+        if let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) {
+            data.values_mut().for_each(|value| *value = Value::Null);
+        }
+    }
+}
+
+/// Whose an object with one of our labels or names is.
+fn ownership(json: &Value, cluster: &ClusterId) -> Ownership {
+    let owners = json.pointer("/metadata/ownerReferences").cloned().unwrap_or_default();
+    let owners: Vec<OwnerReference> = serde_json::from_value(owners).unwrap_or_default();
+    let ours = owners.iter().find(|owner| {
+        owner.kind == "DialogCluster"
+            && owner.name == cluster.name
+            && owner.api_version.split('/').next() == Some(crate::api::GROUP)
+    });
+    let label = json.pointer("/metadata/labels").and_then(|labels| labels.get(keys::CLUSTER));
+    let claim = json.get("kind").and_then(Value::as_str) == Some("PersistentVolumeClaim");
+    match ours {
+        Some(owner) if owner.uid == cluster.uid => Ownership::Ours,
+        Some(_) => Ownership::Former,
+        // A volume outlives its cluster, so it has no owner to be collected with: its labels tell.
+        None if claim && owners.is_empty() && label.and_then(Value::as_str) == Some(&cluster.name) => {
+            Ownership::Ours
+        }
+        None => Ownership::Stranger,
+    }
+}
+
+/// Pods of the cluster's nodes. A pod of an earlier StatefulSet of the same name is not the node's.
+pub fn pods(
+    scope: &Scope,
+    memory: &mut Remembered,
+    cluster: &ClusterId,
+    objects: &BTreeMap<String, LiveObject>,
+) -> BTreeMap<Node, Pod> {
+    let mut found = BTreeMap::new();
+    for pod in of_cluster(&scope.pods, cluster) {
+        let Some(node) = pod.labels().get(keys::NODE).and_then(|node| node.parse::<Node>().ok()) else {
+            continue;
+        };
+        let set = objects.get(&format!("StatefulSet/{}", node.object_name(&cluster.name)));
+        let of_other = |set: &&LiveObject| !pod.owner_references().iter().any(|owner| owner.uid == set.uid);
+        if pod.name_any() != node.pod_name(&cluster.name) || set.as_ref().is_some_and(of_other) {
+            continue;
+        }
+        let mut pod = facts(&pod);
+        pod.deleting |= memory.deleted_pods.contains_key(&pod.uid);
+        found.insert(node, pod);
+    }
+    found
+}
+
+/// What of a pod a plan may need.
+fn facts(pod: &KubernetesPod) -> Pod {
+    let status = pod.status.clone().unwrap_or_default();
+    let condition = |name: &str| status.conditions.iter().flatten().find(|c| c.type_ == name);
+    let ready = condition("Ready");
+    let server = pod.spec.iter().flat_map(|spec| &spec.containers).find(|container| container.name == SERVER);
+    let server = server.or_else(|| pod.spec.as_ref()?.containers.first());
+    Pod {
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+        created_at: pod.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |at| at.0),
+        deleting: pod.metadata.deletion_timestamp.is_some(),
+        ready: ready.is_some_and(|condition| condition.status == "True"),
+        ready_since: ready.and_then(|condition| condition.last_transition_time.as_ref()).map(|at| at.0),
+        address: status.pod_ip.clone().filter(|ip| !ip.is_empty()),
+        image: server.and_then(|container| container.image.clone()).unwrap_or_default(),
+        user_template: pod.annotations().get(keys::USER_TEMPLATE).cloned(),
+        hurry: pod.annotations().get(keys::HURRY).cloned(),
+        revision: pod.labels().get("controller-revision-hash").cloned(),
+        waiting: waiting(&status),
+        last_termination: last_termination(&status),
+    }
+}
+
+/// What the pods that were asked about images have said so far: by image, `None` as long as they say nothing.
+#[must_use]
+pub fn inspections(scope: &Scope, cluster: &ClusterId) -> Vec<(String, Option<Seen<ImageFacts>>)> {
+    let ours = |pod: &KubernetesPod| {
+        !pod.labels().contains_key(keys::NODE)
+            && pod.owner_references().iter().any(|owner| owner.uid == cluster.uid)
+    };
+    let pods = of_cluster(&scope.pods, cluster).filter(|pod| ours(pod));
+    pods.filter_map(|pod| Some((pod.spec.as_ref()?.containers.first()?.image.clone()?, inspection(&pod))))
+        .collect()
+}
+
+/// What one such pod has said.
+fn inspection(pod: &KubernetesPod) -> Option<Seen<ImageFacts>> {
+    let status = pod.status.as_ref()?;
+    let ended = status.container_statuses.iter().flatten().find_map(terminated);
+    if let Some((reason, message)) = ended {
+        return Some(match image_facts(&message) {
+            Some(facts) if status.phase.as_deref() == Some("Succeeded") => Seen::Known(facts),
+            _ => Seen::Unknown(format!("{reason}: {message}")),
+        });
+    }
+    let held = waiting(status)?;
+    let cannot = [
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerError",
+        "RunContainerError",
+    ];
+    cannot
+        .contains(&held.reason.as_str())
+        .then(|| Seen::Unknown(format!("{}: {}", held.reason, held.message)))
+}
+
+/// Reads `postgres=<major> citus=<version>`.
+#[must_use]
+pub fn image_facts(message: &str) -> Option<ImageFacts> {
+    let value =
+        |key: &str| message.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    Some(ImageFacts { postgres_major: value("postgres")?.parse().ok()?, citus: value("citus")?.to_owned() })
+}
+
+/// Why a pod does not run, in the words of whoever holds it up: the scheduler, or the kubelet about a container.
+#[must_use]
+pub fn waiting(status: &PodStatus) -> Option<Waiting> {
+    let scheduled =
+        status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    if let Some(condition) = scheduled {
+        return Some(words(condition.reason.as_ref(), condition.message.as_ref()));
+    }
+    let init = status.init_container_statuses.iter().flatten();
+    let blocked = init.chain(status.container_statuses.iter().flatten()).find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        Some(words(waiting.reason.as_ref(), waiting.message.as_ref()))
+    });
+    blocked.or_else(|| {
+        (status.phase.as_deref() == Some("Failed"))
+            .then(|| words(status.reason.as_ref(), status.message.as_ref()))
+    })
+}
+
+/// How the server's container ended last: now, or before its last restart.
+fn last_termination(status: &PodStatus) -> Option<Waiting> {
+    let server = status.container_statuses.iter().flatten().find(|container| container.name == SERVER)?;
+    terminated(server).map(|(reason, message)| Waiting { reason, message })
+}
+
+/// Reason and message of a container's end, if it ended.
+#[must_use]
+pub fn terminated(container: &ContainerStatus) -> Option<(String, String)> {
+    let ended = |state: &Option<ContainerState>| state.as_ref()?.terminated.clone();
+    let end = ended(&container.state).or_else(|| ended(&container.last_state))?;
+    let reason = end.reason.unwrap_or_else(|| format!("exit code {}", end.exit_code));
+    let message = end.message.map(|message| message.trim().to_owned()).filter(|message| !message.is_empty());
+    Some((reason, message.unwrap_or_else(|| format!("exit code {}", end.exit_code))))
+}
+
+fn words(reason: Option<&String>, message: Option<&String>) -> Waiting {
+    Waiting { reason: reason.cloned().unwrap_or_default(), message: message.cloned().unwrap_or_default() }
+}

@@ -1,0 +1,170 @@
+//! What is remembered of a cluster between two looks, all of it only to ask less often or to see one's own writes
+//! before the watch shows them: forgotten at any time, it is found out again. No decision hangs on it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{
+    schema::KeptSchema,
+    snapshot::{ImageFacts, LiveObject, Snapshot},
+};
+use crate::{
+    api::{Desired, DialogClusterStatus, Node},
+    citus::ClientTls,
+};
+
+/// A name that a stranger took is looked at again after so long.
+const STRANGER_FOR: Duration = Duration::from_secs(30);
+/// So long a write of ours may be missing in the watch cache before the cache is believed.
+const WRITE_FOR: Duration = Duration::from_secs(5);
+
+/// What is remembered of all clusters, by uid of the DialogCluster.
+#[derive(Default)]
+pub struct Memory(Mutex<HashMap<String, Arc<Mutex<Remembered>>>>);
+
+/// What is remembered of one cluster.
+#[derive(Default)]
+pub struct Remembered {
+    /// Names taken by strangers, by `Kind/name`.
+    pub strangers: HashMap<String, (LiveObject, Instant)>,
+    /// What our own writes answered, by `Kind/name`, until the watch shows it.
+    pub writes: HashMap<String, (Value, Instant)>,
+    /// Pods deleted by us, by uid, until the watch shows it.
+    pub deleted_pods: HashMap<String, Instant>,
+    /// Answers of servers to values, by `name=value`, and the version of the server that gave them.
+    pub trials: BTreeMap<String, Option<String>>,
+    /// What images said.
+    pub images: BTreeMap<String, ImageFacts>,
+    /// Sizes of shards.
+    pub sizes: Option<Sizes>,
+    /// The operator's certificates, and of which version of the Secret they are.
+    pub tls: Option<(String, ClientTls)>,
+    /// Nodes that were restarted since the last rolling restart was finished.
+    pub rolling: BTreeSet<Node>,
+    /// SQL of the user's ConfigMap.
+    pub schema: Option<KeptSchema>,
+    /// The status written last, and when.
+    pub status: Option<(DialogClusterStatus, Instant)>,
+    /// Reconciles in a row that failed.
+    pub failures: u32,
+    /// The last snapshot, for people who ask.
+    pub snapshot: Option<(Desired, Arc<Snapshot>)>,
+}
+
+/// Sizes of shards, as they were looked at last.
+pub struct Sizes {
+    /// Bytes by `groupid`.
+    pub groups: BTreeMap<i32, i64>,
+    /// Bytes by `shardid`, of shards that move or are to move.
+    pub shards: BTreeMap<i64, i64>,
+    /// When they were looked at.
+    pub at: Instant,
+    /// The newest job then, and whether it was open.
+    pub job: Option<(i64, bool)>,
+    /// A job has begun or ended since.
+    pub stale: bool,
+}
+
+/// A lock that a panic elsewhere does not close for ever: what is behind it can be found out again.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Memory {
+    /// What is remembered of this cluster.
+    #[must_use]
+    pub fn of(&self, uid: &str) -> Handle {
+        Handle(Arc::clone(locked(&self.0).entry(uid.to_owned()).or_default()))
+    }
+    /// Forgets clusters that are gone.
+    pub fn keep_only(&self, exists: impl Fn(&str) -> bool) {
+        locked(&self.0).retain(|uid, _| exists(uid));
+    }
+    /// Forgets everything: another operator may have led meanwhile.
+    pub fn forget_all(&self) {
+        locked(&self.0).clear();
+    }
+    /// The last snapshot of the cluster with this namespace and name.
+    #[must_use]
+    pub fn snapshot(&self, namespace: &str, name: &str) -> Option<(Desired, Arc<Snapshot>)> {
+        let all: Vec<_> = locked(&self.0).values().cloned().collect();
+        all.iter()
+            .filter_map(|one| locked(one).snapshot.clone())
+            .find(|(desired, _)| desired.cluster.namespace == namespace && desired.cluster.name == name)
+    }
+}
+
+/// What is remembered of one cluster, behind a lock that is never held over an await.
+#[derive(Clone)]
+pub struct Handle(Arc<Mutex<Remembered>>);
+
+impl Handle {
+    /// Looks into it or writes it.
+    pub fn with<T>(&self, look: impl FnOnce(&mut Remembered) -> T) -> T {
+        look(&mut locked(&self.0))
+    }
+}
+
+impl Remembered {
+    /// A stranger has this name.
+    pub fn stranger(&mut self, key: String, object: LiveObject) {
+        self.strangers.insert(key, (object, Instant::now()));
+    }
+    /// We wrote this object; the watch may not have shown it yet.
+    pub fn wrote(&mut self, key: String, answer: Value) {
+        self.writes.insert(key, (answer, Instant::now()));
+    }
+    /// Drops what is too old to be believed.
+    pub fn expire(&mut self) {
+        self.strangers.retain(|_, (_, since)| since.elapsed() < STRANGER_FOR);
+        self.writes.retain(|_, (_, since)| since.elapsed() < WRITE_FOR);
+        self.deleted_pods.retain(|_, since| since.elapsed() < WRITE_FOR);
+    }
+    /// The newer of what the watch shows and what we wrote; `None` when neither is there.
+    pub fn newer(&mut self, key: &str, cached: Option<Value>) -> Option<Value> {
+        let Some((written, _)) = self.writes.get(key) else { return cached };
+        // Nothing in the cache: our create is newer, or somebody deleted it since; five seconds tell.
+        if cached.as_ref().is_none_or(|cached| version(written) > version(cached)) {
+            return Some(written.clone());
+        }
+        self.writes.remove(key);
+        cached
+    }
+    /// The status that the last write left, as long as the cache may not show it.
+    #[must_use]
+    pub fn status(&self, cached: Option<&DialogClusterStatus>) -> DialogClusterStatus {
+        let recent = self.status.as_ref().filter(|(_, since)| since.elapsed() < WRITE_FOR);
+        recent.map(|(status, _)| status).or(cached).cloned().unwrap_or_default()
+    }
+}
+
+/// `metadata.resourceVersion` as the number that it is.
+fn version(object: &Value) -> u64 {
+    let version = object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+    version.and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(version: &str) -> Value {
+        json!({"metadata": {"resourceVersion": version}})
+    }
+
+    #[test]
+    fn our_own_write_is_seen_until_the_watch_shows_it() {
+        let mut memory = Remembered::default();
+        memory.wrote("Service/shop".into(), object("10"));
+        assert_eq!(memory.newer("Service/shop", None), Some(object("10")));
+        assert_eq!(memory.newer("Service/shop", Some(object("9"))), Some(object("10")));
+        assert_eq!(memory.newer("Service/shop", Some(object("11"))), Some(object("11")));
+        assert_eq!(memory.newer("Service/shop", None), None, "what the watch showed and lost is gone");
+    }
+}

@@ -1,0 +1,250 @@
+//! The SQL part of a snapshot: every server in parallel, then what hangs on what they said. Nothing is written, and
+//! a server that does not answer in time is `Unknown` in its words and holds up nobody.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+
+use super::{
+    access::{Access, PORT},
+    memory::{Handle, Sizes},
+    snapshot::{Citus, ConnectionCheck, Pod, Postgres, Seen},
+};
+use crate::{
+    api::{Desired, Node},
+    citus::{self, CatalogQuestion, NodeQuestion},
+    report::metrics::Metrics,
+    resources,
+};
+
+/// No look at a server takes longer, its connection included.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Sizes ask every worker: they are looked at no more often, but for a job that has just begun or ended.
+const SIZES_EVERY: Duration = Duration::from_mins(5);
+
+/// What is looked at, and with what.
+pub struct Look<'a> {
+    /// The way in.
+    pub access: Access<'a>,
+    /// What is wanted.
+    pub desired: &'a Desired,
+    /// The pods.
+    pub pods: &'a BTreeMap<Node, Pod>,
+    /// What is remembered.
+    pub memory: Handle,
+    /// For the time that statements took.
+    pub metrics: &'a Metrics,
+}
+
+/// What was seen.
+pub struct Sql {
+    /// By node.
+    pub postgres: BTreeMap<Node, Seen<Postgres>>,
+    /// The coordinator's catalog.
+    pub citus: Seen<Citus>,
+    /// Connections tried.
+    pub connections: Vec<ConnectionCheck>,
+}
+
+impl Look<'_> {
+    /// Looks at every server.
+    pub async fn look(&self) -> Sql {
+        let settings: Vec<String> = resources::settings(self.desired).into_keys().collect();
+        let names: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let question = NodeQuestion { database: &self.desired.database.name, settings: &names };
+        let nodes: Vec<Node> =
+            self.pods.iter().filter(|(_, pod)| pod.address.is_some()).map(|(node, _)| *node).collect();
+        // The catalog is looked at after the coordinator's server, over the same connection, while the workers answer.
+        let looks = nodes.into_iter().map(|node| async move {
+            let seen = self.node(node, &question).await;
+            let citus = if node == Node::Coordinator { Some(self.catalog(&seen).await) } else { None };
+            (node, seen, citus)
+        });
+        let mut postgres = BTreeMap::new();
+        let mut citus = Seen::Unknown("the coordinator has no pod with an address yet".to_owned());
+        for (node, seen, catalog) in join_all(looks).await {
+            citus = catalog.unwrap_or(citus);
+            postgres.insert(node, seen);
+        }
+        let connections = self.connections(&postgres, &citus).await;
+        Sql { postgres, citus, connections }
+    }
+
+    async fn timed<T>(
+        &self,
+        statement: &'static str,
+        look: impl Future<Output = Result<T, String>>,
+    ) -> Seen<T> {
+        let started = Instant::now();
+        let answer = tokio::time::timeout(DEADLINE, look).await;
+        self.metrics.sql(statement, started.elapsed());
+        match answer {
+            Ok(Ok(value)) => Seen::Known(value),
+            Ok(Err(why)) => Seen::Unknown(why),
+            Err(_) => Seen::Unknown(format!("no answer within {} s", DEADLINE.as_secs())),
+        }
+    }
+
+    async fn node(&self, node: Node, question: &NodeQuestion<'_>) -> Seen<Postgres> {
+        self.timed("observe_node", async {
+            let session =
+                self.access.session(node, self.pods.get(&node)).await.map_err(|why| why.to_string())?;
+            citus::observe_node(&session, question).await.map_err(|error| error.to_string())
+        })
+        .await
+    }
+
+    async fn catalog(&self, coordinator: &Seen<Postgres>) -> Seen<Citus> {
+        let server = match coordinator {
+            Seen::Known(server) => server,
+            Seen::Unknown(why) => return Seen::Unknown(why.clone()),
+        };
+        if server.extension.is_none() {
+            return Seen::Unknown("the coordinator does not have the citus extension yet".to_owned());
+        }
+        let with_sizes = self.memory.with(|memory| {
+            memory.sizes.as_ref().is_none_or(|sizes| sizes.at.elapsed() >= SIZES_EVERY || sizes.stale)
+        });
+        let question = CatalogQuestion {
+            strategy: &self.desired.rebalance.strategy,
+            owner: &self.desired.database.owner,
+            with_plan: true,
+            drain_only: false,
+            with_sizes,
+        };
+        let seen = self.timed("observe_citus", async {
+            let pod = self.pods.get(&Node::Coordinator);
+            let session = self.access.session(Node::Coordinator, pod).await.map_err(|why| why.to_string())?;
+            citus::observe_citus(&session, &question).await.map_err(|error| error.to_string())
+        });
+        let mut seen = seen.await;
+        if let Seen::Known(citus) = &mut seen {
+            self.memory.with(|memory| memory.sizes = Some(sized(memory.sizes.take(), citus, with_sizes)));
+        }
+        seen
+    }
+
+    /// Both ways between every worker that is about to be registered and every other node.
+    async fn connections(
+        &self,
+        postgres: &BTreeMap<Node, Seen<Postgres>>,
+        citus: &Seen<Citus>,
+    ) -> Vec<ConnectionCheck> {
+        let Some(citus) = citus.known() else { return Vec::new() };
+        let registered = |node: Node| citus.nodes.iter().any(|row| row.name == self.access.address(node));
+        let prepared = |node: &Node| {
+            postgres.get(node).and_then(Seen::known).is_some_and(|server| server.extension.is_some())
+        };
+        if !registered(Node::Coordinator) {
+            return Vec::new();
+        }
+        let all: Vec<Node> = postgres.keys().copied().filter(prepared).collect();
+        let candidate = |node: &Node| {
+            node.is_worker() && self.desired.nodes().any(|wanted| wanted == *node) && !registered(*node)
+        };
+        let candidates: Vec<Node> = all.iter().copied().filter(candidate).collect();
+        let looks = all.iter().map(|from| {
+            let to: Vec<Node> = all
+                .iter()
+                .copied()
+                .filter(|to| to != from && (candidates.contains(from) || candidates.contains(to)))
+                .filter(|to| candidates.contains(to) || registered(*to))
+                .collect();
+            self.checks(*from, to)
+        });
+        join_all(looks).await.into_iter().flatten().collect()
+    }
+
+    /// One after another from each node: they share its connection.
+    async fn checks(&self, from: Node, to: Vec<Node>) -> Vec<ConnectionCheck> {
+        let mut checks = Vec::new();
+        let session = match (to.is_empty(), self.access.session(from, self.pods.get(&from)).await) {
+            (true, _) => return checks,
+            (false, Ok(session)) => session,
+            (false, Err(why)) => {
+                let failed = |to| ConnectionCheck { from, to, error: Some(why.to_string()) };
+                return to.into_iter().map(failed).collect();
+            }
+        };
+        for to in to {
+            let address = self.access.address(to);
+            let seen =
+                self.timed("check_connection", citus::check_connection(&session, &address, PORT)).await;
+            checks.push(ConnectionCheck { from, to, error: seen.unknown().map(ToOwned::to_owned) });
+        }
+        checks
+    }
+}
+
+/// Remembers sizes that were asked for, and fills them in where they were not.
+fn sized(before: Option<Sizes>, citus: &mut Citus, asked: bool) -> Sizes {
+    let job = citus.job.as_ref().map(|job| (job.id, job.is_open()));
+    let mut sizes = before.unwrap_or_else(|| Sizes {
+        groups: BTreeMap::new(),
+        shards: BTreeMap::new(),
+        at: Instant::now(),
+        job,
+        stale: false,
+    });
+    if asked {
+        sizes.groups = citus.groups.iter().filter_map(|(id, group)| Some((*id, group.bytes?))).collect();
+        sizes.at = Instant::now();
+    }
+    sizes.stale = !asked && sizes.job != job;
+    sizes.job = job;
+    for (id, group) in &mut citus.groups {
+        group.bytes = group.bytes.or_else(|| sizes.groups.get(id).copied());
+    }
+    let of_tasks =
+        citus.job.iter_mut().flat_map(|job| &mut job.tasks).filter_map(|task| task.transfer.as_mut());
+    let planned = citus.plan.iter_mut().flat_map(|plan| match plan {
+        Seen::Known(moves) => moves.as_mut_slice(),
+        Seen::Unknown(_) => &mut [],
+    });
+    for moved in of_tasks.chain(planned) {
+        if moved.bytes > 0 {
+            sizes.shards.insert(moved.shard, moved.bytes);
+        } else {
+            moved.bytes = sizes.shards.get(&moved.shard).copied().unwrap_or_default();
+        }
+    }
+    sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::snapshot::{Group, Job, Move, Task};
+
+    fn catalog(bytes: i64, state: &str) -> Citus {
+        let task =
+            Task { transfer: Some(Move { shard: 102_008, bytes, ..Move::default() }), ..Task::default() };
+        Citus {
+            groups: [(1, Group { shards: 1, bytes: (bytes > 0).then_some(bytes) })].into(),
+            job: Some(Job { id: 4, state: state.into(), tasks: vec![task], ..Job::default() }),
+            ..Citus::default()
+        }
+    }
+
+    #[test]
+    fn sizes_are_filled_in_from_the_last_time_they_were_asked_for() {
+        let sizes = sized(None, &mut catalog(700, "running"), true);
+        let mut later = catalog(0, "running");
+        let sizes = sized(Some(sizes), &mut later, false);
+        assert_eq!(later.groups[&1].bytes, Some(700));
+        assert_eq!(later.job.unwrap().tasks[0].transfer.as_ref().unwrap().bytes, 700);
+        assert!(!sizes.stale);
+    }
+
+    #[test]
+    fn a_job_that_ends_makes_sizes_stale_once() {
+        let sizes = sized(None, &mut catalog(700, "running"), true);
+        let sizes = sized(Some(sizes), &mut catalog(0, "finished"), false);
+        assert!(sizes.stale);
+        let sizes = sized(Some(sizes), &mut catalog(0, "finished"), true);
+        assert!(!sizes.stale);
+    }
+}

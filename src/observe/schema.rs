@@ -1,0 +1,99 @@
+//! Where the SQL of the schema is from: built in, or the user's ConfigMap, which has no label of ours and is therefore
+//! in no cache. It is read when it may be needed and then remembered; nothing is asked in a steady state.
+
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    memory::Handle,
+    snapshot::{SchemaSql, Seen},
+};
+use crate::{
+    api::{Desired, DialogClusterStatus, spec::ConfigMapKey},
+    citus::BUILT_IN_SCHEMA,
+    controller::Context,
+    runtime::door::Address,
+};
+
+/// A ConfigMap that is not there, or that was not applied yet, is looked at again after so long.
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// The SQL of the schema.
+pub async fn look(
+    context: &Context,
+    desired: &Desired,
+    status: &DialogClusterStatus,
+    memory: &Handle,
+) -> Seen<SchemaSql> {
+    let Some(source) = &desired.schema_source else { return Seen::Known(hashed(BUILT_IN_SCHEMA.to_owned())) };
+    let applied = status
+        .conditions
+        .iter()
+        .any(|condition| condition.type_ == "SchemaApplied" && condition.status == "True");
+    let kept = memory.with(|memory| memory.schema.clone()).filter(|kept| {
+        let same = kept.source == *source && kept.generation == desired.generation;
+        same && (kept.at.elapsed() < AGAIN || (applied && kept.sql.known().is_some()))
+    });
+    if let Some(kept) = kept {
+        return kept.sql;
+    }
+    let sql = read(context, desired, source).await;
+    let kept = KeptSchema {
+        source: source.clone(),
+        generation: desired.generation,
+        sql: sql.clone(),
+        at: Instant::now(),
+    };
+    memory.with(|memory| memory.schema = Some(kept));
+    sql
+}
+
+/// The SQL of a ConfigMap as it was read last.
+#[derive(Clone)]
+pub struct KeptSchema {
+    /// Where it was read.
+    pub source: ConfigMapKey,
+    /// For which generation of the DialogCluster.
+    pub generation: i64,
+    /// What was read.
+    pub sql: Seen<SchemaSql>,
+    /// When.
+    pub at: Instant,
+}
+
+async fn read(context: &Context, desired: &Desired, source: &ConfigMapKey) -> Seen<SchemaSql> {
+    let ConfigMapKey { name, key } = source;
+    let namespace = &desired.cluster.namespace;
+    let address = Address { api_version: "v1", kind: "ConfigMap", namespace, name };
+    match context.door.get(address).await {
+        Err(refusal) => Seen::Unknown(format!("{address} (spec.schema.configMapRef): {refusal}")),
+        Ok(None) => Seen::Unknown(format!("{address} (spec.schema.configMapRef) does not exist: create it")),
+        Ok(Some(map)) => match map.pointer("/data").and_then(|data| data.get(key)?.as_str()) {
+            Some(sql) => Seen::Known(hashed(sql.to_owned())),
+            None => Seen::Unknown(format!("{address} (spec.schema.configMapRef) has no key '{key}': add it")),
+        },
+    }
+}
+
+fn hashed(sql: String) -> SchemaSql {
+    let hash = Sha256::digest(sql.as_bytes()).iter().fold(String::new(), |mut hash, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(hash, "{byte:02x}");
+        hash
+    });
+    SchemaSql { sql, hash }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_sha256_in_hex() {
+        assert!(hashed("abc".into()).hash.starts_with("ba7816bf8f01cfea414140de5dae2223"));
+    }
+}
