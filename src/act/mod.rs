@@ -1,11 +1,28 @@
 //! Writes only: exactly what the plan says, in its order, stopping at the first failure. Nothing is decided here and
 //! nothing is remembered here but what a write has answered.
 
+mod kubernetes;
 pub mod pki;
+mod secrets;
+mod sql;
+
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Step;
+use crate::{
+    api::Desired,
+    controller::Context,
+    observe::{Snapshot, memory::Handle},
+    plan::{Plan, Planned, Step},
+    report::words::doing,
+    runtime::door::{Address, Refusal},
+};
+
+/// After so long no further step of a plan is begun: what is left is planned again from a fresh look.
+const BUDGET: Duration = Duration::from_mins(1);
+/// A checkpoint that takes longer goes on by itself while the server is stopped.
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What became of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -76,5 +93,108 @@ impl Done {
     /// Steps that succeeded.
     pub fn succeeded(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().filter(|done| done.result.is_ok()).map(|done| &done.step)
+    }
+}
+
+/// What a step may use, and the one cluster that it is about.
+pub struct Hands<'a> {
+    /// Clients, caches, memory.
+    pub context: &'a Context,
+    /// What is wanted: the builders of pods and Secrets look at it.
+    pub desired: &'a Desired,
+    /// What the plan was made from.
+    pub seen: &'a Snapshot,
+    /// What is remembered of the cluster.
+    pub memory: Handle,
+}
+
+/// Does what the plan says, in its order, and stops at the first failure.
+pub async fn act(hands: &Hands<'_>, plan: &Plan) -> Done {
+    let mut done = Done::default();
+    let started = Instant::now();
+    for Planned { step, why } in &plan.steps {
+        if started.elapsed() > BUDGET {
+            break;
+        }
+        tracing::info!(step = step.name(), why, "{}", doing(step));
+        let result = attempt(hands, step).await;
+        let failed = result.is_err();
+        if let Err(failure) = &result {
+            let reason: &'static str = failure.reason.into();
+            tracing::warn!(step = step.name(), reason, error = failure.message, "a step failed");
+            hands.context.metrics.reconcile_failed(reason);
+        }
+        done.steps.push(DoneStep { step: step.clone(), result });
+        if failed {
+            break;
+        }
+    }
+    done
+}
+
+async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
+    if hands.context.stop.is_cancelled() {
+        return Err(Failure::new(
+            FailureReason::ShuttingDown,
+            "the operator is being shut down; its successor goes on",
+        ));
+    }
+    if step.is_disruptive() {
+        let held = hands.context.leader.still_held().await;
+        held.map_err(|error| Failure::new(FailureReason::NotLeader, error.to_string()))?;
+    }
+    let deadline = deadline(step);
+    tokio::time::timeout(deadline, run(hands, step)).await.unwrap_or_else(|_| {
+        let message = format!("{}: no answer within {} s", doing(step), deadline.as_secs());
+        Err(Failure::new(FailureReason::DeadlineExceeded, message))
+    })
+}
+
+/// The schema makes hundreds of shards; everything else is one statement or one request.
+fn deadline(step: &Step) -> Duration {
+    match step {
+        Step::ApplySchema { .. } => Duration::from_mins(3),
+        _ => Duration::from_secs(45),
+    }
+}
+
+async fn run(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
+    match step {
+        Step::Create(object) => kubernetes::create(hands, object).await,
+        Step::Apply { object, uid } => kubernetes::apply(hands, object, uid).await,
+        Step::CreateSecret(kind) => secrets::create(hands, *kind).await,
+        Step::InspectImage { image } => kubernetes::inspect_image(hands, image).await,
+        Step::ForgetInspection { pod } => kubernetes::forget_inspection(hands, pod).await,
+        Step::HurryConfiguration { node, pod_uid, value } => {
+            kubernetes::hurry(hands, *node, pod_uid, value).await
+        }
+        Step::RecordIdentity { node, system_identifier, claim } => {
+            kubernetes::record_identity(hands, *node, system_identifier, claim).await
+        }
+        Step::RestartNode { node, pod_uid, .. } => {
+            // What is on disk already need not be written by the fast shutdown, nor replayed after it.
+            sql::checkpoint(hands, *node).await;
+            kubernetes::delete_pod(hands, *node, pod_uid).await
+        }
+        Step::Delete { kind, name, uid } => kubernetes::delete(hands, kind, name, uid).await,
+        _ => sql::run(hands, step).await,
+    }
+}
+
+impl Failure {
+    /// A failure and its reason.
+    #[must_use]
+    pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+    /// A refused request about an object.
+    #[must_use]
+    pub fn refused(what: &Address<'_>, refusal: &Refusal) -> Self {
+        let reason = match refusal {
+            Refusal::Conflict(_) => FailureReason::Conflict,
+            Refusal::Deadline => FailureReason::DeadlineExceeded,
+            _ => FailureReason::Kubernetes,
+        };
+        Self::new(reason, format!("{what}: {refusal}"))
     }
 }

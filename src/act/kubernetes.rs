@@ -1,0 +1,139 @@
+//! Steps that write to Kubernetes. Each object is created under a name that must be free, and later written only
+//! under the uid that the plan knew.
+
+use std::time::Instant;
+
+use super::{Failure, FailureReason, Hands};
+use crate::{
+    api::{Node, names::keys},
+    observe::{kubernetes::live, snapshot::Ownership},
+    resources::{self, Inputs, Rendered},
+    runtime::door::{Address, Refusal},
+};
+
+impl Hands<'_> {
+    pub(super) fn address<'a>(&'a self, api_version: &'a str, kind: &'a str, name: &'a str) -> Address<'a> {
+        Address { api_version, kind, namespace: &self.desired.cluster.namespace, name }
+    }
+}
+
+pub(super) async fn create(hands: &Hands<'_>, object: &Rendered) -> Result<(), Failure> {
+    let address = hands.address(&object.api_version, &object.kind, &object.name);
+    match hands.context.door.create(address, &object.json).await {
+        Ok(answer) => {
+            hands.memory.with(|memory| memory.wrote(object.key(), answer));
+            Ok(())
+        }
+        Err(Refusal::AlreadyExists(words)) => taken(hands, address, &words).await,
+        Err(refusal) => Err(Failure::refused(&address, &refusal)),
+    }
+}
+
+/// Whose is the object that has the name? Ours when the cache is only behind.
+pub(super) async fn taken(hands: &Hands<'_>, address: Address<'_>, words: &str) -> Result<(), Failure> {
+    let key = format!("{}/{}", address.kind, address.name);
+    let answer =
+        hands.context.door.get(address).await.map_err(|refusal| Failure::refused(&address, &refusal))?;
+    let cluster = &hands.desired.cluster;
+    // Gone again since: the next look creates it.
+    let Some(json) = answer else {
+        return Err(Failure::new(FailureReason::Conflict, format!("{address}: {words}")));
+    };
+    let Some(object) = live(json.clone(), cluster) else {
+        return Err(Failure::new(FailureReason::Conflict, format!("{address}: {words}")));
+    };
+    match object.ownership {
+        Ownership::Ours => {
+            hands.memory.with(|memory| memory.wrote(key, object.json));
+            Ok(())
+        }
+        Ownership::Former => Err(Failure::new(
+            FailureReason::Conflict,
+            format!("{address} belonged to a deleted DialogCluster of this name and is still being removed"),
+        )),
+        Ownership::Stranger => {
+            hands.memory.with(|memory| memory.stranger(key, object));
+            let message =
+                format!("{address} exists and does not belong to this DialogCluster: rename or delete it");
+            Err(Failure::new(FailureReason::NameTaken, message))
+        }
+    }
+}
+
+pub(super) async fn apply(hands: &Hands<'_>, object: &Rendered, uid: &str) -> Result<(), Failure> {
+    let address = hands.address(&object.api_version, &object.kind, &object.name);
+    let answer = hands.context.door.apply(address, uid, &object.json).await;
+    let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
+    hands.memory.with(|memory| memory.wrote(object.key(), answer));
+    Ok(())
+}
+
+pub(super) async fn inspect_image(hands: &Hands<'_>, image: &str) -> Result<(), Failure> {
+    let inputs = Inputs { desired: hands.desired, operator: &hands.seen.operator, image };
+    create(hands, &resources::inspection_pod(&inputs, image)).await
+}
+
+pub(super) async fn forget_inspection(hands: &Hands<'_>, pod: &str) -> Result<(), Failure> {
+    match hands.seen.objects.get(&format!("Pod/{pod}")) {
+        Some(seen) => delete(hands, "Pod", pod, &seen.uid).await,
+        None => Ok(()),
+    }
+}
+
+pub(super) async fn hurry(hands: &Hands<'_>, node: Node, pod_uid: &str, value: &str) -> Result<(), Failure> {
+    let name = node.pod_name(&hands.desired.cluster.name);
+    let address = hands.address("v1", "Pod", &name);
+    let answer = hands.context.door.annotate(address, pod_uid, &[(keys::HURRY, value)]).await;
+    answer.map(drop).map_err(|refusal| Failure::refused(&address, &refusal))
+}
+
+/// The claim first: it is what outlives the StatefulSet.
+pub(super) async fn record_identity(
+    hands: &Hands<'_>,
+    node: Node,
+    system_identifier: &str,
+    claim: &str,
+) -> Result<(), Failure> {
+    let set = node.object_name(&hands.desired.cluster.name);
+    for (version, kind, name) in [("v1", "PersistentVolumeClaim", claim), ("apps/v1", "StatefulSet", &set)] {
+        let key = format!("{kind}/{name}");
+        let address = hands.address(version, kind, name);
+        let Some(seen) = hands.seen.objects.get(&key) else {
+            let message = format!("{address} was not seen, so nothing can be written down on it");
+            return Err(Failure::new(FailureReason::Conflict, message));
+        };
+        if seen.annotation(keys::SYSTEM_IDENTIFIER) == Some(system_identifier) {
+            continue;
+        }
+        let annotations = [(keys::SYSTEM_IDENTIFIER, system_identifier)];
+        let answer = hands.context.door.annotate(address, &seen.uid, &annotations).await;
+        let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
+        hands.memory.with(|memory| memory.wrote(key, answer));
+    }
+    Ok(())
+}
+
+pub(super) async fn delete_pod(hands: &Hands<'_>, node: Node, pod_uid: &str) -> Result<(), Failure> {
+    let name = node.pod_name(&hands.desired.cluster.name);
+    delete(hands, "Pod", &name, pod_uid).await?;
+    hands.memory.with(|memory| memory.deleted_pods.insert(pod_uid.to_owned(), Instant::now()));
+    Ok(())
+}
+
+pub(super) async fn delete(hands: &Hands<'_>, kind: &str, name: &str, uid: &str) -> Result<(), Failure> {
+    let address = hands.address(api_version(kind), kind, name);
+    let answer = hands.context.door.delete(address, uid).await;
+    answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
+    hands.memory.with(|memory| memory.writes.remove(&format!("{kind}/{name}")));
+    Ok(())
+}
+
+/// `apiVersion` of the kinds that the operator makes.
+fn api_version(kind: &str) -> &'static str {
+    match kind {
+        "StatefulSet" => "apps/v1",
+        "PodDisruptionBudget" => "policy/v1",
+        "NetworkPolicy" => "networking.k8s.io/v1",
+        _ => "v1",
+    }
+}

@@ -1,0 +1,86 @@
+//! Secrets: each is made once and never overwritten. What is in one goes from `pki` to the API server and into no log,
+//! no plan, no snapshot.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+
+use super::{
+    Failure, FailureReason, Hands, kubernetes,
+    pki::{self, Authorities},
+};
+use crate::{
+    api::names::SecretKind,
+    observe::kubernetes::live,
+    resources::{self, Inputs},
+    runtime::door::Refusal,
+};
+
+type Data = BTreeMap<String, ByteString>;
+
+pub(super) async fn create(hands: &Hands<'_>, kind: SecretKind) -> Result<(), Failure> {
+    let request = pki::Request {
+        cluster: &hands.desired.cluster,
+        cluster_domain: &hands.seen.operator.cluster_domain,
+        database: &hands.desired.database,
+        now: hands.seen.now,
+    };
+    let failed = |error: pki::PkiError| Failure::new(FailureReason::Secret, error.to_string());
+    let contents = if kind == SecretKind::Ca {
+        pki::new_authorities(&request).map_err(failed)?
+    } else {
+        let authorities = hands.secret_data(SecretKind::Ca).await?;
+        let authorities = Authorities::read(&hands.desired.cluster, &authorities).map_err(failed)?;
+        let contents = pki::contents(kind, &request, &authorities).map_err(failed)?;
+        contents.ok_or_else(|| {
+            Failure::new(FailureReason::Secret, format!("nothing is known to put into {kind}"))
+        })?
+    };
+    let name = hands.desired.cluster.secret(kind);
+    let inputs = Inputs { desired: hands.desired, operator: &hands.seen.operator, image: "" };
+    let secret = Secret { data: Some(contents.into_data()), ..resources::secret(&inputs, kind) };
+    let json = serde_json::to_value(secret).map_err(|_| {
+        // The error could quote what is in it.
+        Failure::new(FailureReason::Secret, format!("Secret {name} cannot be written as JSON"))
+    })?;
+    let address = hands.address("v1", "Secret", &name);
+    match hands.context.door.create(address, &json).await {
+        Ok(answer) => {
+            if let Some(object) = live(answer, &hands.desired.cluster) {
+                hands.memory.with(|memory| memory.wrote(format!("Secret/{name}"), object.json));
+            }
+            Ok(())
+        }
+        Err(Refusal::AlreadyExists(words)) => kubernetes::taken(hands, address, &words).await,
+        Err(refusal) => Err(Failure::refused(&address, &refusal)),
+    }
+}
+
+impl Hands<'_> {
+    /// What is in a Secret: from the cache, or asked for when it was made a moment ago.
+    pub(super) async fn secret_data(&self, kind: SecretKind) -> Result<Data, Failure> {
+        let cluster = &self.desired.cluster;
+        let name = cluster.secret(kind);
+        let missing = || Failure::new(FailureReason::Secret, format!("Secret {name} is not there"));
+        let scope = self.context.caches.of(&cluster.namespace).ok_or_else(missing)?;
+        if let Some(secret) = scope.secrets.get(&ObjectRef::new(&name).within(&cluster.namespace)) {
+            let foreign = !secret.owner_references().iter().any(|owner| owner.uid == cluster.uid);
+            if !foreign {
+                return Ok(secret.data.clone().unwrap_or_default());
+            }
+        }
+        let address = self.address("v1", "Secret", &name);
+        let answer =
+            self.context.door.get(address).await.map_err(|refusal| Failure::refused(&address, &refusal))?;
+        let secret: Secret = serde_json::from_value(answer.ok_or_else(missing)?)
+            .map_err(|_| Failure::new(FailureReason::Secret, format!("Secret {name} cannot be read")))?;
+        if !secret.owner_references().iter().any(|owner| owner.uid == cluster.uid) {
+            return Err(Failure::new(
+                FailureReason::NameTaken,
+                format!("Secret {name} belongs to somebody else"),
+            ));
+        }
+        Ok(secret.data.unwrap_or_default())
+    }
+}

@@ -1,0 +1,164 @@
+//! Steps that are said to a server: one arm a step, one call an arm. No SQL is written here.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{Failure, FailureReason, Hands};
+use crate::{
+    api::{Node, names::SecretKind},
+    citus::{self, Schema, Session, SqlError, commands},
+    observe::{
+        access::{Access, NoWay, PORT},
+        snapshot::Seen,
+    },
+    plan::Step,
+};
+
+impl From<NoWay> for Failure {
+    fn from(why: NoWay) -> Self {
+        let reason = match why {
+            NoWay::Certificates(_) => FailureReason::Secret,
+            NoWay::NoAddress(_) | NoWay::Refused(_) => FailureReason::Postgres,
+        };
+        Self::new(reason, why.to_string())
+    }
+}
+
+impl From<SqlError> for Failure {
+    fn from(error: SqlError) -> Self {
+        let reason = match error {
+            SqlError::DeadlineExceeded { .. } => FailureReason::DeadlineExceeded,
+            _ => FailureReason::Postgres,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+impl Hands<'_> {
+    fn access(&self) -> Result<Access<'_>, Failure> {
+        let cluster = &self.desired.cluster;
+        let scope = self.context.caches.of(&cluster.namespace).ok_or_else(|| {
+            let message = format!("namespace {} is not watched by this operator", cluster.namespace);
+            Failure::new(FailureReason::Kubernetes, message)
+        })?;
+        let names = (self.seen.operator.cluster_domain.as_str(), self.desired.database.name.as_str());
+        Ok(Access::new(&self.context.sessions, scope, &self.memory, cluster, names))
+    }
+    async fn session(&self, node: Node) -> Result<Arc<Session>, Failure> {
+        Ok(self.access()?.session(node, self.seen.pods.get(&node)).await?)
+    }
+    async fn coordinator(&self) -> Result<Arc<Session>, Failure> {
+        self.session(Node::Coordinator).await
+    }
+}
+
+pub(super) async fn run(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
+    let started = Instant::now();
+    let result = say(hands, step).await;
+    hands.context.metrics.sql(step.name(), started.elapsed());
+    result
+}
+
+async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
+    match step {
+        Step::PrepareNode { node, extension } => prepare(hands, *node, extension.as_deref()).await,
+        Step::Reload { node } => Ok(commands::reload(&*hands.session(*node).await?).await?),
+        Step::ResetAlterSystem { node, names } => {
+            Ok(commands::reset_alter_system(&*hands.session(*node).await?, names).await?)
+        }
+        Step::TryParameter { node, name, value } => {
+            let answer = commands::try_parameter(&*hands.session(*node).await?, name, value).await?;
+            hands.memory.with(|memory| memory.trials.insert(format!("{name}={value}"), answer));
+            Ok(())
+        }
+        Step::SetCoordinatorHost { address } => {
+            Ok(commands::set_coordinator_host(&*hands.coordinator().await?, address, PORT).await?)
+        }
+        Step::AddNode { address, .. } => {
+            Ok(commands::add_node(&*hands.coordinator().await?, address, PORT).await.map(drop)?)
+        }
+        Step::CreateOwner { owner } => {
+            let password = hands.application_password().await?;
+            let database = &hands.desired.database.name;
+            Ok(commands::create_owner(&*hands.coordinator().await?, owner, &password, database).await?)
+        }
+        Step::ApplySchema { hash } => apply_schema(hands, hash).await,
+        Step::RecoverTransactions => {
+            let recovered = commands::recover_transactions(&*hands.coordinator().await?).await?;
+            if recovered > 0 {
+                tracing::info!(recovered, "prepared transactions were recovered");
+            }
+            Ok(())
+        }
+        Step::StartRebalance { strategy, transfer_mode, parallel_colocated, .. } => {
+            let options = commands::RebalanceOptions {
+                strategy,
+                transfer_mode: *transfer_mode,
+                parallel_colocated: *parallel_colocated,
+            };
+            let job = commands::start_rebalance(&*hands.coordinator().await?, &options).await?;
+            tracing::info!(job, "citus_rebalance_start answered");
+            Ok(())
+        }
+        Step::StopRebalance { job } => {
+            Ok(commands::stop_rebalance(&*hands.coordinator().await?, *job).await.map(drop)?)
+        }
+        // The other steps are Kubernetes'. A new one that is forgotten here fails loudly.
+        other => Err(Failure::new(FailureReason::Postgres, format!("{} is no statement", other.name()))),
+    }
+}
+
+async fn prepare(hands: &Hands<'_>, node: Node, extension: Option<&str>) -> Result<(), Failure> {
+    let (access, pod) = (hands.access()?, hands.seen.pods.get(&node));
+    commands::prepare_server(&*access.maintenance(node, pod).await?, &hands.desired.database.name).await?;
+    let session = access.session(node, pod).await?;
+    Ok(commands::create_extension(&session, extension).await?)
+}
+
+async fn apply_schema(hands: &Hands<'_>, hash: &str) -> Result<(), Failure> {
+    let sql = match &hands.seen.schema_sql {
+        Seen::Known(schema) if schema.hash == hash => schema,
+        Seen::Known(_) => {
+            return Err(Failure::new(FailureReason::Conflict, "the schema has changed since it was planned"));
+        }
+        Seen::Unknown(why) => return Err(Failure::new(FailureReason::Kubernetes, why.clone())),
+    };
+    let schema = Schema {
+        sql: &sql.sql,
+        hash: &sql.hash,
+        owner: &hands.desired.database.owner,
+        shard_count: hands.desired.shard_count,
+        database: &hands.desired.database.name,
+    };
+    Ok(citus::apply_schema(&*hands.coordinator().await?, &schema).await?)
+}
+
+/// Best effort: a restart does not depend on it.
+pub(super) async fn checkpoint(hands: &Hands<'_>, node: Node) {
+    let checkpoint = async {
+        let session = hands.session(node).await?;
+        commands::checkpoint(&session).await.map_err(Failure::from)
+    };
+    match tokio::time::timeout(super::CHECKPOINT_DEADLINE, checkpoint).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => {
+            tracing::info!(error = failure.message, %node, "no checkpoint before the restart");
+        }
+        Err(_) => {
+            tracing::info!(%node, "the checkpoint before the restart takes too long and goes on without us");
+        }
+    }
+}
+
+impl Hands<'_> {
+    async fn application_password(&self) -> Result<secrecy::SecretString, Failure> {
+        let data = self.secret_data(SecretKind::App).await?;
+        let password = data.get("password").and_then(|value| String::from_utf8(value.0.clone()).ok());
+        password.map(Into::into).ok_or_else(|| {
+            let name = self.desired.cluster.secret(SecretKind::App);
+            Failure::new(
+                FailureReason::Secret,
+                format!("Secret {name} has no usable key 'password': put it back"),
+            )
+        })
+    }
+}
