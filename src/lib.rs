@@ -7,7 +7,9 @@
 pub mod act;
 pub mod api;
 pub mod citus;
+pub mod controller;
 pub mod observe;
 pub mod plan;
 pub mod report;
 pub mod resources;
+pub mod runtime;

@@ -1,4 +1,189 @@
 //! The command line. Wiring only.
-fn main() {
-    println!("{}", serde_saphyr::to_string(&dialog_operator::api::crd()).unwrap_or_default());
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use dialog_operator::{
+    api::{self, Desired},
+    citus::Sessions,
+    controller::{self, Context},
+    observe::{Snapshot, caches::Caches, memory::Memory, snapshot::OperatorFacts},
+    plan::{Plan, plan},
+    report::{metrics::Metrics, words::doing},
+    runtime::{
+        door::Door,
+        http::{self, Pages},
+        leader::{self, Candidate},
+        shutdown,
+        telemetry::{self, LogFormat},
+    },
+};
+use kube::runtime::events::{Recorder, Reporter};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Name of the Lease.
+const LEASE: &str = "dialog-operator";
+/// Connections to servers that are kept open at most.
+const SESSIONS: usize = 1000;
+/// Whatever still runs after so long is dropped: Kubernetes kills after thirty seconds.
+const SHUTDOWN: Duration = Duration::from_secs(9);
+
+/// A Kubernetes operator for a sharded PostgreSQL (Citus) cluster.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the operator.
+    Run(RunArguments),
+    /// Print the CustomResourceDefinition as YAML.
+    Crd,
+    /// Print what would be done, and why, without a cluster.
+    Plan {
+        /// A file from `/debug/snapshot/<namespace>/<name>` of a running operator.
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct RunArguments {
+    /// Image of a new cluster whose spec names none.
+    #[arg(long, env, default_value = "citusdata/citus:14.1.0")]
+    default_image: String,
+    /// DNS domain of the Kubernetes cluster.
+    #[arg(long, env, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Namespaces to look after; all when there is none.
+    #[arg(long = "namespaces", visible_alias = "namespace", env = "NAMESPACES", value_delimiter = ',')]
+    namespaces: Vec<String>,
+    /// Namespace of the Lease; the operator's own pod knows it.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    lease_namespace: String,
+    /// Address of the HTTP server for metrics and probes.
+    #[arg(long, env, default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// How a log line looks.
+    #[arg(long, env, value_enum, default_value_t)]
+    log_format: LogFormat,
+    /// What is logged, such as `info,dialog_operator=debug`.
+    #[arg(long = "log", env = "RUST_LOG", default_value = "info")]
+    log: String,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Run(arguments) => tokio::runtime::Runtime::new()?.block_on(run(arguments)),
+        Command::Crd => {
+            println!("{}", serde_saphyr::to_string(&api::crd())?);
+            Ok(())
+        }
+        Command::Plan { file } => {
+            let text =
+                std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let Situation { desired, snapshot } =
+                serde_json::from_str(&text).with_context(|| format!("{} is no snapshot", file.display()))?;
+            print!("{}", told(&plan(&desired, &snapshot)));
+            Ok(())
+        }
+    }
+}
+
+/// What a plan is made from: the file of `plan`.
+#[derive(Serialize, Deserialize)]
+struct Situation<D = Desired, S = Snapshot> {
+    desired: D,
+    snapshot: S,
+}
+
+/// A plan for people.
+fn told(plan: &Plan) -> String {
+    let mut lines = Vec::new();
+    let problems =
+        plan.problems.iter().map(|problem| format!("problem {}: {}", problem.reason, problem.message));
+    lines.extend(problems);
+    lines.extend(
+        plan.steps.iter().map(|planned| format!("step    {}: {}", doing(&planned.step), planned.why)),
+    );
+    lines.extend(plan.holds.iter().map(|hold| format!("hold    {hold}")));
+    if lines.is_empty() {
+        lines.push("nothing to do, nothing to wait for".to_owned());
+    }
+    lines.join("\n") + "\n"
+}
+
+async fn run(arguments: RunArguments) -> anyhow::Result<()> {
+    telemetry::start(arguments.log_format, &arguments.log)?;
+    // An error means that somebody installed a provider before, and then there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let listener = TcpListener::bind(arguments.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", arguments.listen))?;
+    let client = kube::Client::try_default().await.context("no way to a Kubernetes API")?;
+    let (stop, end) = (shutdown::on_signal()?, CancellationToken::new());
+    let tasks = TaskTracker::new();
+    let metrics = Arc::<Metrics>::default();
+    let door = Door::new(client.clone(), Arc::clone(&metrics));
+    let candidate =
+        Candidate { namespace: arguments.lease_namespace, name: LEASE.to_owned(), identity: identity() };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = candidate.identity, "starting");
+    let reporter = Reporter { controller: LEASE.to_owned(), instance: Some(candidate.identity.clone()) };
+    // The Lease is given back when `end` is cancelled: after the last step, not before.
+    let (guard, election) = leader::elect(door.clone(), candidate, end.clone());
+    let election = tokio::spawn(election);
+    let context = Arc::new(Context {
+        caches: Caches::start(&client, &arguments.namespaces, &tasks, &end),
+        door,
+        memory: Memory::default(),
+        sessions: Sessions::new(SESSIONS),
+        leader: guard,
+        metrics,
+        recorder: Recorder::new(client, reporter),
+        operator: OperatorFacts {
+            default_image: arguments.default_image,
+            cluster_domain: arguments.cluster_domain,
+        },
+        stop: stop.clone(),
+    });
+    let pages = tokio::spawn(http::serve(listener, pages(&context), end.clone()));
+    let controller = tokio::spawn(controller::run(context));
+
+    stop.cancelled().await;
+    let ended = tokio::time::timeout(SHUTDOWN, async {
+        let _ = controller.await;
+        end.cancel();
+        let _ = election.await;
+        let _ = pages.await;
+        tasks.close();
+        tasks.wait().await;
+    });
+    if ended.await.is_err() {
+        tracing::warn!(seconds = SHUTDOWN.as_secs(), "something did not end in time and is dropped");
+    }
+    Ok(())
+}
+
+fn pages(context: &Arc<Context>) -> Arc<Pages> {
+    let (caches, memory) = (Arc::clone(context), Arc::clone(context));
+    Arc::new(Pages {
+        metrics: Arc::clone(&context.metrics),
+        waiting: Box::new(move || caches.caches.waiting()),
+        snapshot: Box::new(move |namespace, name| {
+            let (desired, snapshot) = memory.memory.snapshot(namespace, name)?;
+            serde_json::to_string_pretty(&Situation { desired, snapshot: snapshot.as_ref() }).ok()
+        }),
+    })
+}
+
+/// Who this process is: the pod, and which of its lives.
+fn identity() -> String {
+    let host =
+        std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| LEASE.to_owned());
+    format!("{host}-{:08x}", rand::random::<u32>())
 }

@@ -1,6 +1,101 @@
 //! Reads only: everything that is, gathered into one plain value, the [`Snapshot`]. Nothing is written here and
 //! nothing is decided; what could not be seen is `Unknown` with its reason.
 
+pub mod access;
+pub mod caches;
+pub mod kubernetes;
+#[cfg(test)]
+mod kubernetes_tests;
+pub mod memory;
+pub mod postgres;
+pub mod schema;
 pub mod snapshot;
 
+use std::collections::{BTreeMap, HashSet};
+
+use jiff::Timestamp;
+
+use self::{access::Access, memory::Handle, postgres::Look};
+use crate::{
+    api::{Desired, DialogClusterStatus},
+    controller::Context,
+};
 pub use snapshot::Snapshot;
+use snapshot::{ImageFacts, Seen};
+
+/// Looks at everything there is of one cluster. The caches answer for Kubernetes; every server is asked at once.
+pub async fn observe(
+    context: &Context,
+    desired: &Desired,
+    cached: Option<&DialogClusterStatus>,
+    memory: &Handle,
+) -> Snapshot {
+    let cluster = &desired.cluster;
+    let Some(scope) = context.caches.of(&cluster.namespace) else {
+        // Only clusters of watched namespaces are ever looked at.
+        return Snapshot::of_nothing(&context.operator);
+    };
+    let (objects, pods, images, status) = memory.with(|memory| {
+        let objects = kubernetes::objects(scope, memory, cluster);
+        let pods = kubernetes::pods(scope, memory, cluster, &objects);
+        let images = images(&kubernetes::inspections(scope, cluster), &mut memory.images);
+        (objects, pods, images, memory.status(cached))
+    });
+    let alive: HashSet<&str> = pods.values().map(|pod| pod.uid.as_str()).collect();
+    context.sessions.keep_pods(cluster, &alive);
+    let names = (context.operator.cluster_domain.as_str(), desired.database.name.as_str());
+    let access = Access::new(&context.sessions, scope, memory, cluster, names);
+    let look = Look { access, desired, pods: &pods, memory: memory.clone(), metrics: &context.metrics };
+    let (sql, schema_sql) = tokio::join!(look.look(), schema::look(context, desired, &status, memory));
+    Snapshot {
+        now: Timestamp::now(),
+        operator: context.operator.clone(),
+        objects,
+        pods,
+        postgres: sql.postgres,
+        citus: sql.citus,
+        connections: sql.connections,
+        trials: memory.with(|memory| memory.trials.clone()),
+        images,
+        schema_sql,
+        status,
+    }
+}
+
+/// What images said, now or before: an answer does not change, a failure to pull may.
+fn images(
+    inspections: &[(String, Option<Seen<ImageFacts>>)],
+    remembered: &mut BTreeMap<String, ImageFacts>,
+) -> BTreeMap<String, Seen<ImageFacts>> {
+    let mut images = BTreeMap::new();
+    for (image, said) in inspections {
+        match said {
+            Some(Seen::Known(facts)) => drop(remembered.insert(image.clone(), facts.clone())),
+            Some(Seen::Unknown(why)) => drop(images.insert(image.clone(), Seen::Unknown(why.clone()))),
+            None => {}
+        }
+    }
+    images.extend(remembered.iter().map(|(image, facts)| (image.clone(), Seen::Known(facts.clone()))));
+    images
+}
+
+impl Snapshot {
+    /// Nothing was seen.
+    #[must_use]
+    pub fn of_nothing(operator: &snapshot::OperatorFacts) -> Self {
+        let unseen = || "not looked at".to_owned();
+        Self {
+            now: Timestamp::now(),
+            operator: operator.clone(),
+            objects: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            postgres: BTreeMap::new(),
+            citus: Seen::Unknown(unseen()),
+            connections: Vec::new(),
+            trials: BTreeMap::new(),
+            images: BTreeMap::new(),
+            schema_sql: Seen::Unknown(unseen()),
+            status: DialogClusterStatus::default(),
+        }
+    }
+}

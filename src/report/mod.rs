@@ -2,7 +2,11 @@
 //! planned and done, and from nothing else.
 
 pub mod conditions;
+pub mod events;
+pub mod metrics;
+pub mod publish;
 pub mod status;
 pub mod words;
+pub mod writer;
 
 pub use status::{invalid, status};

@@ -1,0 +1,246 @@
+//! The controller: caches wake it, and each reconcile reads as one sentence. Clusters are reconciled beside each other
+//! without limit, so that one that is slow delays no other; every wait in here has a deadline.
+
+use std::{
+    convert::Infallible,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, stream};
+use kube::{
+    Resource, ResourceExt,
+    runtime::{
+        Controller,
+        controller::{Action, Error},
+        events::Recorder,
+    },
+};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::{
+    act::{Done, Hands, act},
+    api::{ClusterId, Desired, Invalid},
+    citus::Sessions,
+    observe::{
+        caches::{Caches, Scope, Stored},
+        memory::{Handle, Memory},
+        observe,
+        snapshot::{Job, OperatorFacts},
+    },
+    plan::{Hold, Plan, Step, plan},
+    report::{
+        metrics::Metrics,
+        publish::{publish, refuse},
+    },
+    runtime::{
+        door::{Door, Refusal},
+        leader::LeaderGuard,
+    },
+};
+
+/// No reconcile takes longer: then it is dropped and begun anew from a fresh look.
+const DEADLINE: Duration = Duration::from_mins(5);
+/// Pause after failures in a row: doubled each time, up to the second.
+const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// How often clusters that are gone are forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+
+/// What a reconcile may use. One for the program.
+pub struct Context {
+    /// The way to the Kubernetes API.
+    pub door: Door,
+    /// What Kubernetes holds of ours.
+    pub caches: Caches,
+    /// What is remembered between two looks.
+    pub memory: Memory,
+    /// Connections to servers.
+    pub sessions: Sessions,
+    /// Whether this operator leads.
+    pub leader: LeaderGuard,
+    /// What `/metrics` shows.
+    pub metrics: Arc<Metrics>,
+    /// Sends events.
+    pub recorder: Recorder,
+    /// How this operator was started.
+    pub operator: OperatorFacts,
+    /// Cancelled when the program is to end: the running step is finished and no other begun.
+    pub stop: CancellationToken,
+}
+
+/// Reconciles while this operator leads, until the program is to end.
+pub async fn run(context: Arc<Context>) {
+    while !context.stop.is_cancelled() {
+        tokio::select! {
+            () = context.stop.cancelled() => return,
+            () = context.leader.until(true) => {}
+        }
+        // Another operator may have led meanwhile: what is remembered may no longer be so.
+        context.memory.forget_all();
+        let controllers =
+            context.caches.scopes.iter().map(|scope| lead(Arc::clone(&context), Arc::clone(scope)));
+        tokio::select! {
+            // Reconciles that run are dropped: this operator may no longer act.
+            () = context.leader.until(false) => context.metrics.forget_all(),
+            _ = futures::future::join_all(controllers) => {}
+        }
+    }
+}
+
+async fn lead(context: Arc<Context>, scope: Arc<Scope>) {
+    let everything = stream::once(async {});
+    let stop = context.stop.clone();
+    let controller = Controller::for_shared_stream(stream::empty(), scope.clusters.clone())
+        .reconcile_on(scope.wakes.listen())
+        .reconcile_all_on(everything)
+        .graceful_shutdown_on(async move { stop.cancelled().await })
+        .run(reconcile, |_, _, _| Action::requeue(FAILURE_PAUSE.0), Arc::clone(&context));
+    let forget = async {
+        loop {
+            tokio::time::sleep(FORGET_EVERY).await;
+            forget_gone(&context);
+        }
+    };
+    let reconciles = controller.for_each(|result| async {
+        match result {
+            // It was deleted between its wake and now.
+            Ok(_) | Err(Error::ObjectNotFound(_)) => {}
+            Err(error) => tracing::warn!(%error, "the queue of clusters"),
+        }
+    });
+    tokio::select! { () = reconciles => {}, () = forget => {} }
+}
+
+fn forget_gone(context: &Context) {
+    let clusters: Vec<_> = context.caches.scopes.iter().flat_map(|scope| scope.clusters.state()).collect();
+    let uids: Vec<_> = clusters.iter().filter_map(|cluster| cluster.uid()).collect();
+    context.memory.keep_only(|uid| uids.iter().any(|kept| kept == uid));
+    let named = |namespace: &str, name: &str| {
+        clusters
+            .iter()
+            .any(|cluster| cluster.name_any() == name && cluster.namespace().as_deref() == Some(namespace))
+    };
+    context.metrics.keep_only(named);
+}
+
+/// One look at a cluster and what follows from it. It never fails: what fails is told and tried again.
+async fn reconcile(cluster: Arc<Stored>, context: Arc<Context>) -> Result<Action, Infallible> {
+    let id = identity(&cluster);
+    let memory = context.memory.of(&id.uid);
+    let started = Instant::now();
+    let look = RandomState::new().hash_one(started);
+    let span = tracing::info_span!(
+        "reconcile",
+        namespace = id.namespace,
+        name = id.name,
+        generation = cluster.meta().generation,
+        reconcile = format!("{look:08x}"),
+    );
+    let result = timeout(DEADLINE, one(&context, &cluster, &id, &memory).instrument(span.clone())).await;
+    context.metrics.reconciled(&id.namespace, &id.name, started.elapsed());
+    let _entered = span.enter();
+    let pause = match result {
+        Ok(Ok(pause)) => pause,
+        Ok(Err(refusal)) => {
+            tracing::warn!(error = %refusal, "the status could not be written");
+            context.metrics.reconcile_failed("Status");
+            after_failure(&memory)
+        }
+        Err(_) => {
+            tracing::warn!(seconds = DEADLINE.as_secs(), "a reconcile took too long and is begun anew");
+            context.metrics.reconcile_failed("DeadlineExceeded");
+            after_failure(&memory)
+        }
+    };
+    tracing::debug!(milliseconds = started.elapsed().as_millis(), pause = pause.as_millis(), "reconciled");
+    Ok(Action::requeue(jittered(pause)))
+}
+
+async fn one(
+    context: &Context,
+    cluster: &Stored,
+    id: &ClusterId,
+    memory: &Handle,
+) -> Result<Duration, Refusal> {
+    let cached = cluster.0.as_ref().ok().and_then(|cluster| cluster.status.as_ref());
+    let desired = match desired(cluster) {
+        Ok(desired) => desired,
+        Err(invalid) => {
+            let generation = cluster.meta().generation.unwrap_or_default();
+            refuse(context, memory, id, (generation, cached), &invalid).await?;
+            return Ok(AT_REST);
+        }
+    };
+    let seen = Arc::new(observe(context, &desired, cached, memory).await);
+    memory.with(|memory| memory.snapshot = Some((desired.clone(), Arc::clone(&seen))));
+    let plan = plan(&desired, &seen);
+    let hands = Hands { context, desired: &desired, seen: &seen, memory: memory.clone() };
+    let done = act(&hands, &plan).await;
+    publish(context, memory, &desired, &seen, (&plan, &done)).await?;
+    if done.failure().is_some() {
+        return Ok(after_failure(memory));
+    }
+    memory.with(|memory| memory.failures = 0);
+    Ok(pause(&desired, &seen, &plan, &done))
+}
+
+fn identity(cluster: &Stored) -> ClusterId {
+    ClusterId {
+        namespace: cluster.namespace().unwrap_or_default(),
+        name: cluster.name_any(),
+        uid: cluster.uid().unwrap_or_default(),
+    }
+}
+
+fn desired(cluster: &Stored) -> Result<Desired, Invalid> {
+    match &cluster.0 {
+        Ok(cluster) => Desired::try_from(cluster),
+        Err(unreadable) => Err(Invalid { field: "*".to_owned(), problem: unreadable.error.clone() }),
+    }
+}
+
+const AT_REST: Duration = Duration::from_secs(10);
+
+/// When to look again if nothing wakes us: servers wake nobody.
+fn pause(desired: &Desired, seen: &crate::observe::Snapshot, plan: &Plan, done: &Done) -> Duration {
+    if done.steps.iter().any(|done| !is_quiet(&done.step)) || done.steps.len() < plan.steps.len() {
+        return Duration::from_millis(50);
+    }
+    if desired.paused {
+        return AT_REST;
+    }
+    let moving = seen.citus.known().and_then(|citus| citus.job.as_ref()).is_some_and(Job::is_open);
+    let holds = plan.holds.iter().filter_map(|hold| match hold {
+        Hold::Paused { .. } => None,
+        Hold::JobRunning { .. } | Hold::RestartWaitsForMoves { .. } => Some(Duration::from_secs(1)),
+        Hold::RebalancePause { seconds, .. } => Some(
+            Duration::from_secs(u64::try_from(*seconds).unwrap_or_default())
+                .clamp(Duration::from_secs(1), AT_REST),
+        ),
+        Hold::WorkerMissing { timed_out: true, .. } => Some(Duration::from_secs(2)),
+        _ => Some(Duration::from_millis(400)),
+    });
+    holds.chain(moving.then_some(Duration::from_secs(1))).min().unwrap_or(AT_REST)
+}
+
+/// A step after which nothing new is to be seen at once.
+fn is_quiet(step: &Step) -> bool {
+    matches!(step, Step::ForgetInspection { .. })
+}
+
+fn after_failure(memory: &Handle) -> Duration {
+    let failures = memory.with(|memory| {
+        memory.failures = memory.failures.saturating_add(1);
+        memory.failures
+    });
+    let (first, last) = FAILURE_PAUSE;
+    first.saturating_mul(1 << (failures - 1).min(10)).min(last)
+}
+
+/// Up to a tenth more, so that many clusters do not look all at once.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(1.0..1.1))
+}
