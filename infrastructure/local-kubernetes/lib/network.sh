@@ -12,6 +12,7 @@ make_network() {
   # Programs on this machine reach Services with an address that the pods can answer to.
   ip route replace "$SERVICE_CIDR" dev "$BRIDGE" src "$NODE_IP"
   # Pods talk to Services, and the answers of pods on the same bridge come back through the same rules.
+  modprobe --quiet br_netfilter 2>/dev/null || true # built in on some kernels
   sysctl -q -w net.ipv4.ip_forward=1
   sysctl -q -w net.bridge.bridge-nf-call-iptables=1 2>/dev/null || true
 

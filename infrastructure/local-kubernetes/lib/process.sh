@@ -1,7 +1,8 @@
 # Daemons without an init system: a pid file holds pid and start time, so that a reused pid is never taken for ours.
 # shellcheck shell=bash
 
-started_at() { awk '{sub(/.*\) /, ""); print $20}' "/proc/$1/stat" 2>/dev/null; }
+# A zombie has no start time: nothing tells how soon the machine's init buries it.
+started_at() { awk '{sub(/.*\) /, "")} $1 != "Z" {print $20}' "/proc/$1/stat" 2>/dev/null; }
 
 is_running() { # NAME
   local pid start
@@ -36,7 +37,8 @@ stop() { # NAME
     kill "$pid" 2>/dev/null || true
     deadline=$((SECONDS + 10))
     while is_running "$1"; do
-      ((SECONDS < deadline)) || { kill -KILL "$pid" 2>/dev/null || true; }
+      ((SECONDS < deadline)) || kill -KILL "$pid" 2>/dev/null || true
+      ((SECONDS < deadline + 10)) || die "$1 (pid $pid) does not end"
       sleep 0.1
     done
   fi
