@@ -14,6 +14,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_opfamily.h"
 #include "catalog/pg_type.h"
@@ -30,6 +31,7 @@
 #include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -308,12 +310,19 @@ standin_planner(Query *query, const char *text, int options, ParamListInfo param
 		: standard_planner(query, text, options, params);
 }
 
+/* Calls a function of the extension as its owner: whoever may make roles need not be a superuser. */
 static void
 call(const char *function, const char *argument)
 {
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
 	SPI_execute(psprintf("SELECT standin.%s(%s)", function, argument), false, 0);
 	SPI_finish();
+	SetUserIdAndSecContext(user, context);
 }
 
 /* Event triggers do not see roles, so this does: after a statement about roles the workers get the same ones. */
@@ -324,7 +333,7 @@ standin_utility(PlannedStmt *statement, const char *text, bool readOnlyTree, Pro
 	Node	   *node = statement->utilityStmt;
 	bool		roles = IsA(node, CreateRoleStmt) || IsA(node, AlterRoleStmt) || IsA(node, GrantRoleStmt);
 
-	if (IsA(node, DropRoleStmt) && OidIsValid(get_extension_oid("citus", true)))
+	if (IsA(node, DropRoleStmt) && has_createrole_privilege(GetUserId()) && OidIsValid(get_extension_oid("citus", true)))
 	{
 		ListCell   *cell;
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{
         ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
         Preconditions,
@@ -14,6 +14,7 @@ use kube::{
 };
 use serde_json::Value;
 
+use super::field_owners;
 use crate::{api::FIELD_MANAGER, report::metrics::Metrics};
 
 /// No request takes longer: the API server itself gives up after a minute, and other clusters wait for nothing here.
@@ -164,6 +165,18 @@ impl Door {
         let api = self.api(address)?;
         let patch = Patch::Apply(with_uid(object, uid));
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let applied =
+            self.counted("apply", address.kind, api.patch(address.name, &parameters, &patch)).await?;
+        let Some(fields) = field_owners::as_applied(applied.managed_fields()) else {
+            return Ok(json(applied));
+        };
+        // Once after a create: what was created is owned as applied from now on, and what is no longer wanted goes.
+        let version = applied.resource_version().unwrap_or_default();
+        let owners =
+            serde_json::json!({ "metadata": { "resourceVersion": version, "managedFields": fields } });
+        let adopt = Patch::Merge(owners);
+        let plain = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.counted("patch", address.kind, api.patch(address.name, &plain, &adopt)).await?;
         self.counted("apply", address.kind, api.patch(address.name, &parameters, &patch)).await.map(json)
     }
 

@@ -2,6 +2,7 @@
 //! election, shutdown, and the one door to the Kubernetes API.
 
 pub mod door;
+mod field_owners;
 pub mod http;
 pub mod leader;
 pub mod shutdown;
