@@ -29,7 +29,7 @@ pub fn check(view: View, wanted: &Wanted, plan: &Plan) -> Result<(), Broken> {
             Step::SetCoordinatorHost { .. } => knows_cluster(view)?,
             Step::Delete { kind, name, .. } => deletes_forgotten(view, kind, name)?,
             Step::Create(object) | Step::Apply { object, .. } => {
-                initialises_newborn(view, &object.kind, &object.name, &object.json)?
+                initialises_newborn(view, &object.kind, &object.name, &object.json)?;
             }
             _ => {}
         }
