@@ -1,9 +1,10 @@
 /*
  * The stand-in for Citus: for tests and the demo on machines without Citus. README.md says what it answers.
  *
- * How it works. On the coordinator a distributed table becomes a partitioned table: one partition a shard, each a
- * postgres_fdw foreign table (schema standin) whose server is the node that holds the shard. The operator class of
- * the partition key hashes as Citus does, so that a value is in the shard in which Citus would have it. A shard is an
+ * How it works. On the coordinator a distributed table stays as it is, and empty: a hook of the planner sends its
+ * queries to a partitioned table behind it, standin.table_<oid>, with one partition a shard, standin.shard_<shardid>,
+ * each a postgres_fdw foreign table whose server is the node that holds the shard. The operator class of the
+ * partition key hashes as Citus does, so that a value is in the shard in which Citus would have it. A shard is an
  * ordinary table of a worker, <table>_<shardid>. A move copies it by PostgreSQL's own publication and subscription,
  * holds writers back while the rest arrives, and then points the foreign table at the other server.
  *
@@ -621,6 +622,18 @@ LANGUAGE sql STABLE STRICT AS $$
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = object_name
 $$;
 
+-- A column as CREATE TABLE has it. Defaults are the coordinator's business.
+CREATE FUNCTION standin.column_sql(rel oid, number smallint, with_default bool) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+  SELECT format('%I %s%s%s%s', attname, format_type(atttypid, atttypmod),
+    CASE WHEN attcollation <> typcollation THEN ' COLLATE ' || attcollation::regcollation END,
+    CASE WHEN attgenerated = 's' THEN format(' GENERATED ALWAYS AS (%s) STORED', pg_get_expr(adbin, adrelid))
+         WHEN with_default AND attidentity <> '' THEN format(' DEFAULT nextval(%L)', pg_get_serial_sequence(standin.qualified(rel), attname))
+         WHEN with_default THEN ' DEFAULT ' || pg_get_expr(adbin, adrelid) END,
+    CASE WHEN attnotnull THEN ' NOT NULL' END)
+  FROM pg_attribute JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+  WHERE attrelid = rel AND attnum = number
+$$;
+
 -- SQL that makes a shard of a table on a node, with constraints, indexes, owner and grants. Without a shard it makes
 -- the table itself, as workers know it: empty (README.md).
 CREATE FUNCTION standin.table_sql(rel regclass, shardid bigint) RETURNS text
@@ -636,12 +649,8 @@ BEGIN
   SELECT quote_ident(nspname) INTO schema FROM pg_namespace WHERE oid = c.relnamespace;
   target := schema || '.' || quote_ident(standin.shard_object(c.relname, shardid));
   SELECT string_agg(part, ', ' ORDER BY kind, number) INTO parts FROM (
-    SELECT 1 AS kind, a.attnum::bigint AS number, format('%I %s%s%s%s', attname, format_type(atttypid, atttypmod),
-      CASE WHEN attcollation <> typcollation THEN ' COLLATE ' || attcollation::regcollation ELSE '' END,
-      CASE WHEN attgenerated = 's' THEN format(' GENERATED ALWAYS AS (%s) STORED', pg_get_expr(adbin, adrelid)) ELSE '' END,
-      CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END) AS part
-    FROM pg_attribute a JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_attrdef d ON adrelid = attrelid AND adnum = attnum
-    WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped
+    SELECT 1 AS kind, attnum::bigint AS number, standin.column_sql(rel, attnum, false) AS part
+    FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped
     UNION ALL
     SELECT 2, oid::bigint, format('CONSTRAINT %I %s', standin.shard_object(conname, shardid), pg_get_constraintdef(oid))
     FROM pg_constraint WHERE conrelid = rel AND contype IN ('p', 'u', 'c')) p;
@@ -737,9 +746,8 @@ RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $
 DECLARE
   old pg_class;
   col pg_attribute;
-  name text;        -- qualified
-  local_name text;  -- of the table while it is replaced
-  new regclass;
+  name text := standin.qualified(table_name);
+  behind text;
   shards int;
   colocation int;
   model regclass;   -- a table to be colocated with
@@ -748,10 +756,8 @@ DECLARE
   op int;
   r record;
   filled bool;
-  indexes jsonb;
 BEGIN
   SELECT * INTO old FROM pg_class WHERE oid = table_name;
-  name := standin.qualified(table_name);
   PERFORM standin.check_distributable(table_name);
   SELECT * INTO col FROM pg_attribute WHERE attrelid = table_name AND attname = distribution_column AND attnum > 0 AND NOT attisdropped;
   IF NOT FOUND THEN
@@ -802,64 +808,32 @@ BEGIN
   END LOOP;
   DELETE FROM pg_dist_cleanup WHERE operation_id = op;
 
-  -- the table on the coordinator: a partitioned one takes the place of the old one
+  -- the table behind it; as long as it has another name the table itself is what its name says
   PERFORM standin.sync_servers();
-  PERFORM set_config('standin.quiet', 'on', true);    -- to the event triggers
-  local_name := left(old.relname, 50) || '_before_' || ids[1];
-  EXECUTE format('ALTER TABLE %s RENAME TO %I', name, local_name);
-  EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY INCLUDING CONSTRAINTS INCLUDING COMMENTS) PARTITION BY HASH (%I %s)',
-                 name, standin.qualified(table_name), distribution_column, standin.operator_class(col.atttypid, shards));
-  EXECUTE format('ALTER TABLE %s OWNER TO %I', name, pg_get_userbyid(old.relowner));
-  new := name::regclass;
+  behind := format('standin.new_%s', table_name::oid);
+  EXECUTE (SELECT format('CREATE TABLE %s (%s) PARTITION BY HASH (%I %s); ALTER TABLE %1$s %s OWNER TO %I; %s', behind,
+      string_agg(CASE WHEN attisdropped THEN format('dropped_%s int', attnum) ELSE standin.column_sql(attrelid, attnum, true) END, ', ' ORDER BY attnum),
+      distribution_column, standin.operator_class(col.atttypid, shards),
+      string_agg(format('DROP COLUMN dropped_%s,', attnum), ' ') FILTER (WHERE attisdropped), pg_get_userbyid(old.relowner), standin.grants_sql(table_name, behind))
+    FROM pg_attribute WHERE attrelid = table_name AND attnum > 0);
   FOR i IN 1 .. shards LOOP
-    EXECUTE format('CREATE FOREIGN TABLE standin.%I PARTITION OF %s FOR VALUES WITH (MODULUS %s, REMAINDER %s) SERVER %I OPTIONS (schema_name %L, table_name %L)',
-                   'shard_' || ids[i], name, shards, i - 1, 'citus_' || (SELECT nodeid FROM pg_dist_node WHERE groupid = groups[i] AND noderole = 'primary'),
-                   (SELECT nspname FROM pg_namespace WHERE oid = old.relnamespace), standin.shard_object(old.relname, ids[i]));
+    EXECUTE format('CREATE FOREIGN TABLE standin.shard_%s PARTITION OF %s FOR VALUES WITH (MODULUS %s, REMAINDER %s) SERVER citus_%s OPTIONS (schema_name %L, table_name %L); ALTER FOREIGN TABLE standin.shard_%1$s OWNER TO %8$I',
+      ids[i], behind, shards, i - 1, (SELECT nodeid FROM pg_dist_node WHERE groupid = groups[i] AND noderole = 'primary'),
+      (SELECT nspname FROM pg_namespace WHERE oid = old.relnamespace), standin.shard_object(old.relname, ids[i]), pg_get_userbyid(old.relowner));
   END LOOP;
-
-  -- rows, sequences, then indexes under their old names
-  EXECUTE format('SELECT EXISTS (SELECT FROM %s)', standin.qualified(table_name)) INTO filled;
+  EXECUTE format('SELECT EXISTS (SELECT FROM %s)', name) INTO filled;
   IF filled THEN
     RAISE NOTICE 'Copying data from local table...';
-    EXECUTE (SELECT format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %2$s FROM %s', name, string_agg(quote_ident(attname), ', ' ORDER BY attnum), standin.qualified(table_name))
+    EXECUTE (SELECT format('INSERT INTO %s (%s) SELECT %2$s FROM %s; TRUNCATE %3$s', behind, string_agg(quote_ident(attname), ', ' ORDER BY attnum), name)
              FROM pg_attribute WHERE attrelid = table_name AND attnum > 0 AND NOT attisdropped AND attgenerated = '');
   END IF;
-  FOR r IN SELECT d.objid::regclass AS seq, attname, d.deptype, attidentity FROM pg_depend d JOIN pg_attribute a ON attrelid = refobjid AND attnum = refobjsubid
-           WHERE refclassid = 'pg_class'::regclass AND refobjid = table_name AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
-             AND EXISTS (SELECT FROM pg_sequence WHERE seqrelid = d.objid) LOOP
-    IF r.attidentity = '' THEN
-      EXECUTE format('ALTER SEQUENCE %s OWNED BY %s.%I', standin.qualified(r.seq), name, r.attname);
-    ELSE
-      EXECUTE format('SELECT setval(pg_get_serial_sequence(%L, %L), last_value, is_called) FROM %s', name, r.attname, standin.qualified(r.seq));
-    END IF;
-  END LOOP;
-  SELECT jsonb_agg(jsonb_build_object('name', format('%I.%I', nspname, relname), 'unique', indisunique, 'sql',
-      CASE WHEN k.oid IS NULL THEN format('CREATE %s INDEX %I ON %s %s %s', CASE WHEN indisunique THEN 'UNIQUE' END, relname, CASE WHEN indisunique THEN 'ONLY' END, name,
-                                          substring(pg_get_indexdef(indexrelid) FROM ' USING .*'))
-      ELSE format('ALTER TABLE ONLY %s ADD CONSTRAINT %s %s', name, quote_ident(conname), pg_get_constraintdef(k.oid)) END)) INTO indexes
-  FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_namespace n ON n.oid = relnamespace LEFT JOIN pg_constraint k ON conindid = indexrelid AND contype IN ('p', 'u')
-  WHERE indrelid = table_name;
-  FOR i IN 1 .. shards LOOP
-    EXECUTE format('ALTER FOREIGN TABLE standin.%I OWNER TO %I', 'shard_' || ids[i], pg_get_userbyid(old.relowner));
-  END LOOP;
-  EXECUTE coalesce(nullif(standin.grants_sql(table_name, name), ''), 'SELECT');
-  EXECUTE format('DROP TABLE %s', standin.qualified(table_name));
-  FOR r IN SELECT i->>'name' AS index, (i->>'unique')::bool AS is_unique, i->>'sql' AS sql FROM jsonb_array_elements(indexes) i LOOP
-    EXECUTE r.sql;
-    IF r.is_unique THEN    -- it is never valid by itself in a table with foreign partitions: here the shards have it
-      UPDATE pg_index SET indisvalid = true WHERE indexrelid = r.index::regclass;
-    END IF;
-  END LOOP;
-  IF old.relreplident = 'f' THEN
-    EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', name);
-  END IF;
+  EXECUTE format('ALTER TABLE %s RENAME TO table_%s', behind, table_name::oid);
 
-  INSERT INTO pg_dist_partition VALUES (new, 'h', format('{VAR :varno 1 :varattno %s :vartype %s :vartypmod %s :varcollid %s :varlevelsup 0 :varnosyn 1 :varattnosyn %1$s :location -1}',
-    (SELECT attnum FROM pg_attribute WHERE attrelid = new AND attname = distribution_column), col.atttypid, col.atttypmod, col.attcollation), colocation, 's', false);
-  INSERT INTO pg_dist_shard SELECT new, ids[i], 't', (-2147483648 + (i - 1) * (4294967296 / shards))::text,
+  INSERT INTO pg_dist_partition VALUES (table_name, 'h', format('{VAR :varno 1 :varattno %s :vartype %s :vartypmod %s :varcollid %s :varlevelsup 0 :varnosyn 1 :varattnosyn %1$s :location -1}',
+    col.attnum, col.atttypid, col.atttypmod, col.attcollation), colocation, 's', false);
+  INSERT INTO pg_dist_shard SELECT table_name, ids[i], 't', (-2147483648 + (i - 1) * (4294967296 / shards))::text,
     CASE WHEN i = shards THEN 2147483647 ELSE -2147483648 + i * (4294967296 / shards) - 1 END::text FROM generate_series(1::bigint, shards) i;
   INSERT INTO pg_dist_placement (shardid, shardstate, shardlength, groupid) SELECT id, 1, 0, g FROM unnest(ids, groups) u(id, g);
-  PERFORM set_config('standin.quiet', '', true);
   PERFORM standin.sync_metadata();
 END $$;
 
@@ -906,8 +880,9 @@ CREATE FUNCTION standin.after_ddl() RETURNS event_trigger LANGUAGE plpgsql SECUR
 DECLARE
   c record;
   p record;
+  columns jsonb;
 BEGIN
-  IF current_setting('standin.quiet', true) = 'on' OR NOT EXISTS (SELECT FROM pg_dist_partition) OR NOT citus_is_coordinator() THEN
+  IF NOT EXISTS (SELECT FROM pg_dist_partition) OR NOT citus_is_coordinator() THEN
     RETURN;
   END IF;
   FOR c IN SELECT command_tag, objid, CASE object_type WHEN 'index' THEN (SELECT indrelid FROM pg_index WHERE indexrelid = objid) ELSE objid END AS rel
@@ -920,40 +895,43 @@ BEGIN
       ELSIF c.command_tag = 'GRANT' THEN
         PERFORM standin.run(p.nodeid, standin.grants_sql(p.rel, p.shard));
       ELSE
-        PERFORM standin.sync_shard(p.nodeid, p.rel, p.shard);
+        PERFORM standin.run(p.nodeid, standin.change_sql(p.rel, p.shard, standin.query(p.nodeid, standin.columns_query(p.shard))));
       END IF;
     END LOOP;
     IF FOUND THEN
+      FOR p IN SELECT logicalrelid AS rel, 'standin.table_' || logicalrelid::oid AS behind FROM pg_dist_partition
+               WHERE partmethod = 'h' AND (logicalrelid = c.rel OR c.command_tag = 'GRANT') LOOP
+        EXECUTE 'SELECT jsonb_agg(q) FROM (' || standin.columns_query(p.behind) || ') q' INTO columns;
+        EXECUTE standin.change_sql(p.rel, p.behind, columns) || standin.grants_sql(p.rel, p.behind);
+      END LOOP;
       PERFORM standin.one_at_a_time();
       PERFORM standin.sync_metadata();
     END IF;
   END LOOP;
 END $$;
 
--- Gives a shard the columns, the owner and the replica identity of its table. Nothing else that ALTER TABLE changes
--- reaches the shards.
-CREATE FUNCTION standin.sync_shard(node int, rel regclass, shard text) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-  theirs jsonb := standin.query(node, format('SELECT attname FROM pg_attribute WHERE attrelid = %L::regclass AND attnum > 0 AND NOT attisdropped', shard));
-  change text;
-BEGIN
-  SELECT string_agg(x, ' ') INTO change FROM (
-    SELECT format('ALTER TABLE %s ADD COLUMN %I %s%s%s;', shard, attname, format_type(atttypid, atttypmod),
-                  CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END, ' DEFAULT ' || pg_get_expr(adbin, adrelid)) AS x
-    FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-    WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped AND NOT theirs @> jsonb_build_array(jsonb_build_object('attname', attname))
+CREATE FUNCTION standin.columns_query(target text) RETURNS text LANGUAGE sql AS
+$$ SELECT format('SELECT attname FROM pg_attribute WHERE attrelid = %L::regclass AND attnum > 0 AND NOT attisdropped', target) $$;
+
+-- SQL that gives a shard, or the table behind, the columns, the owner and the replica identity of its table. Nothing
+-- else that ALTER TABLE changes gets there.
+CREATE FUNCTION standin.change_sql(rel regclass, target text, columns jsonb) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+  SELECT coalesce(string_agg(change, '' ORDER BY number), '') || (
+    SELECT format('ALTER TABLE %s OWNER TO %I; ALTER TABLE %1$s REPLICA IDENTITY %s;', target, pg_get_userbyid(relowner), CASE relreplident WHEN 'f' THEN 'FULL' ELSE 'DEFAULT' END)
+    FROM pg_class WHERE oid = rel)
+  FROM (
+    SELECT attnum AS number, format('ALTER TABLE %s ADD COLUMN %s;', target, standin.column_sql(rel, attnum, true)) AS change FROM pg_attribute
+    WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped AND NOT columns @> jsonb_build_array(jsonb_build_object('attname', attname))
     UNION ALL
-    SELECT format('ALTER TABLE %s DROP COLUMN %I;', shard, t->>'attname') FROM jsonb_array_elements(theirs) t
-    WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = rel AND attname = t->>'attname' AND NOT attisdropped)) c;
-  PERFORM standin.run(node, (SELECT format('%s ALTER TABLE %s OWNER TO %I; ALTER TABLE %2$s REPLICA IDENTITY %4$s', change, shard, pg_get_userbyid(relowner),
-                                           CASE relreplident WHEN 'f' THEN 'FULL' ELSE 'DEFAULT' END) FROM pg_class WHERE oid = rel));
-END $$;
+    SELECT 0, format('ALTER TABLE %s DROP COLUMN %I;', target, t->>'attname') FROM jsonb_array_elements(columns) t
+    WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = rel AND attname = t->>'attname' AND NOT attisdropped)) c
+$$;
 
 -- After DROP TABLE the shards are left to the cleanup; after DROP INDEX the shards' indexes go.
 CREATE FUNCTION standin.after_drop() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE d record;
 BEGIN
-  IF current_setting('standin.quiet', true) = 'on' OR NOT EXISTS (SELECT FROM pg_dist_partition) OR NOT citus_is_coordinator() THEN
+  IF NOT EXISTS (SELECT FROM pg_dist_partition) OR NOT citus_is_coordinator() THEN
     RETURN;
   END IF;
   FOR d IN SELECT objid, object_type, schema_name, object_name FROM pg_event_trigger_dropped_objects() WHERE object_type IN ('table', 'index') LOOP
@@ -962,6 +940,7 @@ BEGIN
       INSERT INTO pg_dist_cleanup (operation_id, object_type, object_name, node_group_id, policy_type)
       SELECT nextval('pg_dist_operationid_seq'), 1, format('%I.%I', d.schema_name, standin.shard_object(d.object_name, shardid)), groupid, 2
       FROM pg_dist_shard JOIN pg_dist_placement USING (shardid) WHERE logicalrelid = d.objid AND groupid <> 0;
+      EXECUTE format('DROP TABLE IF EXISTS standin.table_%s', d.objid);
       DELETE FROM pg_dist_placement WHERE shardid IN (SELECT shardid FROM pg_dist_shard WHERE logicalrelid = d.objid);
       DELETE FROM pg_dist_shard WHERE logicalrelid = d.objid;
       DELETE FROM pg_dist_partition WHERE logicalrelid = d.objid;

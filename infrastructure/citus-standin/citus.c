@@ -1,6 +1,6 @@
 /*
- * What SQL cannot do for the stand-in: the settings citus.*, background processes, and two hooks
- * (roles made on the coordinator must reach the workers; ON CONFLICT DO NOTHING must reach foreign partitions).
+ * What SQL cannot do for the stand-in: the settings citus.*, background processes, and two hooks (queries of a
+ * distributed table must reach its shards; roles made on the coordinator must reach the workers).
  * Everything else is in citus--13.2-1.sql.
  */
 #include "postgres.h"
@@ -16,13 +16,14 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
-#include "catalog/pg_opfamily.h"
-#include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "optimizer/planner.h"
+#include "parser/parser.h"
 #include "parser/parsetree.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -37,10 +38,8 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/partcache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
@@ -255,59 +254,119 @@ standin_worker(Datum arg)
 
 /* ---- hooks ---- */
 
-/* Whether a table is partitioned by one of the operator classes that create_distributed_table makes. */
-static bool
-is_distributed(Oid relid)
+/* The partitioned table behind a distributed one: standin.table_<oid>, on the coordinator only. */
+static Oid
+table_behind(Oid relid)
 {
-	Relation	rel = table_open(relid, NoLock);
-	PartitionKey key = RelationGetPartitionKey(rel);
-	HeapTuple	family = key ? SearchSysCache1(OPFAMILYOID, ObjectIdGetDatum(key->partopfamily[0])) : NULL;
-	bool		result = false;
+	Oid			schema = get_namespace_oid("standin", true);
 
-	if (HeapTupleIsValid(family))
-	{
-		result = ((Form_pg_opfamily) GETSTRUCT(family))->opfnamespace == get_namespace_oid("standin", true);
-		ReleaseSysCache(family);
-	}
-	table_close(rel, NoLock);
-	return result;
+	return OidIsValid(schema) ? get_relname_relid(psprintf("table_%u", relid), schema) : InvalidOid;
 }
 
 /*
- * A foreign partition has no index that could be named as the arbiter of a conflict. DO NOTHING without a target
- * goes through, and means the same here: the primary key is the only unique index that such a table can have.
+ * Sends queries of a distributed table to the partitioned table behind it. The original stays in the range table,
+ * unused, so that its permissions are checked.
+ *
+ * A foreign partition has no index that could be named as the arbiter of a conflict. DO NOTHING without a target goes
+ * through, and means the same as long as the primary key is the only unique index.
  */
-static void
-forget_conflict_target(Query *query)
+static bool
+redirect(Node *node, void *context)
 {
-	ListCell   *cell;
+	Query	   *query = (Query *) node;
+	int			n;
 
-	foreach(cell, query->cteList)
+	if (node == NULL)
+		return false;
+	if (!IsA(node, Query))
+		return expression_tree_walker(node, redirect, context);
+	n = list_length(query->rtable);
+	for (int i = 1; i <= n; i++)
 	{
-		Node	   *sub = lfirst_node(CommonTableExpr, cell)->ctequery;
+		RangeTblEntry *rte = rt_fetch(i, query->rtable);
+		RangeTblEntry *original;
+		Oid			behind;
 
-		if (IsA(sub, Query))
-			forget_conflict_target((Query *) sub);
-	}
-	if (query->commandType == CMD_INSERT && query->onConflict && query->onConflict->action == ONCONFLICT_NOTHING)
-	{
-		RangeTblEntry *target = rt_fetch(query->resultRelation, query->rtable);
-
-		if (target->relkind == RELKIND_PARTITIONED_TABLE && is_distributed(target->relid))
+		if (rte->rtekind != RTE_RELATION || rte->relkind != RELKIND_RELATION ||
+			!OidIsValid(behind = table_behind(rte->relid)))
+			continue;
+		original = copyObject(rte);
+		original->inh = false;
+		query->rtable = lappend(query->rtable, original);
+		LockRelationOid(behind, rte->rellockmode);
+		rte->relid = behind;
+		rte->relkind = RELKIND_PARTITIONED_TABLE;
+		rte->inh = true;
+		rte->requiredPerms = 0;
+		if (i == query->resultRelation && query->onConflict && query->onConflict->action == ONCONFLICT_NOTHING)
 		{
 			query->onConflict->arbiterElems = NIL;
 			query->onConflict->arbiterWhere = NULL;
 			query->onConflict->constraint = InvalidOid;
 		}
 	}
+	return query_tree_walker(query, redirect, context, 0);
 }
 
 static PlannedStmt *
 standin_planner(Query *query, const char *text, int options, ParamListInfo params)
 {
-	forget_conflict_target(query);
+	(void) redirect((Node *) query, NULL);
 	return previous_planner ? previous_planner(query, text, options, params)
 		: standard_planner(query, text, options, params);
+}
+
+/* The name of the table behind the one that a statement names; NULL when there is none. */
+static RangeVar *
+range_behind(RangeVar *range)
+{
+	Oid			relid = range ? RangeVarGetRelid(range, NoLock, true) : InvalidOid;
+
+	return OidIsValid(relid) && OidIsValid(table_behind(relid)) ?
+		makeRangeVar("standin", psprintf("table_%u", relid), -1) : NULL;
+}
+
+/* COPY and TRUNCATE do not pass the planner. A partitioned table can be copied from by a query only. */
+static void
+redirect_utility(Node *node)
+{
+	if (IsA(node, CopyStmt))
+	{
+		CopyStmt   *copy = (CopyStmt *) node;
+		RangeVar   *behind = range_behind(copy->relation);
+
+		if (behind && copy->is_from)
+			copy->relation = behind;
+		else if (behind)
+		{
+			StringInfoData columns;
+			ListCell   *cell;
+
+			initStringInfo(&columns);
+			foreach(cell, copy->attlist)
+				appendStringInfo(&columns, "%s%s", columns.len ? ", " : "", quote_identifier(strVal(lfirst(cell))));
+			copy->query = linitial_node(RawStmt, raw_parser(psprintf("SELECT %s FROM standin.%s",
+																	 columns.len ? columns.data : "*", behind->relname),
+															RAW_PARSE_DEFAULT))->stmt;
+			copy->relation = NULL;
+			copy->attlist = NIL;
+		}
+	}
+	else if (IsA(node, TruncateStmt))
+	{
+		TruncateStmt *truncate = (TruncateStmt *) node;
+		List	   *more = NIL;
+		ListCell   *cell;
+
+		foreach(cell, truncate->relations)
+		{
+			RangeVar   *behind = range_behind(lfirst(cell));
+
+			if (behind)
+				more = lappend(more, behind);
+		}
+		truncate->relations = list_concat(truncate->relations, more);
+	}
 }
 
 /* Calls a function of the extension as its owner: whoever may make roles need not be a superuser. */
@@ -330,8 +389,17 @@ static void
 standin_utility(PlannedStmt *statement, const char *text, bool readOnlyTree, ProcessUtilityContext context,
 				ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *qc)
 {
-	Node	   *node = statement->utilityStmt;
-	bool		roles = IsA(node, CreateRoleStmt) || IsA(node, AlterRoleStmt) || IsA(node, GrantRoleStmt);
+	Node	   *node;
+	bool		roles;
+
+	if (IsA(statement->utilityStmt, CopyStmt) || IsA(statement->utilityStmt, TruncateStmt))
+	{
+		if (readOnlyTree)
+			statement = copyObject(statement);
+		redirect_utility(statement->utilityStmt);
+	}
+	node = statement->utilityStmt;
+	roles = IsA(node, CreateRoleStmt) || IsA(node, AlterRoleStmt) || IsA(node, GrantRoleStmt);
 
 	if (IsA(node, DropRoleStmt) && has_createrole_privilege(GetUserId()) && OidIsValid(get_extension_oid("citus", true)))
 	{

@@ -17,6 +17,8 @@ use serde_json::Value;
 use super::field_owners;
 use crate::{api::FIELD_MANAGER, report::metrics::Metrics};
 
+/// How often the owners of an object's fields are tried to be written while others write its status.
+const ADOPT_TRIES: usize = 5;
 /// No request takes longer: the API server itself gives up after a minute, and other clusters wait for nothing here.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -167,17 +169,42 @@ impl Door {
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let applied =
             self.counted("apply", address.kind, api.patch(address.name, &parameters, &patch)).await?;
-        let Some(fields) = field_owners::as_applied(applied.managed_fields()) else {
+        if !self.adopt(address, &api, &applied).await? {
             return Ok(json(applied));
-        };
-        // Once after a create: what was created is owned as applied from now on, and what is no longer wanted goes.
-        let version = applied.resource_version().unwrap_or_default();
-        let owners =
-            serde_json::json!({ "metadata": { "resourceVersion": version, "managedFields": fields } });
-        let adopt = Patch::Merge(owners);
-        let plain = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        self.counted("patch", address.kind, api.patch(address.name, &plain, &adopt)).await?;
+        }
+        // Only now does what is no longer wanted go.
         self.counted("apply", address.kind, api.patch(address.name, &parameters, &patch)).await.map(json)
+    }
+
+    /// Once after a create: what was created is owned as applied from now on. Says whether that was to be done.
+    async fn adopt(
+        &self,
+        address: Address<'_>,
+        api: &Api<DynamicObject>,
+        applied: &DynamicObject,
+    ) -> Result<bool, Refusal> {
+        let mut latest = applied.clone();
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        for _ in 0..ADOPT_TRIES {
+            let Some(owners) = field_owners::as_applied(latest.managed_fields()) else {
+                return Ok(latest.resource_version() != applied.resource_version());
+            };
+            let version = latest.resource_version();
+            let patch = Patch::Merge(
+                serde_json::json!({ "metadata": { "resourceVersion": version, "managedFields": owners } }),
+            );
+            let request = api.patch(address.name, &parameters, &patch);
+            match self.counted("patch", address.kind, request).await {
+                Ok(_) => return Ok(true),
+                // A controller has written its status meanwhile.
+                Err(Refusal::Conflict(_)) => {
+                    latest = self.counted("get", address.kind, api.get(address.name)).await?;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Err(Refusal::Conflict(format!("{address}: it is written by others all the time")))
     }
 
     /// Server-side apply of a status.
