@@ -811,10 +811,12 @@ BEGIN
   -- the table behind it; as long as it has another name the table itself is what its name says
   PERFORM standin.sync_servers();
   behind := format('standin.new_%s', table_name::oid);
-  EXECUTE (SELECT format('CREATE TABLE %s (%s) PARTITION BY HASH (%I %s); ALTER TABLE %1$s %s OWNER TO %I; %s', behind,
+  EXECUTE (SELECT format('CREATE TABLE %s (%s) PARTITION BY HASH (%I %s);', behind,
+      -- columns keep their numbers, so what was dropped is made and dropped again
       string_agg(CASE WHEN attisdropped THEN format('dropped_%s int', attnum) ELSE standin.column_sql(attrelid, attnum, true) END, ', ' ORDER BY attnum),
-      distribution_column, standin.operator_class(col.atttypid, shards),
-      string_agg(format('DROP COLUMN dropped_%s,', attnum), ' ') FILTER (WHERE attisdropped), pg_get_userbyid(old.relowner), standin.grants_sql(table_name, behind))
+      distribution_column, standin.operator_class(col.atttypid, shards))
+      || coalesce(string_agg(format('ALTER TABLE %s DROP COLUMN dropped_%s;', behind, attnum), '') FILTER (WHERE attisdropped), '')
+      || format('ALTER TABLE %s OWNER TO %I;', behind, pg_get_userbyid(old.relowner)) || standin.grants_sql(table_name, behind)
     FROM pg_attribute WHERE attrelid = table_name AND attnum > 0);
   FOR i IN 1 .. shards LOOP
     EXECUTE format('CREATE FOREIGN TABLE standin.shard_%s PARTITION OF %s FOR VALUES WITH (MODULUS %s, REMAINDER %s) SERVER citus_%s OPTIONS (schema_name %L, table_name %L); ALTER FOREIGN TABLE standin.shard_%1$s OWNER TO %8$I',
