@@ -31,7 +31,7 @@ use crate::{
         observe,
         snapshot::{Job, OperatorFacts},
     },
-    plan::{Hold, Plan, Step, plan},
+    plan::{Hold, Plan, Step, checked},
     report::{
         metrics::Metrics,
         publish::{publish, refuse},
@@ -176,7 +176,7 @@ async fn one(
     };
     let seen = Arc::new(observe(context, &desired, cached, memory).await);
     memory.with(|memory| memory.snapshot = Some((desired.clone(), Arc::clone(&seen))));
-    let plan = plan(&desired, &seen);
+    let plan = checked(&desired, &seen);
     let hands = Hands { context, desired: &desired, seen: &seen, memory: memory.clone() };
     let done = act(&hands, &plan).await;
     publish(context, memory, &desired, &seen, (&plan, &done)).await?;

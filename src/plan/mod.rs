@@ -46,6 +46,24 @@ pub fn plan(desired: &Desired, seen: &Snapshot) -> Plan {
     plan
 }
 
+/// The plan, looked at once more before it is carried out: one that breaks a rule is a bug of the planner, and nothing
+/// of it is done.
+#[must_use]
+pub fn checked(desired: &Desired, seen: &Snapshot) -> Plan {
+    let mut plan = plan(desired, seen);
+    let view = View { desired, seen };
+    if let Err(broken) = invariants::check(view, &wanted(view, &mut Plan::default()), &plan) {
+        plan.steps.clear();
+        plan.problem(
+            ProblemReason::InvariantBroken,
+            format!(
+                "{broken}. Nothing was done. This is a bug of the operator: please report it with its snapshot."
+            ),
+        );
+    }
+    plan
+}
+
 /// What the spec comes to now; what that needs or meets goes into the plan.
 pub fn wanted(view: View, plan: &mut Plan) -> Wanted {
     Wanted { image: image::choose(view, plan), parameters: settings::choose(view, plan) }

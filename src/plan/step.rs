@@ -346,6 +346,7 @@ pub enum ProblemReason {
     ScaleInRefused,
     RestartDidNotHelp,
     NodeCannotStart,
+    InvariantBroken,
 }
 
 impl Plan {
