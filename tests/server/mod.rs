@@ -189,7 +189,7 @@ impl TestNode {
             .env("DIALOG_SCRATCH", self.path("scratch"))
             .env("DIALOG_TERMINATION_LOG", self.path("termination-log"))
             .env("DIALOG_PORT", self.port.to_string())
-            .env("DIALOG_ADDRESSES", "localhost")
+            .env("DIALOG_ADDRESSES", "*")
             .env("DIALOG_LIBRARIES", self.libraries)
             .env("PGDATA", "/nonexistent")
             .current_dir("/")
@@ -287,10 +287,16 @@ impl TestNode {
 
     /// The answer to a query over TCP with a connection string, or what refused it.
     pub fn log_in(&self, conninfo: &str, password: &str) -> String {
+        self.ask_over_tcp(conninfo, password, "select current_user")
+    }
+
+    pub fn ask_over_tcp(&self, conninfo: &str, password: &str, sql: &str) -> String {
         let output = as_server_user(binaries().join("psql"))
-            .args(["-XAtqw", "-c", "select current_user"])
+            .args(["-XAtqw", "-v", "ON_ERROR_STOP=1", "-c", sql])
             .arg(format!("port={} {conninfo}", self.port))
             .env("PGPASSWORD", password)
+            // No certificate of the one who runs the tests.
+            .env("HOME", "/nonexistent")
             .current_dir("/")
             .output()
             .unwrap();
