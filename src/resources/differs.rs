@@ -152,3 +152,83 @@ fn billionths(text: &str) -> Option<i128> {
 fn power_of_ten(exponent: &str) -> Option<i128> {
     10_i128.checked_pow(exponent.strip_prefix(['e', 'E'])?.parse().ok()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    fn wanted(json: Value) -> Rendered {
+        Rendered { api_version: "v1".to_owned(), kind: "Thing".to_owned(), name: "thing".to_owned(), json }
+    }
+
+    #[rstest]
+    #[case::the_same(json!({"a": 1}), json!({"a": 1}), None)]
+    #[case::defaults_and_additions(json!({"a": 1}), json!({"a": 1, "b": {"c": 2}}), None)]
+    #[case::another_value(json!({"spec": {"a": "x"}}), json!({"spec": {"a": "y"}}), Some("spec.a: y -> x"))]
+    #[case::missing(json!({"spec": {"a": "x"}}), json!({"spec": {}}), Some("spec.a: nothing -> x"))]
+    #[case::another_type(json!({"a": 1}), json!({"a": "1"}), Some("a: 1 -> 1"))]
+    #[case::left_out_by_the_api_server(json!({"a": {}, "b": [], "c": false, "d": "", "e": {"f": null}}), json!({}), None)]
+    #[case::true_is_not_left_out(json!({"a": true}), json!({}), Some("a: nothing -> true"))]
+    #[case::cpu(json!({"requests": {"cpu": "1000m"}}), json!({"requests": {"cpu": "1"}}), None)]
+    #[case::memory(json!({"limits": {"memory": "1Gi"}}), json!({"limits": {"memory": "1024Mi"}}), None)]
+    #[case::more(json!({"limits": {"memory": "1Gi"}}), json!({"limits": {"memory": "1G"}}), Some("limits.memory: 1G -> 1Gi"))]
+    #[case::text_is_no_amount(json!({"a": "1000m"}), json!({"a": "1"}), Some("a: 1 -> 1000m"))]
+    #[case::by_position(json!({"l": [1, 2]}), json!({"l": [1, 3]}), Some("l[1]: 3 -> 2"))]
+    #[case::longer(json!({"l": [1, 2]}), json!({"l": [1]}), Some("l[1]: nothing -> 2"))]
+    #[case::a_sidecar_put_first(
+        json!({"containers": [{"name": "postgres", "image": "b"}]}),
+        json!({"containers": [{"name": "sidecar"}, {"name": "postgres", "image": "a"}]}),
+        Some("containers[0].image: a -> b")
+    )]
+    #[case::one_name_many_mounts(
+        json!({"m": [{"name": "v", "path": "/a"}, {"name": "v", "path": "/b"}]}),
+        json!({"m": [{"name": "v", "path": "/a"}, {"name": "v", "path": "/b"}]}),
+        None
+    )]
+    fn differences(#[case] want: Value, #[case] live: Value, #[case] expected: Option<&str>) {
+        assert_eq!(differs(&wanted(want), &live).as_deref(), expected);
+    }
+
+    #[test]
+    fn a_field_that_is_no_longer_wanted_is_noticed() {
+        let object = |hash: &str, spec: Value| json!({"metadata": {"annotations": {keys::RENDERED: hash}}, "spec": spec});
+        let live = object("1", json!({"a": 1, "b": 2}));
+        assert_eq!(differs(&wanted(object("1", json!({"a": 1, "b": 2}))), &live), None);
+        assert_eq!(
+            differs(&wanted(object("2", json!({"a": 1}))), &live).unwrap(),
+            "metadata.annotations.dialogcluster.dev/rendered: 1 -> 2"
+        );
+        // What really differs says more than a hash.
+        assert_eq!(differs(&wanted(object("2", json!({"a": 3}))), &live).unwrap(), "spec.a: 1 -> 3");
+    }
+
+    #[test]
+    fn long_values_are_cut() {
+        let difference = differs(&wanted(json!({"a": "ы".repeat(500)})), &json!({"a": "x"})).unwrap();
+        assert!(difference.ends_with('…') && difference.chars().count() < 80, "{difference}");
+    }
+
+    #[rstest]
+    #[case("1000m", "1")]
+    #[case("1.5", "1500m")]
+    #[case("1Gi", "1024Mi")]
+    #[case("1e3", "1k")]
+    #[case("+1", "1")]
+    #[case("0.5Gi", "512Mi")]
+    #[case("1E", "1000P")]
+    fn amounts_that_are_the_same(#[case] one: &str, #[case] other: &str) {
+        assert_eq!(canonical_quantity(one), canonical_quantity(other));
+    }
+
+    #[rstest]
+    #[case("1G", "1Gi")]
+    #[case("1", "-1")]
+    #[case("1x", "1y")]
+    #[case("", "0")]
+    fn amounts_that_are_not(#[case] one: &str, #[case] other: &str) {
+        assert_ne!(canonical_quantity(one), canonical_quantity(other));
+    }
+}

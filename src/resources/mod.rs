@@ -64,3 +64,6 @@ impl Rendered {
         format!("{}/{}", self.kind, self.name)
     }
 }
+
+#[cfg(test)]
+mod tests;
