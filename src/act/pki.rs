@@ -56,7 +56,7 @@ impl fmt::Debug for Contents {
 /// Why a Secret could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
-    /// The Secret with the authorities lacks a key, or what is in it is no text.
+    /// The Secret with the authorities lacks a key, or what is in it is no certificate or key.
     #[error("Secret {secret} has no usable {key}: delete the Secret if the cluster is new, else restore it")]
     Incomplete {
         /// Name of the Secret.
@@ -111,22 +111,21 @@ impl Authorities {
     /// # Errors
     /// When a key is missing or is no certificate or key.
     pub fn read(cluster: &ClusterId, data: &BTreeMap<String, ByteString>) -> Result<Self, PkiError> {
+        let unusable =
+            |key: &'static str| PkiError::Incomplete { secret: cluster.secret(SecretKind::Ca), key };
         let text = |key: &'static str| {
-            data.get(key)
-                .and_then(|value| String::from_utf8(value.0.clone()).ok())
-                .ok_or_else(|| PkiError::Incomplete { secret: cluster.secret(SecretKind::Ca), key })
+            let value = data.get(key).and_then(|value| String::from_utf8(value.0.clone()).ok());
+            value.ok_or_else(|| unusable(key))
         };
-        let issuer = |certificate: &str, key: &str, what| {
-            let key = KeyPair::from_pem(key).map_err(refused(what))?;
-            Issuer::from_ca_cert_pem(certificate, key).map_err(refused(what))
+        let issuer = |certificate: &'static str, key: &'static str| {
+            let signer = KeyPair::from_pem(&text(key)?).map_err(|_| unusable(key))?;
+            let pem = text(certificate)?;
+            let issuer = Issuer::from_ca_cert_pem(&pem, signer).map_err(|_| unusable(certificate))?;
+            Ok((issuer, pem))
         };
-        let (server_pem, node_pem) = (text("server-ca.crt")?, text("node-ca.crt")?);
-        Ok(Self {
-            server: issuer(&server_pem, &text("server-ca.key")?, "the authority of servers from its Secret")?,
-            node: issuer(&node_pem, &text("node-ca.key")?, "the authority of nodes from its Secret")?,
-            server_pem,
-            node_pem,
-        })
+        let (server, server_pem) = issuer("server-ca.crt", "server-ca.key")?;
+        let (node, node_pem) = issuer("node-ca.crt", "node-ca.key")?;
+        Ok(Self { server, server_pem, node, node_pem })
     }
 }
 
@@ -269,4 +268,152 @@ fn leaf(
     let key = new_key()?;
     let signed = params.signed_by(&key, issuer).map_err(refused(what))?;
     Ok((signed.pem(), key.serialize_pem()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use rustls::{
+        RootCertStore,
+        client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+        server::WebPkiClientVerifier,
+    };
+    use strum::IntoEnumIterator;
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+    const DAY: i64 = 86_400;
+
+    struct Cluster {
+        id: ClusterId,
+        database: DatabaseSpec,
+    }
+
+    impl Cluster {
+        fn new() -> Self {
+            let id = ClusterId { namespace: "shop".to_owned(), name: "talk".to_owned(), uid: "1".to_owned() };
+            let database = DatabaseSpec { name: "messages".to_owned(), owner: "writer".to_owned() };
+            Self { id, database }
+        }
+        fn request(&self) -> Request<'_> {
+            Request {
+                cluster: &self.id,
+                cluster_domain: "cluster.local",
+                database: &self.database,
+                now: Timestamp::from_second(NOW).unwrap(),
+            }
+        }
+        fn authorities(&self) -> Authorities {
+            let data = new_authorities(&self.request()).unwrap().into_data();
+            Authorities::read(&self.id, &data).unwrap()
+        }
+    }
+
+    fn text(contents: &Contents, key: &str) -> String {
+        String::from_utf8(contents.get(key).unwrap_or_else(|| panic!("no {key}")).to_vec()).unwrap()
+    }
+
+    fn certificate_of(contents: &Contents, key: &str) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(contents.get(key).unwrap()).unwrap()
+    }
+
+    fn roots(contents: &Contents, key: &str) -> Arc<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate_of(contents, key)).unwrap();
+        Arc::new(roots)
+    }
+
+    fn at(days: i64) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(NOW + days * DAY).unwrap()))
+    }
+
+    #[test]
+    fn certificates_hold_from_yesterday_for_ten_years_for_what_they_are_for() {
+        let cluster = Cluster::new();
+        let authorities = cluster.authorities();
+        let made = |kind| contents(kind, &cluster.request(), &authorities).unwrap().unwrap();
+        let (server, node) = (made(SecretKind::Server), made(SecretKind::Node));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let servers =
+            WebPkiServerVerifier::builder_with_provider(roots(&node, "ca.crt"), Arc::clone(&provider))
+                .build()
+                .unwrap();
+        let clients = WebPkiClientVerifier::builder_with_provider(roots(&server, "client-ca.crt"), provider)
+            .build()
+            .unwrap();
+        let name = ServerName::try_from("talk-worker-9.shop.svc.cluster.local").unwrap();
+        let (of_server, of_node) = (certificate_of(&server, "tls.crt"), certificate_of(&node, "tls.crt"));
+        for (days, holds) in [(-3, false), (0, true), (9 * 365, true), (11 * 365, false)] {
+            let now = at(days);
+            let server = servers.verify_server_cert(&of_server, &[], &name, &[], now);
+            assert_eq!(server.is_ok(), holds, "server after {days} days: {server:?}");
+            let client = clients.verify_client_cert(&of_node, &[], now);
+            assert_eq!(client.is_ok(), holds, "client after {days} days: {client:?}");
+        }
+        assert!(clients.verify_client_cert(&of_server, &[], at(0)).is_err(), "a server logs in as a node");
+        assert!(servers.verify_server_cert(&of_node, &[], &name, &[], at(0)).is_err());
+        for contents in [&server, &node, &made(SecretKind::Superuser)] {
+            PrivateKeyDer::from_pem_slice(contents.get("tls.key").unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_application_gets_the_keys_people_expect() {
+        let cluster = Cluster::new();
+        let authorities = cluster.authorities();
+        let made = || contents(SecretKind::App, &cluster.request(), &authorities).unwrap().unwrap();
+        let (app, again) = (made(), made());
+        let password = text(&app, "password");
+        assert!(password.len() == 32 && password.chars().all(|c| c.is_ascii_alphanumeric()));
+        assert_ne!(password, text(&again, "password"));
+        let host = "talk.shop.svc.cluster.local";
+        assert_eq!([text(&app, "host"), text(&app, "port")], [host, "5432"]);
+        assert_eq!([text(&app, "dbname"), text(&app, "user")], ["messages", "writer"]);
+        assert_eq!(
+            text(&app, "uri"),
+            format!("postgresql://writer:{password}@{host}:5432/messages?sslmode=verify-full")
+        );
+        assert_eq!(
+            text(&app, "jdbc-uri"),
+            format!(
+                "jdbc:postgresql://{host}:5432/messages?user=writer&password={password}&sslmode=verify-full"
+            )
+        );
+        assert!(text(&app, "sslrootcert").starts_with("-----BEGIN CERTIFICATE-----"));
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let cluster = Cluster::new();
+        let authorities = cluster.authorities();
+        assert_eq!(format!("{authorities:?}"), "Authorities(..)");
+        for kind in SecretKind::iter() {
+            let Some(contents) = contents(kind, &cluster.request(), &authorities).unwrap() else {
+                assert_eq!(kind, SecretKind::Ca);
+                continue;
+            };
+            let printed = format!("{contents:?}");
+            for (key, value) in contents.into_data() {
+                assert!(printed.contains(&key));
+                assert!(!printed.contains(&*String::from_utf8(value.0).unwrap()), "{kind} {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_incomplete_secret_is_named_with_its_key() {
+        let cluster = Cluster::new();
+        let mut data = new_authorities(&cluster.request()).unwrap().into_data();
+        let key = data.insert("node-ca.key".to_owned(), ByteString(b"nonsense".to_vec())).unwrap();
+        let error = Authorities::read(&cluster.id, &data).unwrap_err().to_string();
+        assert!(error.contains("talk-ca") && error.contains("node-ca.key"), "{error}");
+        assert!(!error.contains("nonsense"), "{error}");
+        data.insert("node-ca.key".to_owned(), key);
+        data.remove("server-ca.key");
+        let error = Authorities::read(&cluster.id, &data).unwrap_err().to_string();
+        assert!(error.contains("talk-ca") && error.contains("server-ca.key"), "{error}");
+    }
 }
