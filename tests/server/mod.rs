@@ -229,7 +229,7 @@ impl TestNode {
 
     /// Waits for a condition, with a deadline; prints what was seen when it does not come.
     pub fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while !condition(self) {
             let ended = self.running.as_mut().and_then(|child| child.try_wait().unwrap());
             assert!(
@@ -247,7 +247,7 @@ impl TestNode {
     }
 
     pub fn wait_for_end(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         loop {
             let child = self.running.as_mut().expect("the start script does not run");
             if let Some(status) = child.try_wait().unwrap() {
