@@ -181,7 +181,7 @@ pub struct PostgresSpec {
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub gid: i64,
     /// Settings of postgresql.conf for every node. Those that the operator owns are refused.
-    #[schemars(extend("x-kubernetes-validations" = [validation::parameters_are_lower_case(), validation::parameters_are_not_owned()]))]
+    #[schemars(extend("x-kubernetes-validations" = validation::parameters()))]
     #[schemars(schema_with = "parameters_schema")]
     pub parameters: BTreeMap<String, String>,
 }
@@ -196,7 +196,7 @@ fn parameters_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
         "maxProperties": 200,
-        "additionalProperties": { "type": "string", "maxLength": 1000 }
+        "additionalProperties": { "type": "string", "maxLength": 1000, "pattern": validation::ONE_LINE }
     })
 }
 

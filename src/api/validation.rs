@@ -6,6 +6,12 @@ use kube::core::{Message, Rule};
 /// Longest name of a DialogCluster: with `-worker-255-0` a pod name stays a DNS label, with room for a volume's suffix.
 pub const MAX_NAME: usize = 40;
 
+/// Longest name of a parameter: twice what PostgreSQL's own `NAMEDATALEN` leaves for a name.
+pub const MAX_PARAMETER_NAME: usize = 127;
+
+/// Pattern of a parameter's value: one line, so that it cannot add a second setting to postgresql.conf.
+pub const ONE_LINE: &str = r"^[^\n\r\x00]*$";
+
 /// Parameters that the operator owns, by name.
 pub const OWNED: &[&str] = &[
     "wal_level",
@@ -55,7 +61,7 @@ pub fn is_owned(parameter: &str) -> bool {
 pub fn is_parameter_name(parameter: &str) -> bool {
     let first = |c: char| c.is_ascii_lowercase() || c == '_';
     let rest = |c: char| first(c) || c.is_ascii_digit() || c == '.';
-    parameter.starts_with(first) && parameter.len() <= 127 && parameter.chars().all(rest)
+    parameter.starts_with(first) && parameter.len() <= MAX_PARAMETER_NAME && parameter.chars().all(rest)
 }
 
 fn rule(rule: impl Into<String>, message: impl Into<String>) -> Rule {
@@ -123,31 +129,46 @@ pub fn is_positive_quantity() -> Rule {
     )
 }
 
-/// Parameter names are written in lower case.
-#[must_use]
-pub fn parameters_are_lower_case() -> Rule {
-    rule(
-        "self.all(name, name.matches('^[a-z_][a-z0-9_.]*$'))",
-        "postgres.parameters: names are written in lower case (a-z, 0-9, _ and .), such as work_mem",
+/// No name of a parameter is a bad one; the message names the first three. (All of them, or how many there are, is
+/// beyond the API server's cost limit for a message: it reckons that a text it makes may be of any length.)
+fn no_parameter(bad: &str, problem: &str, advice: &str) -> Rule {
+    let found = format!("self.filter(name, {bad})");
+    let also = |at: usize| format!("(size({found}) > {at} ? ', ' + {found}[{at}] : '')");
+    Rule {
+        message: Some(Message::Expression(format!(
+            "'postgres.parameters: {problem} ' + {found}[0] + {} + {} + ': {advice}'",
+            also(1),
+            also(2)
+        ))),
+        ..rule(format!("!self.exists(name, {bad})"), "")
+    }
+}
+
+/// Parameter names are written in lower case, so that one setting cannot be there twice.
+fn parameters_are_lower_case() -> Rule {
+    no_parameter(
+        &format!("!name.matches('^[a-z_][a-z0-9_.]{{0,{}}}$')", MAX_PARAMETER_NAME - 1),
+        "this is not the name of a parameter:",
+        "names are written in lower case (a-z, 0-9, _ and .), such as work_mem",
     )
 }
 
-/// No parameter is one that the operator owns.
+/// No parameter is one that the operator owns: a rule each, so that every refused one is named in the error.
 #[must_use]
-pub fn parameters_are_not_owned() -> Rule {
-    let names = OWNED.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
-    let prefixes = OWNED_PREFIXES
-        .iter()
-        .map(|prefix| format!("name.startsWith('{prefix}')"))
-        .collect::<Vec<_>>()
-        .join(" || ");
-    let owned = format!("name in [{names}] || {prefixes}");
-    Rule {
-        message: Some(Message::Expression(format!(
-            "'postgres.parameters: the operator owns ' + self.filter(name, {owned})[0] + ': remove it'"
-        ))),
-        ..rule(format!("!self.exists(name, {owned})"), "")
-    }
+pub fn parameters() -> Vec<Rule> {
+    let one = |name: &&str| {
+        rule(
+            format!("!('{name}' in self)"),
+            format!("postgres.parameters: the operator owns {name}: remove it"),
+        )
+    };
+    let family = |prefix: &&str| {
+        no_parameter(&format!("name.startsWith('{prefix}')"), "the operator owns", "remove it")
+    };
+    std::iter::once(parameters_are_lower_case())
+        .chain(OWNED.iter().map(one))
+        .chain(OWNED_PREFIXES.iter().map(family))
+        .collect()
 }
 
 /// The database is not one that every PostgreSQL server has.
