@@ -1,0 +1,33 @@
+{{/*
+What the operator may do where its DialogClusters are, and nothing more. tests/chart.rs has the same list as a table.
+Absent on purpose: it deletes no volume and no StatefulSet, executes nothing in a pod, and writes no spec of a DialogCluster.
+*/}}
+{{- define "dialog-operator.rules" -}}
+- apiGroups: [dialogcluster.dev]
+  resources: [dialogclusters]
+  verbs: [get, list, watch]
+- apiGroups: [dialogcluster.dev]
+  resources: [dialogclusters/status]
+  verbs: [patch]
+# An owner reference that blocks the owner's deletion needs this where the admission plugin asks for it.
+- apiGroups: [dialogcluster.dev]
+  resources: [dialogclusters/finalizers]
+  verbs: [update]
+- apiGroups: [""]
+  resources: [configmaps, persistentvolumeclaims, secrets, serviceaccounts, services]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [apps]
+  resources: [statefulsets]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch]
+# create: the pod that is asked what is in an image. patch: the annotation that brings a changed ConfigMap at once.
+# delete: a restart.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}
