@@ -23,9 +23,9 @@ fn chart() -> PathBuf {
 fn template(settings: &[&str]) -> Output {
     let mut helm = Command::new(tool_path("helm"));
     helm.args(["template", "dialogs", "--namespace", "system"]).arg(chart());
-    settings.iter().for_each(|setting| {
+    for setting in settings {
         helm.args(["--set", setting]);
-    });
+    }
     helm.output().unwrap()
 }
 

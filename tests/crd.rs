@@ -132,6 +132,7 @@ async fn null_is_accepted_where_a_field_may_be_absent() {
         .unwrap();
 }
 
+#[allow(clippy::too_many_lines)] // a table
 #[tokio::test]
 async fn a_bad_spec_is_refused_by_the_name_of_its_field() {
     let contract = Contract::of("refused").await;
@@ -234,6 +235,7 @@ async fn a_name_must_leave_room_for_those_made_from_it() {
     }
 }
 
+#[allow(clippy::too_many_lines)] // a table
 #[tokio::test]
 async fn what_is_decided_at_birth_cannot_be_changed() {
     let contract = Contract::of("fixed").await;

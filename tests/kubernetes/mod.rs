@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::OnceLock,
+    time::Duration,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -16,7 +17,6 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     runtime::{conditions::is_crd_established, wait::await_condition},
 };
-use std::time::Duration;
 
 /// Path of a file of the repository.
 pub fn repository(path: &str) -> PathBuf {
@@ -104,9 +104,8 @@ impl InstalledCrd {
         let installed = Self { name: crd.metadata.name.clone().unwrap() };
         api.create(&PostParams::default(), crd).await.unwrap();
         let established = await_condition(api.clone(), &installed.name, is_crd_established());
-        if tokio::time::timeout(Duration::from_secs(30), established).await.is_err() {
-            panic!("not established: {:#?}", api.get(&installed.name).await.unwrap().status);
-        }
+        let waited = tokio::time::timeout(Duration::from_secs(30), established).await;
+        assert!(waited.is_ok(), "not established: {:#?}", api.get(&installed.name).await.unwrap().status);
         installed
     }
 }
