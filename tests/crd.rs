@@ -153,8 +153,9 @@ async fn a_bad_spec_is_refused_by_the_name_of_its_field() {
         (json!({"postgres": {"parameters": many}}), &["spec.postgres.parameters", "200"]),
         (json!({"postgres": {"parameters": {"work_mem": 4}}}), &["spec.postgres.parameters.work_mem"]),
         (
+            // Of a family or of bad names up to three are named, each once, in any order.
             json!({"postgres": {"parameters": {"port": "1", "include": "x", "include_dir": "y", "ssl": "off"}}}),
-            &["owns port:", "include", "include_dir", "owns ssl:"],
+            &["owns port:", "include_dir", "owns ssl:"],
         ),
         (json!({"postgres": {"uid": 0}}), &["spec.postgres.uid"]),
         (json!({"postgres": {"gid": -1}}), &["spec.postgres.gid"]),

@@ -132,11 +132,11 @@ pub fn is_positive_quantity() -> Rule {
 /// No name of a parameter is a bad one; the message names the first three. (All of them, or how many there are, is
 /// beyond the API server's cost limit for a message: it reckons that a text it makes may be of any length.)
 fn no_parameter(bad: &str, problem: &str, advice: &str) -> Rule {
-    let found = format!("self.filter(name, {bad})");
-    let also = |at: usize| format!("(size({found}) > {at} ? ', ' + {found}[{at}] : '')");
+    let also = |at: usize| format!("(size(found) > {at} ? ', ' + found[{at}] : '')");
+    // Found once, by a list of one: a map has another order each time it is looked through.
     Rule {
         message: Some(Message::Expression(format!(
-            "'postgres.parameters: {problem} ' + {found}[0] + {} + {} + ': {advice}'",
+            "[self.filter(name, {bad})].map(found, 'postgres.parameters: {problem} ' + found[0] + {} + {} + ': {advice}')[0]",
             also(1),
             also(2)
         ))),
