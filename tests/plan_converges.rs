@@ -1,6 +1,21 @@
 //! The planner against a model of the world: whatever happens, nothing that must never happen does, and when it stops
 //! happening the cluster reaches what the spec asks for and is then left alone.
 
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    clippy::unused_self
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    clippy::enum_glob_use
+)]
+
 mod world;
 
 use dialog_operator::{

@@ -839,6 +839,19 @@ BEGIN
   PERFORM standin.sync_metadata();
 END $$;
 
+-- COPY into a distributed table, called by the hook: as the user, who has to be allowed the INSERT.
+CREATE FUNCTION standin.before_copy(rel regclass) RETURNS void LANGUAGE plpgsql SET client_min_messages = warning AS $$
+BEGIN
+  DROP TABLE IF EXISTS pg_temp.standin_copy;
+  EXECUTE format('CREATE TEMP TABLE standin_copy (LIKE standin.table_%s INCLUDING DEFAULTS INCLUDING GENERATED)', rel::oid);
+END $$;
+CREATE FUNCTION standin.after_copy(rel regclass) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  EXECUTE (SELECT format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %2$s FROM pg_temp.standin_copy', rel, string_agg(quote_ident(attname), ', ' ORDER BY attnum))
+           FROM pg_attribute WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped AND attgenerated = '');
+  DROP TABLE pg_temp.standin_copy;
+END $$;
+
 -- A reference table stays where it is; the nodes get a copy each, as it is at that moment (README.md).
 CREATE FUNCTION create_reference_table(table_name regclass) RETURNS void LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
@@ -1525,4 +1538,4 @@ REVOKE EXECUTE ON FUNCTION citus_set_coordinator_host, citus_add_node, citus_act
 
 GRANT USAGE ON SCHEMA standin TO PUBLIC;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA standin FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION standin.shard_object TO PUBLIC;
+GRANT EXECUTE ON FUNCTION standin.shard_object, standin.before_copy, standin.after_copy TO PUBLIC;

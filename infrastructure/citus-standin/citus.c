@@ -326,17 +326,25 @@ range_behind(RangeVar *range)
 		makeRangeVar("standin", psprintf("table_%u", relid), -1) : NULL;
 }
 
-/* COPY and TRUNCATE do not pass the planner. A partitioned table can be copied from by a query only. */
-static void
+/*
+ * COPY and TRUNCATE do not pass the planner. A partitioned table can be copied from by a query only; copied to it goes
+ * by way of a temporary table, because PostgreSQL 15 would send a COPY row by row. Returns that this is so.
+ */
+static Oid
 redirect_utility(Node *node)
 {
+	Oid			staged = InvalidOid;
+
 	if (IsA(node, CopyStmt))
 	{
 		CopyStmt   *copy = (CopyStmt *) node;
 		RangeVar   *behind = range_behind(copy->relation);
 
 		if (behind && copy->is_from)
-			copy->relation = behind;
+		{
+			staged = RangeVarGetRelid(copy->relation, NoLock, false);
+			copy->relation = makeRangeVar("pg_temp", "standin_copy", -1);
+		}
 		else if (behind)
 		{
 			StringInfoData columns;
@@ -367,36 +375,41 @@ redirect_utility(Node *node)
 		}
 		truncate->relations = list_concat(truncate->relations, more);
 	}
+	return staged;
 }
 
-/* Calls a function of the extension as its owner: whoever may make roles need not be a superuser. */
+/* Calls a function of the extension; as its owner where a user need not be allowed what it does. */
 static void
-call(const char *function, const char *argument)
+call(const char *function, const char *argument, bool as_owner)
 {
 	Oid			user;
 	int			context;
 
 	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, context | SECURITY_LOCAL_USERID_CHANGE);
+	if (as_owner)
+		SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
 	SPI_execute(psprintf("SELECT standin.%s(%s)", function, argument), false, 0);
 	SPI_finish();
 	SetUserIdAndSecContext(user, context);
 }
 
-/* Event triggers do not see roles, so this does: after a statement about roles the workers get the same ones. */
+/* Event triggers do not see roles: after a statement about roles the workers get the same ones. */
 static void
 standin_utility(PlannedStmt *statement, const char *text, bool readOnlyTree, ProcessUtilityContext context,
 				ParamListInfo params, QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *node;
 	bool		roles;
+	Oid			staged = InvalidOid;
 
 	if (IsA(statement->utilityStmt, CopyStmt) || IsA(statement->utilityStmt, TruncateStmt))
 	{
 		if (readOnlyTree)
 			statement = copyObject(statement);
-		redirect_utility(statement->utilityStmt);
+		staged = redirect_utility(statement->utilityStmt);
+		if (OidIsValid(staged))
+			call("before_copy", psprintf("%u", staged), false);
 	}
 	node = statement->utilityStmt;
 	roles = IsA(node, CreateRoleStmt) || IsA(node, AlterRoleStmt) || IsA(node, GrantRoleStmt);
@@ -407,16 +420,18 @@ standin_utility(PlannedStmt *statement, const char *text, bool readOnlyTree, Pro
 
 		foreach(cell, ((DropRoleStmt *) node)->roles)
 			if (lfirst_node(RoleSpec, cell)->rolename)
-				call("drop_role", quote_literal_cstr(lfirst_node(RoleSpec, cell)->rolename));
+				call("drop_role", quote_literal_cstr(lfirst_node(RoleSpec, cell)->rolename), true);
 	}
 	if (previous_utility)
 		previous_utility(statement, text, readOnlyTree, context, params, environment, dest, qc);
 	else
 		standard_ProcessUtility(statement, text, readOnlyTree, context, params, environment, dest, qc);
+	if (OidIsValid(staged))
+		call("after_copy", psprintf("%u", staged), false);
 	if (roles && OidIsValid(get_extension_oid("citus", true)))
 	{
 		CommandCounterIncrement();
-		call("sync_roles", "");
+		call("sync_roles", "", true);
 	}
 }
 

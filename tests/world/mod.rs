@@ -36,7 +36,7 @@ pub struct Data {
 /// What a server is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    pub config_hash: String,
+    pub hash: String,
     pub boot_hash: String,
     pub parameters: BTreeMap<String, String>,
     pub wal_level: String,
@@ -253,8 +253,8 @@ impl World {
             major: 15,
             started_at: pod.started_at,
             wal_level: booted.wal_level.clone(),
-            config_hash: Some(loaded.config_hash.clone()),
-            file_config_hash: pod.file.as_ref().map(|file| file.config_hash.clone()),
+            config_hash: Some(loaded.hash.clone()),
+            file_config_hash: pod.file.as_ref().map(|file| file.hash.clone()),
             boot_hash: Some(booted.boot_hash.clone()),
             rejected: pod.rejected.clone(),
             pending_restart: pending.then(|| "max_connections".to_owned()).into_iter().collect(),
@@ -659,7 +659,7 @@ impl World {
         let wal_level = if tampered { "replica" } else { "logical" }.to_owned();
         let boot_hash = if tampered { "tampered".to_owned() } else { boot_hash };
         Some((
-            Config { config_hash, boot_hash, parameters, wal_level },
+            Config { hash: config_hash, boot_hash, parameters, wal_level },
             dialog_operator::resources::may_initialise(&live.json),
         ))
     }
@@ -696,7 +696,7 @@ impl World {
             (_, false) => config,
             (Some(last_good), true) => {
                 pod.rejected = Some(RejectedConfiguration {
-                    config_hash: config.config_hash,
+                    config_hash: config.hash,
                     message: "FATAL: could not map shared memory".to_owned(),
                 });
                 last_good.clone()
