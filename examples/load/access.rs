@@ -1,0 +1,119 @@
+//! How an application reaches its database: with what the operator wrote for it, and nothing else.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::core::v1::{Secret, Service};
+use kube::{Api, Client as Kube};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_postgres::{Client, Config, config::SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// How long a connection may take, the login included.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// An address, and who to be there. Connections are those of `sslmode=verify-full`.
+#[derive(Clone)]
+pub struct Access {
+    /// The address that is connected to.
+    pub address: SocketAddr,
+    /// The name that the server's certificate must have.
+    pub host: String,
+    /// The database.
+    pub database: String,
+    /// The application's role.
+    pub user: String,
+    password: SecretString,
+    tls: MakeRustlsConnect,
+}
+
+impl Access {
+    /// From the Secret `<cluster>-app` and the Service `<cluster>`, whose address must be reachable from here.
+    ///
+    /// # Errors
+    /// When one of them is missing, lacks a key, or cannot be used.
+    pub async fn of_cluster(kube: &Kube, namespace: &str, cluster: &str) -> anyhow::Result<Self> {
+        let service: Service = Api::namespaced(kube.clone(), namespace)
+            .get(cluster)
+            .await
+            .with_context(|| format!("cannot read Service {namespace}/{cluster}"))?;
+        let address = service.spec.and_then(|spec| spec.cluster_ip).unwrap_or_default();
+        let address: IpAddr =
+            address.parse().with_context(|| format!("Service {namespace}/{cluster} has no address"))?;
+        let name = format!("{cluster}-app");
+        let secret: Secret = Api::namespaced(kube.clone(), namespace)
+            .get(&name)
+            .await
+            .with_context(|| format!("cannot read Secret {namespace}/{name}"))?;
+        let data = secret.data.unwrap_or_default();
+        let text = |key: &str| {
+            let bytes =
+                data.get(key).with_context(|| format!("Secret {namespace}/{name} has no key {key}"))?;
+            // The bytes stay out of the error: they may be the password's.
+            String::from_utf8(bytes.0.clone())
+                .map_err(|_| anyhow::anyhow!("key {key} of Secret {namespace}/{name} is no text"))
+        };
+        let port = text("port")?.parse().context("the port of the application's Secret is no number")?;
+        Ok(Self {
+            address: SocketAddr::new(address, port),
+            host: text("host")?,
+            database: text("dbname")?,
+            user: text("user")?,
+            password: text("password")?.into(),
+            tls: tls(&text("sslrootcert")?)?,
+        })
+    }
+
+    /// Connects. The connection lives as long as the client.
+    ///
+    /// # Errors
+    /// When nobody answers within five seconds, the certificate is not the server's, or the login is refused.
+    pub async fn connect(&self) -> anyhow::Result<Client> {
+        let mut config = Config::new();
+        config
+            .hostaddr(self.address.ip())
+            .port(self.address.port())
+            .host(&self.host)
+            .dbname(&self.database)
+            .user(&self.user)
+            .password(self.password.expose_secret())
+            .ssl_mode(SslMode::Require)
+            .application_name("dialog-load")
+            .keepalives(true)
+            .keepalives_idle(Duration::from_secs(5))
+            .tcp_user_timeout(Duration::from_secs(10));
+        let Ok(connected) = tokio::time::timeout(CONNECT, config.connect(self.tls.clone())).await else {
+            bail!("no login at {} within {} s", self.address, CONNECT.as_secs());
+        };
+        let (client, connection) =
+            connected.with_context(|| format!("cannot log in at {} as {}", self.address, self.user))?;
+        // Whoever uses the client gets the error when the connection ends early.
+        tokio::spawn(connection);
+        Ok(client)
+    }
+}
+
+/// Trusts the authority of the Secret and nobody else; a name that is not in the certificate is refused.
+fn tls(authority: &str) -> anyhow::Result<MakeRustlsConnect> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots.add(certificate.context("sslrootcert of the application's Secret")?)?;
+    }
+    if roots.is_empty() {
+        bail!("sslrootcert of the application's Secret holds no certificate");
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
