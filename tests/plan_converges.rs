@@ -1,20 +1,8 @@
 //! The planner against a model of the world: whatever happens, nothing that must never happen does, and when it stops
 //! happening the cluster reaches what the spec asks for and is then left alone.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::too_many_lines,
-    clippy::unused_self
-)]
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_possible_wrap,
-    clippy::enum_glob_use
-)]
+// A model reads better without the ceremony that a program needs.
+#![allow(missing_docs, clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod world;
 
