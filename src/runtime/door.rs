@@ -15,12 +15,16 @@ use kube::{
 use serde_json::Value;
 
 use super::field_owners;
+use super::fields;
 use crate::{api::FIELD_MANAGER, report::metrics::Metrics};
 
 /// How often the owners of an object's fields are tried to be written while others write its status.
 const ADOPT_TRIES: usize = 5;
 /// No request takes longer: the API server itself gives up after a minute, and other clusters wait for nothing here.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Field manager of single annotations.
+const NOTES: &str = "dialog-operator-notes";
 
 /// The door.
 #[derive(Clone)]
@@ -161,10 +165,22 @@ impl Door {
     /// Server-side apply under our field manager. `uid` is a precondition: with another one, or when the object is
     /// gone, the API server refuses instead of making it anew.
     ///
+    /// What we created belongs to us by a create, which an apply does not take away again: the first apply is
+    /// preceded by a look at who owns what, and makes it ours by apply (see [`fields::by_apply`]).
+    ///
     /// # Errors
-    /// [`Refusal::Conflict`] when the uid is another one.
+    /// [`Refusal::Conflict`] when the uid is another one, [`Refusal::NotFound`] when the object is gone.
     pub async fn apply(&self, address: Address<'_>, uid: &str, object: &Value) -> Result<Value, Refusal> {
         let api = self.api(address)?;
+        let live = self.counted("get", address.kind, api.get(address.name)).await?;
+        if let Some(fields) = fields::by_apply(live.metadata.managed_fields.as_deref().unwrap_or_default()) {
+            let version = live.metadata.resource_version;
+            let metadata =
+                serde_json::json!({ "uid": uid, "resourceVersion": version, "managedFields": fields });
+            let patch = Patch::Merge(serde_json::json!({ "metadata": metadata }));
+            let parameters = PatchParams::default();
+            self.counted("patch", address.kind, api.patch(address.name, &parameters, &patch)).await?;
+        }
         let patch = Patch::Apply(with_uid(object, uid));
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let applied =
@@ -219,7 +235,8 @@ impl Door {
         self.counted("apply_status", address.kind, request).await.map(drop)
     }
 
-    /// Sets annotations and nothing else, by a merge patch with the uid as precondition.
+    /// Sets annotations and nothing else, by a merge patch with the uid as precondition. They belong to a manager of
+    /// their own, so that an apply of the object does not take them away.
     ///
     /// # Errors
     /// [`Refusal::Conflict`] when the uid is another one, [`Refusal::NotFound`] when the object is gone.
@@ -234,8 +251,7 @@ impl Door {
             annotations.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
         let patch =
             Patch::Merge(serde_json::json!({ "metadata": { "uid": uid, "annotations": annotations } }));
-        let parameters =
-            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters = PatchParams { field_manager: Some(NOTES.to_owned()), ..PatchParams::default() };
         self.counted("patch", address.kind, api.patch(address.name, &parameters, &patch)).await.map(json)
     }
 

@@ -3,6 +3,7 @@
 
 pub mod door;
 mod field_owners;
+mod fields;
 pub mod http;
 pub mod leader;
 pub mod shutdown;
