@@ -76,7 +76,7 @@ pub async fn run(context: Arc<Context>) {
     while !context.stop.is_cancelled() {
         tokio::select! {
             () = context.stop.cancelled() => return,
-            () = context.leader.until(true) => {}
+            () = async { tokio::join!(context.leader.until(true), context.caches.filled()); } => {}
         }
         // Another operator may have led meanwhile: what is remembered may no longer be so.
         context.memory.forget_all();

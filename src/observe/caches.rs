@@ -6,10 +6,7 @@ use std::{
     fmt::Debug,
     hash::{DefaultHasher, Hash, Hasher},
     pin::pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use futures::{
@@ -68,7 +65,8 @@ pub struct Scope {
 
 struct Filled {
     kind: String,
-    done: Arc<AtomicBool>,
+    /// Cancelled when the cache is filled: a flag that can be waited for.
+    done: CancellationToken,
 }
 
 /// Where a change is told: to the controller, while this operator leads.
@@ -119,11 +117,17 @@ impl Caches {
             .find(|scope| scope.namespace.as_deref().is_none_or(|watched| watched == namespace))
             .map(AsRef::as_ref)
     }
+    /// Waits until every cache was filled once. What is not in a cache before that may still be there.
+    pub async fn filled(&self) {
+        for cache in self.scopes.iter().flat_map(|scope| &scope.filled) {
+            cache.done.cancelled().await;
+        }
+    }
     /// Kinds whose cache has not been filled once.
     #[must_use]
     pub fn waiting(&self) -> Vec<String> {
         let waiting = self.scopes.iter().flat_map(|scope| &scope.filled);
-        waiting.filter(|cache| !cache.done.load(Ordering::Acquire)).map(|cache| cache.kind.clone()).collect()
+        waiting.filter(|cache| !cache.done.is_cancelled()).map(|cache| cache.kind.clone()).collect()
     }
 }
 
@@ -186,8 +190,8 @@ impl Starter<'_> {
         };
         let kind = K::kind(&()).into_owned();
         let (store, writer) = reflector::store::<K>();
-        let done = Arc::new(AtomicBool::new(false));
-        self.filled.push(Filled { kind: kind.clone(), done: Arc::clone(&done) });
+        let done = CancellationToken::new();
+        self.filled.push(Filled { kind: kind.clone(), done: done.clone() });
         let (reader, wakes, stop) = (store.clone(), Arc::clone(&self.wakes), self.stop.clone());
         self.tasks.spawn(async move {
             let changes = watcher::watcher(api, config)
@@ -204,7 +208,7 @@ impl Starter<'_> {
                         }
                     }
                     Ok(Event::InitDone) => {
-                        done.store(true, Ordering::Release);
+                        done.cancel();
                         reader
                             .state()
                             .iter()
