@@ -1263,8 +1263,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE r record;
 BEGIN
   cleaned := 0; failed := 0;
+  PERFORM pg_advisory_xact_lock(1667855225, 0);    -- what belongs together goes in order, so one after another
   FOR r IN SELECT c.*, nodeid FROM pg_dist_cleanup c LEFT JOIN pg_dist_node n ON n.groupid = c.node_group_id
-           WHERE object_type = ANY (types) ORDER BY array_position('{2,3,4,1}', object_type), record_id FOR UPDATE OF c SKIP LOCKED LOOP
+           WHERE object_type = ANY (types) ORDER BY operation_id, array_position('{2,3,4,1}', object_type), record_id LOOP
     CONTINUE WHEN NOT pg_try_advisory_xact_lock(1667855220, r.operation_id::int);
     BEGIN
       IF r.nodeid IS NULL THEN
@@ -1457,7 +1458,7 @@ BEGIN
   IF job IS NULL OR NOT citus_is_coordinator() OR NOT pg_try_advisory_lock(1667855224, 0) THEN
     RETURN -1;
   END IF;
-  UPDATE pg_dist_background_task b SET status = CASE status WHEN 'running' THEN 'runnable' ELSE 'cancelled' END::citus_task_status, pid = NULL
+  UPDATE pg_dist_background_task b SET status = CASE status WHEN 'running' THEN 'runnable' ELSE 'cancelled' END::citus_task_status, pid = NULL, message = ''
   WHERE job_id = job AND status IN ('running', 'cancelling') AND not_before < now()
     AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'citus task ' || b.task_id);
   UPDATE pg_dist_background_task b SET status = 'runnable' WHERE job_id = job AND status = 'blocked' AND NOT EXISTS (
@@ -1488,20 +1489,22 @@ DECLARE
   retry int;
 BEGIN
   SELECT * INTO t FROM pg_dist_background_task WHERE task_id = task;
-  IF t.status = 'done' THEN
-    PERFORM standin.cleanup('{2,3,4}');
-    RETURN -1;
-  ELSIF t.pid IS DISTINCT FROM pg_backend_pid() THEN
+  IF t.pid IS DISTINCT FROM pg_backend_pid() THEN
     PERFORM FROM pg_dist_background_task WHERE task_id = task FOR UPDATE;    -- waits for the queue's transaction
     UPDATE pg_dist_background_task SET pid = pg_backend_pid() WHERE task_id = task AND status = 'running' AND pid IS NULL;
     RETURN CASE WHEN FOUND THEN 0 ELSE -1 END;
+  END IF;
+  IF t.status = 'running' AND t.message = E'SELECT 1\n' THEN
+    PERFORM standin.cleanup('{2,3,4}');
+    UPDATE pg_dist_background_task SET status = 'done', pid = NULL WHERE task_id = task;
+    RETURN -1;
   END IF;
   BEGIN
     IF t.status = 'cancelling' THEN
       RAISE query_canceled USING MESSAGE = 'canceling statement due to user request';
     END IF;
     EXECUTE t.command;
-    UPDATE pg_dist_background_task SET status = 'done', pid = NULL, message = E'SELECT 1\n' WHERE task_id = task;
+    UPDATE pg_dist_background_task SET message = E'SELECT 1\n' WHERE task_id = task;
     RETURN 0;
   EXCEPTION WHEN query_canceled OR OTHERS THEN
     GET STACKED DIAGNOSTICS why = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL;
