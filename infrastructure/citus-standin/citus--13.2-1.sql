@@ -1260,13 +1260,19 @@ $$ SELECT citus_move_shard_placement($1, (standin.node($2, $3)).nodeid, (standin
 -- A row whose node is gone stays for ever.
 CREATE FUNCTION standin.cleanup(types int[] DEFAULT '{1,2,3,4}', OUT cleaned int, OUT failed int)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
-DECLARE r record;
+DECLARE
+  id bigint;
+  op int;
+  r record;
 BEGIN
   cleaned := 0; failed := 0;
   PERFORM pg_advisory_xact_lock(1667855225, 0);    -- what belongs together goes in order, so one after another
-  FOR r IN SELECT c.*, nodeid FROM pg_dist_cleanup c LEFT JOIN pg_dist_node n ON n.groupid = c.node_group_id
-           WHERE object_type = ANY (types) ORDER BY operation_id, array_position('{2,3,4,1}', object_type), record_id LOOP
-    CONTINUE WHEN NOT pg_try_advisory_xact_lock(1667855220, r.operation_id::int);
+  FOR id, op IN SELECT record_id, operation_id FROM pg_dist_cleanup
+                WHERE object_type = ANY (types) ORDER BY operation_id, array_position('{2,3,4,1}', object_type), record_id LOOP
+    CONTINUE WHEN NOT pg_try_advisory_xact_lock(1667855220, op);
+    -- Looked at again behind the lock: a move that has just ended makes the row mean the other copy.
+    SELECT c.*, nodeid INTO r FROM pg_dist_cleanup c LEFT JOIN pg_dist_node n ON n.groupid = c.node_group_id WHERE record_id = id;
+    CONTINUE WHEN NOT FOUND;
     BEGIN
       IF r.nodeid IS NULL THEN
         RAISE EXCEPTION 'the node of % is gone', r.object_name USING ERRCODE = 'internal_error';

@@ -63,7 +63,10 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
         Step::PrepareNode { node, extension } => prepare(hands, *node, extension.as_deref()).await,
         Step::Reload { node } => Ok(commands::reload(&*hands.session(*node).await?).await?),
         Step::ResetAlterSystem { node, names } => {
-            Ok(commands::reset_alter_system(&*hands.session(*node).await?, names).await?)
+            // Loaded at once: afterwards nothing shows that the server still has the old values.
+            let session = hands.session(*node).await?;
+            commands::reset_alter_system(&session, names).await?;
+            Ok(commands::reload(&session).await?)
         }
         Step::TryParameter { node, name, value } => {
             let answer = commands::try_parameter(&*hands.session(*node).await?, name, value).await?;

@@ -1,12 +1,17 @@
 //! The ordered, verified rolling restart: one node at a time, workers by ordinal, the coordinator last, and never
 //! while a move runs. Nothing else restarts a node.
 
+use jiff::SignedDuration;
+
 use super::{Hold, Plan, ProblemReason, RestartCause, Server, Step, View, Wanted};
 use crate::{
     api::Node,
     observe::snapshot::{Pod, Postgres},
     resources,
 };
+
+/// A server that was started with everything that is wanted is not restarted again for a parameter before this time.
+const RESTART_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 
 /// Restarts the next node that is due, when it may be restarted.
 pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
@@ -93,7 +98,11 @@ fn server_cause(
         );
     }
     let loaded = postgres.config_hash.as_ref() == Some(&hash);
-    (loaded && boots_anew && !postgres.pending_restart.is_empty()).then_some(RestartCause::Parameters)
+    // What a person set with ALTER SYSTEM is the person's to restart for.
+    let ours = postgres.pending_restart.iter().any(|name| !postgres.auto_conf.contains_key(name));
+    // An override that was reset shows as pending, too; the pause keeps one that comes back from making a loop.
+    let long_ago = view.seen.now.duration_since(postgres.started_at) > RESTART_PAUSE;
+    (loaded && ours && (boots_anew || long_ago)).then_some(RestartCause::Parameters)
 }
 
 /// Nothing restarts while a move runs. A job whose tasks only fail and wait is stopped, so that its cause can be healed.

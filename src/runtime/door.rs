@@ -15,7 +15,6 @@ use kube::{
 use serde_json::Value;
 
 use super::field_owners;
-use super::fields;
 use crate::{api::FIELD_MANAGER, report::metrics::Metrics};
 
 /// How often the owners of an object's fields are tried to be written while others write its status.
@@ -165,22 +164,13 @@ impl Door {
     /// Server-side apply under our field manager. `uid` is a precondition: with another one, or when the object is
     /// gone, the API server refuses instead of making it anew.
     ///
-    /// What we created belongs to us by a create, which an apply does not take away again: the first apply is
-    /// preceded by a look at who owns what, and makes it ours by apply (see [`fields::by_apply`]).
+    /// What we created belongs to us by a create, which an apply does not take away again: the first apply makes it ours
+    /// by apply (see [`field_owners::as_applied`]).
     ///
     /// # Errors
     /// [`Refusal::Conflict`] when the uid is another one, [`Refusal::NotFound`] when the object is gone.
     pub async fn apply(&self, address: Address<'_>, uid: &str, object: &Value) -> Result<Value, Refusal> {
         let api = self.api(address)?;
-        let live = self.counted("get", address.kind, api.get(address.name)).await?;
-        if let Some(fields) = fields::by_apply(live.metadata.managed_fields.as_deref().unwrap_or_default()) {
-            let version = live.metadata.resource_version;
-            let metadata =
-                serde_json::json!({ "uid": uid, "resourceVersion": version, "managedFields": fields });
-            let patch = Patch::Merge(serde_json::json!({ "metadata": metadata }));
-            let parameters = PatchParams::default();
-            self.counted("patch", address.kind, api.patch(address.name, &parameters, &patch)).await?;
-        }
         let patch = Patch::Apply(with_uid(object, uid));
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let applied =

@@ -3,7 +3,6 @@
 
 pub mod door;
 mod field_owners;
-mod fields;
 pub mod http;
 pub mod leader;
 pub mod shutdown;
