@@ -225,7 +225,7 @@ fn may_join(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: 
         plan.hold(Hold::NodeNotPrepared { node });
         return false;
     }
-    if !settings::is_configured(view, wanted, node, postgres) {
+    if !settings::is_configured(wanted, node, postgres) {
         plan.hold(Hold::ConfigurationOnItsWay { node });
         return false;
     }

@@ -16,7 +16,13 @@ pub mod view;
 pub use step::{Hold, Plan, Planned, Problem, ProblemReason, RestartCause, Step};
 pub use view::{Server, View};
 
-use crate::{api::Desired, observe::Snapshot};
+use std::collections::BTreeMap;
+
+use crate::{
+    api::{Desired, Node},
+    observe::Snapshot,
+    resources::{self, Inputs},
+};
 
 /// What to do now, and why, and what is waited for.
 ///
@@ -66,7 +72,19 @@ pub fn checked(desired: &Desired, seen: &Snapshot) -> Plan {
 
 /// What the spec comes to now; what that needs or meets goes into the plan.
 pub fn wanted(view: View, plan: &mut Plan) -> Wanted {
-    Wanted { image: image::choose(view, plan), parameters: settings::choose(view, plan) }
+    let image = image::choose(view, plan);
+    let parameters = settings::choose(view, plan);
+    let hash = |node| {
+        let inputs = Inputs { desired: view.desired, operator: &view.seen.operator, image: &image };
+        Hashes {
+            config: resources::config_hash(&inputs, node, &parameters),
+            boot: resources::boot_hash(&inputs, node, &parameters),
+            user_template: resources::user_template_hash(&inputs, node),
+        }
+    };
+    // All workers are made alike: two sets of hashes are enough for any number of nodes.
+    let (coordinator, worker) = (hash(Node::Coordinator), hash(Node::Worker(0)));
+    Wanted { image, parameters, coordinator, worker }
 }
 
 /// What the spec comes to after looking at what is possible: the image that can be used, the parameters that are taken.
@@ -75,13 +93,31 @@ pub struct Wanted {
     /// Image of every node.
     pub image: String,
     /// The user's parameters, or those of before when these are refused.
-    pub parameters: std::collections::BTreeMap<String, String>,
+    pub parameters: BTreeMap<String, String>,
+    coordinator: Hashes,
+    worker: Hashes,
+}
+
+/// By which a server or a pod is recognised as made of what is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hashes {
+    /// `dialog.config_hash` of a server that has loaded the wanted configuration.
+    pub config: String,
+    /// `dialog.boot_hash` of a server that was started with it.
+    pub boot: String,
+    /// Annotation of a pod made of what the user writes now.
+    pub user_template: String,
 }
 
 impl Wanted {
     /// What the builders of objects need.
     #[must_use]
-    pub fn inputs<'a>(&'a self, view: View<'a>) -> crate::resources::Inputs<'a> {
-        crate::resources::Inputs { desired: view.desired, operator: &view.seen.operator, image: &self.image }
+    pub fn inputs<'a>(&'a self, view: View<'a>) -> Inputs<'a> {
+        Inputs { desired: view.desired, operator: &view.seen.operator, image: &self.image }
+    }
+    /// The hashes of a node.
+    #[must_use]
+    pub fn hashes(&self, node: Node) -> &Hashes {
+        if node.is_worker() { &self.worker } else { &self.coordinator }
     }
 }

@@ -95,7 +95,7 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
         let Server::Known(postgres) = view.server(node) else { return false };
         if postgres.wal_level != "logical" {
             fit = false;
-        } else if !settings::is_configured(view, wanted, node, postgres)
+        } else if !settings::is_configured(wanted, node, postgres)
             && postgres.rejected.is_none()
             && postgres.pending_restart.is_empty()
         {

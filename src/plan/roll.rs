@@ -45,10 +45,10 @@ pub fn due(view: View, wanted: &Wanted, plan: &mut Plan) -> Vec<(Node, RestartCa
         view.nodes().into_iter().filter(|node| view.stateful_set(*node).is_some()).collect();
     nodes.sort_by_key(|node| (!node.is_worker(), *node));
     let refused = nodes.iter().any(|node| {
-        let hash = resources::config_hash(&wanted.inputs(view), *node, &wanted.parameters);
+        let hash = &wanted.hashes(*node).config;
         view.postgres(*node)
             .and_then(|postgres| postgres.rejected.as_ref())
-            .is_some_and(|rejected| rejected.config_hash == hash)
+            .is_some_and(|rejected| rejected.config_hash == *hash)
     });
     let causes =
         nodes.into_iter().filter_map(|node| cause(view, wanted, node, plan).map(|cause| (node, cause)));
@@ -58,7 +58,7 @@ pub fn due(view: View, wanted: &Wanted, plan: &mut Plan) -> Vec<(Node, RestartCa
 
 fn cause(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) -> Option<RestartCause> {
     let pod = view.pod(node)?;
-    let template = resources::user_template_hash(&wanted.inputs(view), node);
+    let template = &wanted.hashes(node).user_template;
     let template_differs = pod.user_template.as_deref().is_some_and(|of_pod| of_pod != template);
     match view.server(node) {
         Server::Known(postgres) | Server::Fresh(postgres) => server_cause(view, wanted, node, postgres, plan)
@@ -80,14 +80,12 @@ fn server_cause(
     postgres: &Postgres,
     plan: &mut Plan,
 ) -> Option<RestartCause> {
-    let inputs = wanted.inputs(view);
-    let hash = resources::config_hash(&inputs, node, &wanted.parameters);
+    let hashes = wanted.hashes(node);
     if let Some(rejected) = &postgres.rejected {
-        return (rejected.config_hash != hash).then_some(RestartCause::Parameters);
+        return (rejected.config_hash != hashes.config).then_some(RestartCause::Parameters);
     }
     // Would it start with anything else than it was started with? If not, a restart heals nothing.
-    let boots_anew =
-        postgres.boot_hash.as_ref() != Some(&resources::boot_hash(&inputs, node, &wanted.parameters));
+    let boots_anew = postgres.boot_hash.as_ref() != Some(&hashes.boot);
     if postgres.wal_level != "logical" {
         if boots_anew {
             return Some(RestartCause::WalLevel);
@@ -97,7 +95,7 @@ fn server_cause(
             format!("{} runs wal_level = {} although it was started by the operator's script: something in its image or StatefulSet overrides it. No shard is moved. Look at the pod's command and environment.", view.name(node), postgres.wal_level),
         );
     }
-    let loaded = postgres.config_hash.as_ref() == Some(&hash);
+    let loaded = postgres.config_hash.as_ref() == Some(&hashes.config);
     // What a person set with ALTER SYSTEM is the person's to restart for.
     let ours = postgres.pending_restart.iter().any(|name| !postgres.auto_conf.contains_key(name));
     // An override that was reset shows as pending, too; the pause keeps one that comes back from making a loop.

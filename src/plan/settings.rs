@@ -78,10 +78,10 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
 }
 
 fn configure(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &mut Plan) {
-    let hash = resources::config_hash(&wanted.inputs(view), node, &wanted.parameters);
+    let hash = &wanted.hashes(node).config;
     if let Some(rejected) = &postgres.rejected {
         // It runs with its last good configuration, which no reload can change; `roll` restarts it when there is a new one.
-        if rejected.config_hash == hash {
+        if rejected.config_hash == *hash {
             plan.problem(
                 ProblemReason::ConfigurationRejected,
                 format!("{} did not start with spec.postgres.parameters and runs with its last good ones: {}. No other node is restarted. Correct the parameters.", view.name(node), rejected.message),
@@ -101,14 +101,14 @@ fn configure(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan:
         let why = format!("ALTER SYSTEM overrides {} of the spec", overrides.join(", "));
         plan.step(Step::ResetAlterSystem { node, names: overrides }, why);
     }
-    if postgres.config_hash.as_ref() == Some(&hash) {
+    if postgres.config_hash.as_ref() == Some(hash) {
         return;
     }
     plan.hold(Hold::ConfigurationOnItsWay { node });
-    if postgres.file_config_hash.as_ref() == Some(&hash) {
+    if postgres.file_config_hash.as_ref() == Some(hash) {
         plan.step(Step::Reload { node }, "a changed configuration has arrived and is not loaded yet");
     } else if config_map_is_current(view, wanted, node) {
-        hurry(view, node, &hash, plan);
+        hurry(view, node, hash, plan);
     }
 }
 
@@ -139,12 +139,12 @@ fn hurry(view: View, node: Node, hash: &str, plan: &mut Plan) {
 
 /// Whether this server runs with everything that is wanted: nothing to load, nothing that waits for a restart.
 #[must_use]
-pub fn is_configured(view: View, wanted: &Wanted, node: Node, postgres: &Postgres) -> bool {
-    let hash = resources::config_hash(&wanted.inputs(view), node, &wanted.parameters);
+pub fn is_configured(wanted: &Wanted, node: Node, postgres: &Postgres) -> bool {
+    let hash = &wanted.hashes(node).config;
     postgres.wal_level == "logical"
         && postgres.rejected.is_none()
         && postgres.pending_restart.is_empty()
-        && postgres.config_hash.as_deref() == Some(&hash)
+        && postgres.config_hash.as_deref() == Some(hash)
 }
 
 /// Why this server cannot take part in a move, if it cannot: settings too low for the moves at the same time.

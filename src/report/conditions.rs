@@ -228,7 +228,7 @@ pub fn configuration_applied(view: View, wanted: &Wanted, plan: &Plan) -> Said {
     let members = members(view);
     for (node, server) in &members {
         if let Server::Known(postgres) | Server::Fresh(postgres) = server
-            && !settings::is_configured(view, wanted, *node, postgres)
+            && !settings::is_configured(wanted, *node, postgres)
         {
             let pending: Vec<&str> = postgres.pending_restart.iter().map(String::as_str).collect();
             return if pending.is_empty() {
