@@ -1,0 +1,83 @@
+//! Which steps of a plan may be done beside each other. Pure.
+
+use crate::{
+    api::{Node, names::keys},
+    plan::{Planned, Step},
+};
+
+/// The node that a step is about, when it disturbs nobody else and needs nothing of another node.
+fn lane(step: &Step) -> Option<Node> {
+    match step {
+        Step::PrepareNode { node, .. }
+        | Step::RecordIdentity { node, .. }
+        | Step::Reload { node }
+        | Step::ResetAlterSystem { node, .. }
+        | Step::HurryConfiguration { node, .. } => Some(*node),
+        Step::Create(object) | Step::Apply { object, .. } => {
+            let labels = object.json.pointer("/metadata/labels")?;
+            labels.get(keys::NODE)?.as_str()?.parse().ok()
+        }
+        _ => None,
+    }
+}
+
+/// The plan as batches, one after another; in a batch lanes beside each other; in a lane steps one after another.
+/// A step that is not one node's is a batch of its own.
+#[must_use]
+pub fn batches(steps: &[Planned]) -> Vec<Vec<Vec<&Planned>>> {
+    let mut batches: Vec<Vec<(Option<Node>, Vec<&Planned>)>> = Vec::new();
+    for planned in steps {
+        let node = lane(&planned.step);
+        let open =
+            batches.last_mut().filter(|batch| node.is_some() && batch.iter().all(|(of, _)| of.is_some()));
+        match open {
+            Some(batch) => match batch.iter_mut().find(|(of, _)| *of == node) {
+                Some((_, lane)) => lane.push(planned),
+                None => batch.push((node, vec![planned])),
+            },
+            None => batches.push(vec![(node, vec![planned])]),
+        }
+    }
+    batches.into_iter().map(|batch| batch.into_iter().map(|(_, lane)| lane).collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_prepared_beside_each_other_and_all_before_any_is_registered() {
+        let prepare = |node| Step::PrepareNode { node, extension: None };
+        let record = |node| Step::RecordIdentity { node, system_identifier: "7".into(), claim: "c".into() };
+        let add = |node| Step::AddNode { node, address: String::new() };
+        let (a, b) = (Node::Worker(0), Node::Worker(1));
+        let steps = [
+            record(a),
+            prepare(a),
+            record(b),
+            prepare(b),
+            add(a),
+            add(b),
+            Step::RecoverTransactions,
+            prepare(a),
+        ];
+        let steps: Vec<Planned> =
+            steps.into_iter().map(|step| Planned { step, why: String::new() }).collect();
+        let shape: Vec<Vec<Vec<&str>>> = batches(&steps)
+            .into_iter()
+            .map(|batch| {
+                batch.into_iter().map(|lane| lane.into_iter().map(|p| p.step.name()).collect()).collect()
+            })
+            .collect();
+        assert_eq!(
+            shape,
+            [
+                vec![vec!["RecordIdentity", "PrepareNode"], vec!["RecordIdentity", "PrepareNode"]],
+                vec![vec!["AddNode"]],
+                vec![vec!["AddNode"]],
+                vec![vec!["RecoverTransactions"]],
+                vec![vec!["PrepareNode"]],
+            ]
+        );
+    }
+}

@@ -1,0 +1,215 @@
+//! Steps against an API server that answers what a test tells it to.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use axum::http::{Request, Response};
+use kube::{
+    Client,
+    client::Body,
+    runtime::events::{Recorder, Reporter},
+};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    api::{DialogCluster, DialogClusterStatus},
+    citus::Sessions,
+    observe::{
+        caches::Caches,
+        memory::Memory,
+        snapshot::{OperatorFacts, Ownership},
+    },
+    report::{metrics::Metrics, publish},
+    resources::Rendered,
+    runtime::{
+        door::Door,
+        leader::{self, Candidate},
+    },
+};
+
+/// A request as a test compares it: method, path, body.
+type Asked = (String, String, Value);
+
+/// A client whose requests are answered one by one; what was asked comes back at the end.
+fn answering(answers: Vec<(u16, Value)>) -> (Client, tokio::task::JoinHandle<Vec<Asked>>) {
+    let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+    let mut answers = VecDeque::from(answers);
+    let server = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        while let Some((request, send)) = handle.next_request().await {
+            let (parts, body) = request.into_parts();
+            let body = body.collect_bytes().await.unwrap();
+            asked.push((
+                parts.method.to_string(),
+                parts.uri.path().to_owned(),
+                serde_json::from_slice(&body).unwrap_or(Value::Null),
+            ));
+            let (code, body) =
+                answers.pop_front().unwrap_or_else(|| panic!("one request too many: {asked:?}"));
+            let body = Body::from(serde_json::to_vec(&body).unwrap());
+            send.send_response(Response::builder().status(code).body(body).unwrap());
+        }
+        asked
+    });
+    (Client::new(service, "default"), server)
+}
+
+fn refusal(code: u16, reason: &str) -> (u16, Value) {
+    let message = format!("{reason} in the API server's words");
+    (code, json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}))
+}
+
+fn context(client: &Client) -> Context {
+    let metrics = Arc::<Metrics>::default();
+    let door = Door::new(client.clone(), Arc::clone(&metrics));
+    let candidate =
+        Candidate { namespace: "system".into(), name: "dialog-operator".into(), identity: "me".into() };
+    let (leader, _election) = leader::elect(door.clone(), candidate, CancellationToken::new());
+    Context {
+        door,
+        caches: Caches { scopes: vec![] },
+        memory: Memory::default(),
+        sessions: Sessions::new(1),
+        leader,
+        metrics,
+        recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
+        operator: OperatorFacts { default_image: "image".into(), cluster_domain: "cluster.local".into() },
+        stop: CancellationToken::new(),
+    }
+}
+
+fn desired() -> Desired {
+    let mut cluster = DialogCluster::new("shop", serde_json::from_value(json!({})).unwrap());
+    cluster.metadata.namespace = Some("market".into());
+    cluster.metadata.uid = Some("u-2".into());
+    Desired::try_from(&cluster).unwrap()
+}
+
+/// Does one step against these answers; also gives back what was asked and the objects that are known afterwards.
+async fn done(step: Step, answers: Vec<(u16, Value)>) -> (Done, Vec<Asked>, Handle) {
+    let (client, server) = answering(answers);
+    let (context, desired) = (context(&client), desired());
+    let memory = context.memory.of("u-2");
+    let seen = Snapshot::of_nothing(&context.operator);
+    let mut plan = Plan::default();
+    plan.step(step, "a test wants it");
+    let done =
+        act(&Hands { context: &context, desired: &desired, seen: &seen, memory: memory.clone() }, &plan)
+            .await;
+    drop((context, client));
+    (done, server.await.unwrap(), memory)
+}
+
+fn service() -> Rendered {
+    let json = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "shop", "namespace": "market"}, "spec": {"ports": [{"port": 5432}]}
+    });
+    Rendered { api_version: "v1".into(), kind: "Service".into(), name: "shop".into(), json }
+}
+
+fn stored(owner_uid: Option<&str>) -> Value {
+    let owners: Vec<Value> = owner_uid
+        .map(|uid| {
+            json!({"apiVersion": "dialogcluster.dev/v1alpha1", "kind": "DialogCluster", "name": "shop", "uid": uid})
+        })
+        .into_iter()
+        .collect();
+    let mut json = service().json;
+    json["metadata"]["uid"] = "s-1".into();
+    json["metadata"]["resourceVersion"] = "5".into();
+    json["metadata"]["ownerReferences"] = owners.into();
+    json
+}
+
+fn methods(asked: &[Asked]) -> Vec<&str> {
+    asked.iter().map(|(method, ..)| method.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_name_taken_by_a_stranger_is_told_and_remembered() {
+    let step = Step::Create(Box::new(service()));
+    let (done, asked, memory) = done(step, vec![refusal(409, "AlreadyExists"), (200, stored(None))]).await;
+    let (_, failure) = done.failure().unwrap();
+    assert_eq!(failure.reason, FailureReason::NameTaken);
+    assert!(failure.message.contains("Service market/shop"), "{failure}");
+    assert_eq!(methods(&asked), ["POST", "GET"], "nothing of the stranger's is written");
+    let strangers = memory.with(|memory| memory.strangers.clone());
+    assert_eq!(strangers["Service/shop"].0.ownership, Ownership::Stranger);
+}
+
+#[tokio::test]
+async fn a_name_taken_by_our_own_object_is_no_failure() {
+    let step = Step::Create(Box::new(service()));
+    let (done, ..) = done(step, vec![refusal(409, "AlreadyExists"), (200, stored(Some("u-2")))]).await;
+    assert_eq!(done.failure(), None);
+}
+
+#[tokio::test]
+async fn a_name_of_an_earlier_cluster_is_waited_for() {
+    let step = Step::Create(Box::new(service()));
+    let (done, ..) = done(step, vec![refusal(409, "AlreadyExists"), (200, stored(Some("u-1")))]).await;
+    assert_eq!(done.failure().unwrap().1.reason, FailureReason::Conflict);
+}
+
+#[tokio::test]
+async fn an_apply_knows_the_uid_and_forces() {
+    let step = Step::Apply { object: Box::new(service()), uid: "s-1".into() };
+    let (done, asked, memory) =
+        done(step, vec![(200, stored(Some("u-2"))), (200, stored(Some("u-2")))]).await;
+    assert_eq!(done.failure(), None);
+    assert_eq!(methods(&asked), ["GET", "PATCH"]);
+    assert_eq!(asked[1].2["metadata"]["uid"], "s-1");
+    assert!(
+        memory.with(|memory| memory.writes.contains_key("Service/shop")),
+        "our own write is seen at once"
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_without_the_lease() {
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "dialog-operator"}, "spec": {"holderIdentity": "another"}});
+    let step = Step::Delete { kind: "StatefulSet".into(), name: "shop-worker-2".into(), uid: "s-9".into() };
+    let (done, asked, _) = done(step, vec![(200, lease)]).await;
+    let (_, failure) = done.failure().unwrap();
+    assert_eq!(failure.reason, FailureReason::NotLeader);
+    assert!(failure.message.contains("held by another"), "{failure}");
+    assert_eq!(methods(&asked), ["GET"]);
+}
+
+#[tokio::test]
+async fn a_delete_names_the_uid_and_what_is_gone_is_fine() {
+    let (client, server) = answering(vec![refusal(404, "NotFound")]);
+    let context = context(&client);
+    let address =
+        Address { api_version: "apps/v1", kind: "StatefulSet", namespace: "market", name: "shop-worker-2" };
+    context.door.delete(address, "s-9").await.unwrap();
+    drop((context, client));
+    let asked = server.await.unwrap();
+    assert_eq!(asked[0].0, "DELETE");
+    assert_eq!(asked[0].1, "/apis/apps/v1/namespaces/market/statefulsets/shop-worker-2");
+    assert_eq!(asked[0].2["preconditions"]["uid"], "s-9");
+}
+
+#[tokio::test]
+async fn a_status_is_written_once() {
+    let written = json!({"apiVersion": "dialogcluster.dev/v1alpha1", "kind": "DialogCluster", "metadata": {"name": "shop", "uid": "u-2"}});
+    // The second time there is no answer left: a request would be one too many.
+    let (client, server) = answering(vec![(200, written)]);
+    let (context, desired) = (context(&client), desired());
+    let memory = context.memory.of("u-2");
+    let mut seen = Snapshot::of_nothing(&context.operator);
+    for _ in 0..2 {
+        seen.status = memory.with(|memory| memory.status(None));
+        let told = (&Plan::default(), &Done::default());
+        publish::publish(&context, &memory, &desired, &seen, told).await.unwrap();
+    }
+    drop((context, client));
+    let asked = server.await.unwrap();
+    assert_eq!(methods(&asked), ["PATCH"]);
+    assert!(asked[0].1.ends_with("/dialogclusters/shop/status"), "{asked:?}");
+    assert_eq!(asked[0].2["metadata"]["uid"], "u-2", "a cluster made anew under this name is not told");
+    let status: DialogClusterStatus = serde_json::from_value(asked[0].2["status"].clone()).unwrap();
+    assert_eq!(status.observed_generation, Some(0));
+}
