@@ -1,6 +1,6 @@
 {{/*
 What the operator may do where its DialogClusters are, and nothing more. tests/chart.rs has the same list as a table.
-Absent on purpose: it deletes no volume and no StatefulSet, executes nothing in a pod, and writes no spec of a DialogCluster.
+Absent on purpose: it deletes no volume claim and no Secret, executes nothing in a pod, and writes no spec of a DialogCluster.
 */}}
 {{- define "dialog-operator.rules" -}}
 - apiGroups: [dialogcluster.dev]
@@ -14,11 +14,15 @@ Absent on purpose: it deletes no volume and no StatefulSet, executes nothing in 
   resources: [dialogclusters/finalizers]
   verbs: [update]
 - apiGroups: [""]
-  resources: [configmaps, persistentvolumeclaims, secrets, serviceaccounts, services]
+  resources: [persistentvolumeclaims, secrets, serviceaccounts]
   verbs: [get, list, watch, create, patch]
+# delete: what was made for a worker that is no longer asked for and was never registered.
+- apiGroups: [""]
+  resources: [configmaps, services]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
   resources: [statefulsets]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]

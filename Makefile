@@ -1,0 +1,47 @@
+# Every command of the project; `make help` lists them. A machine needs Rust, Go and Debian; the rest is installed.
+LOCAL := infrastructure/local-kubernetes
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test check fmt up down install crds deny
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## a real Kubernetes, one worker, a million messages; then two, then three, with a writer running
+	infrastructure/prerequisites.sh
+	$(CARGO) build --locked --release --bin dialog-operator --example demo
+	infrastructure/install.sh target/release/dialog-operator
+	@eval "$$($(LOCAL)/up.sh)" && target/release/examples/demo
+
+demo-down: down ## remove all that the demo made, the Kubernetes with it
+
+test: ## everything: unit, property, CRD, chart and contract tests, stories on a real Kubernetes
+	infrastructure/test.sh
+
+check: ## format and lint
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+fmt: ## format
+	$(CARGO) fmt
+
+up: ## the local Kubernetes, or nothing to do when it is there; prints what a shell needs to use it
+	@$(LOCAL)/up.sh
+
+down: ## stop the local Kubernetes and delete its state
+	$(LOCAL)/down.sh
+
+install: ## this checkout's operator on the local Kubernetes, from its chart
+	infrastructure/prerequisites.sh
+	$(CARGO) build --locked --release --bin dialog-operator
+	infrastructure/install.sh target/release/dialog-operator
+
+crds: ## write the CustomResourceDefinition again, after a change of src/api
+	$(CARGO) run --quiet --locked --bin dialog-operator -- crd >target/dialogclusters.yaml
+	cp target/dialogclusters.yaml crds/dialogclusters.yaml
+	cp target/dialogclusters.yaml charts/dialog-operator/files/dialogclusters.yaml
+
+deny: ## licences, bans and sources of all dependencies (installs cargo-deny, once)
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check bans licenses sources
