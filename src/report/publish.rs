@@ -34,7 +34,7 @@ pub async fn publish(
     (plan, done): (&Plan, &Done),
 ) -> Result<(), Refusal> {
     let (cluster, before) = (&desired.cluster, &seen.status);
-    let after = super::status(desired, seen, plan, done);
+    let after = writer::as_stored(&super::status(desired, seen, plan, done));
     context.metrics.show(&cluster.namespace, &cluster.name, &after, seen);
     let rolling = memory.with(|memory| memory.rolling.clone());
     let story = Story { before, after: &after, plan, done, rolling: &rolling, cluster };
@@ -72,7 +72,7 @@ pub async fn refuse(
     invalid: &Invalid,
 ) -> Result<(), Refusal> {
     let before = memory.with(|memory| memory.status(cached));
-    let after = super::invalid(&before, generation, invalid, jiff::Timestamp::now());
+    let after = writer::as_stored(&super::invalid(&before, generation, invalid, jiff::Timestamp::now()));
     if writer::write(&before, &after, None) == Write::No {
         return Ok(());
     }
