@@ -156,11 +156,15 @@ async fn a_name_of_an_earlier_cluster_is_waited_for() {
 #[tokio::test]
 async fn an_apply_knows_the_uid_and_forces() {
     let step = Step::Apply { object: Box::new(service()), uid: "s-1".into() };
-    let (done, asked, memory) =
-        done(step, vec![(200, stored(Some("u-2"))), (200, stored(Some("u-2")))]).await;
+    let mut created = stored(Some("u-2"));
+    created["metadata"]["managedFields"] =
+        json!([{"manager": "dialog-operator", "operation": "Update", "fieldsV1": {"f:spec": {}}}]);
+    let after = || (200, stored(Some("u-2")));
+    let (done, asked, memory) = done(step, vec![(200, created), after(), after()]).await;
     assert_eq!(done.failure(), None);
-    assert_eq!(methods(&asked), ["GET", "PATCH"]);
-    assert_eq!(asked[1].2["metadata"]["uid"], "s-1");
+    assert_eq!(methods(&asked), ["PATCH", "PATCH", "PATCH"], "apply, own by apply, apply without the rest");
+    assert_eq!(asked[0].2["metadata"]["uid"], "s-1");
+    assert_eq!(asked[1].2["metadata"]["managedFields"][0]["operation"], "Apply");
     assert!(
         memory.with(|memory| memory.writes.contains_key("Service/shop")),
         "our own write is seen at once"
