@@ -77,8 +77,13 @@ pub async fn apply(session: &Session, schema: &Schema<'_>) -> Result<(), SqlErro
     let (mut client, call) = session.call("the schema", LONG_WRITE).await?;
     let transaction = commands::begin(&mut client, &call, Duration::from_secs(30), LONG_WRITE).await?;
     let before = objects(&transaction, &call).await?;
-    let settings =
-        format!("SET LOCAL citus.shard_count = {}; SET LOCAL search_path = public", schema.shard_count);
+    // Sequential: with more than one connection a node Citus refuses CREATE SCHEMA, ALTER TABLE ... OWNER and their like
+    // after the first distributed table of the transaction.
+    let settings = format!(
+        "SET LOCAL citus.shard_count = {}; SET LOCAL citus.multi_shard_modify_mode = 'sequential';
+        SET LOCAL search_path = public",
+        schema.shard_count
+    );
     call.wait(transaction.batch_execute(&settings)).await?;
     for statement in &statements {
         call.wait(transaction.batch_execute(statement.text))

@@ -1,0 +1,250 @@
+//! From bare servers to a cluster with the dialogs schema.
+
+use dialog_operator::{
+    citus::{
+        APPLIED_HASH, BUILT_IN_SCHEMA, CatalogQuestion, NodeQuestion, Refusal, Schema, SqlError,
+        apply_schema, check_connection, commands, observe_citus, observe_node,
+    },
+    observe::snapshot::Postgres,
+};
+use secrecy::SecretString;
+
+use crate::harness::{DATABASE, OWNER, Server, run_statements, skipped};
+
+const NODE: NodeQuestion<'_> =
+    NodeQuestion { database: DATABASE, settings: &["wal_level", "no.such_setting"] };
+pub const CATALOG: CatalogQuestion<'_> = CatalogQuestion {
+    strategy: "by_shard_count",
+    owner: OWNER,
+    with_plan: true,
+    drain_only: false,
+    with_sizes: true,
+};
+
+async fn seen(server: &Server, database: &str) -> Postgres {
+    observe_node(&server.session(database).await, &NODE).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_born() {
+    let (coordinator, first, second) = tokio::join!(
+        Server::start("shop-coordinator", "dialog.config_hash = 'c1'\ndialog.boot_hash = 'b1'"),
+        Server::start("shop-worker-0", ""),
+        Server::start("shop-worker-1", ""),
+    );
+    bare_servers_are_prepared(&coordinator).await;
+    for worker in [&first, &second] {
+        worker.prepare().await;
+    }
+    nodes_are_registered(&coordinator, &first, &second).await;
+    the_owner_can_log_in_and_its_password_is_not_logged(&coordinator).await;
+    a_failed_schema_leaves_nothing(&coordinator).await;
+    the_dialogs_schema_is_applied(&coordinator, &first).await;
+    reads_write_nothing(&coordinator, &first).await;
+}
+
+async fn bare_servers_are_prepared(server: &Server) {
+    let bare = seen(server, "postgres").await;
+    assert!(!bare.database && !bare.timeouts_off, "{bare:?}");
+    assert_eq!((bare.extension.as_ref(), bare.group_id, bare.known_nodes, bare.disk), (None, None, 0, None));
+    assert!(bare.available_extension.is_some(), "{bare:?}");
+    assert_eq!(bare.major, bare.version.split('.').next().unwrap().parse::<u32>().unwrap());
+    assert_eq!((bare.config_hash.as_deref(), bare.boot_hash.as_deref()), (Some("c1"), Some("b1")));
+    assert_eq!(bare.settings.get("wal_level").map(String::as_str), Some("logical"));
+    assert!(!bare.settings.contains_key("no.such_setting"), "an unknown setting has no value: {bare:?}");
+
+    let over_postgres = server.session("postgres").await;
+    for _ in 0..2 {
+        commands::prepare_server(&over_postgres, DATABASE).await.unwrap();
+    }
+    let with_database = seen(server, DATABASE).await;
+    assert!(with_database.database && with_database.timeouts_off, "{with_database:?}");
+    assert_eq!((with_database.extension.as_ref(), with_database.group_id), (None, None));
+    assert_eq!(
+        bare.system_identifier,
+        server.value("SELECT system_identifier FROM pg_control_system()").await
+    );
+    let session = server.session(DATABASE).await;
+    let error = observe_citus(&session, &CATALOG).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(Refusal::NoExtension), "{error}");
+
+    for _ in 0..2 {
+        commands::create_extension(&session, bare.available_extension.as_deref()).await.unwrap();
+    }
+    // The same session as before: it notices by itself that the extension is there now.
+    let prepared = observe_node(&session, &NODE).await.unwrap();
+    assert_eq!(prepared.extension, bare.available_extension);
+    assert_eq!((prepared.group_id, prepared.known_nodes, prepared.missing_tables), (Some(0), 0, 0));
+    let disk = prepared.disk.expect("space on the volume");
+    assert!(0 < disk.free && disk.free <= disk.total, "{disk:?}");
+    // Now that the extension is known, all of it comes in one round trip: the same answer.
+    let again = observe_node(&session, &NODE).await.unwrap();
+    assert_eq!(Postgres { disk: None, ..again }, Postgres { disk: None, ..prepared });
+}
+
+async fn nodes_are_registered(coordinator: &Server, first: &Server, second: &Server) {
+    let session = coordinator.session(DATABASE).await;
+    for _ in 0..2 {
+        commands::set_coordinator_host(&session, "127.0.0.1", coordinator.port).await.unwrap();
+    }
+    assert_eq!(check_connection(&session, "127.0.0.1", first.port).await, Ok(()));
+    let unreachable = check_connection(&session, "127.0.0.1", 1).await.unwrap_err();
+    assert!(unreachable.contains("shop-coordinator") && unreachable.contains("127.0.0.1"), "{unreachable}");
+
+    let error = commands::add_node(&session, "127.0.0.1", 1).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(Refusal::RemoteUnreachable), "{error}");
+    assert!(error.to_string().contains("failed with the following error"), "Citus' words are kept: {error}");
+
+    let id = commands::add_node(&session, "127.0.0.1", first.port).await.unwrap();
+    assert_eq!(
+        commands::add_node(&session, "127.0.0.1", first.port).await.unwrap(),
+        id,
+        "adding is idempotent"
+    );
+    let citus = observe_citus(&session, &CATALOG).await.unwrap();
+    assert_eq!(citus.nodes.len(), 2, "{:?}", citus.nodes);
+    assert_eq!((citus.nodes[0].group_id, citus.nodes[0].should_have_shards), (0, false));
+    let worker = &citus.nodes[1];
+    assert_eq!((worker.node_id, worker.name.as_str(), worker.port), (id, "127.0.0.1", i32::from(first.port)));
+    assert!(worker.active && worker.has_metadata && worker.metadata_synced && worker.should_have_shards);
+
+    let seen_by_worker = seen(first, DATABASE).await;
+    assert_eq!((seen_by_worker.group_id, seen_by_worker.known_nodes), (Some(worker.group_id), 2));
+    assert_eq!(seen(second, DATABASE).await.group_id, Some(0), "not a member");
+}
+
+async fn the_owner_can_log_in_and_its_password_is_not_logged(coordinator: &Server) {
+    // As in a cluster: people log in to the coordinator with a password.
+    coordinator.write(
+        "pg_hba.conf",
+        &format!("host all {OWNER} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"),
+    );
+    let session = coordinator.session(DATABASE).await;
+    commands::reload(&session).await.unwrap();
+    commands::create_owner(&session, OWNER, &SecretString::from("another"), DATABASE).await.unwrap();
+    assert!(coordinator.client(OWNER).await.is_err(), "that is not its password");
+    commands::create_owner(&session, OWNER, &SecretString::from("secret-of-the-shop"), DATABASE)
+        .await
+        .unwrap();
+    coordinator.client(OWNER).await.unwrap();
+    let log = coordinator.log();
+    assert!(log.contains("pg_reload_conf"), "statements are logged here: {log}");
+    assert!(
+        !log.contains("secret-of-the-shop") && !log.contains("SCRAM-SHA-256$"),
+        "the log holds a secret: {log}"
+    );
+    assert!(observe_citus(&session, &CATALOG).await.unwrap().owner_exists);
+}
+
+fn schema(sql: &str) -> Schema<'_> {
+    Schema { sql, hash: "h1", shard_count: 32, owner: OWNER, database: DATABASE }
+}
+
+async fn a_failed_schema_leaves_nothing(coordinator: &Server) {
+    let session = coordinator.session(DATABASE).await;
+    let sql = "-- mine\nCREATE TABLE mine (a int PRIMARY KEY);\nSELECT create_distributed_table('mine', 'a');\n\
+        SELECT 1,\n  no_such_column;";
+    let error = apply_schema(&session, &schema(sql)).await.unwrap_err();
+    let SqlError::Schema { line: 5, .. } = &error else { panic!("line 5 is wrong: {error:?}") };
+    assert_eq!(error.sqlstate(), Some("42703"));
+    assert!(
+        error.to_string().contains("`SELECT 1,`") && error.to_string().contains("no_such_column"),
+        "{error}"
+    );
+
+    // An error without a position in the text: the statement is named all the same.
+    let sql = "CREATE TABLE mine (a int);\nCREATE TABLE mine (a int);";
+    let error = apply_schema(&session, &schema(sql)).await.unwrap_err();
+    assert!(matches!(&error, SqlError::Schema { line: 2, .. }), "{error:?}");
+
+    let error =
+        apply_schema(&session, &schema("CREATE TABLE mine (a int);\nCOMMIT;\nSELECT 1/0")).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(Refusal::TransactionControl), "{error}");
+    assert!(error.to_string().contains("line 2, `COMMIT`"), "{error}");
+
+    assert_eq!(coordinator.value("SELECT count(*) FROM pg_tables WHERE tablename = 'mine'").await, "0");
+    let citus = observe_citus(&session, &CATALOG).await.unwrap();
+    assert_eq!((citus.tables.len(), citus.schema_hash), (0, None));
+    let open = "SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'dialog-operator' AND state LIKE 'idle in transaction%'";
+    assert_eq!(coordinator.value(open).await, "0", "a transaction was left open");
+}
+
+async fn the_dialogs_schema_is_applied(coordinator: &Server, first: &Server) {
+    let session = coordinator.session(DATABASE).await;
+    let sql = format!(
+        "{BUILT_IN_SCHEMA};
+        CREATE TABLE places (id int PRIMARY KEY, name text); SELECT create_reference_table('places');
+        CREATE SCHEMA shelf; CREATE TYPE shelf.mood AS ENUM ('good', 'bad');
+        CREATE FUNCTION shelf.one() RETURNS int LANGUAGE sql AS 'SELECT 1';"
+    );
+    apply_schema(&session, &schema(&sql)).await.unwrap();
+    let citus = observe_citus(&session, &CATALOG).await.unwrap();
+    assert_eq!(citus.schema_hash.as_deref(), Some("h1"));
+    let tables: Vec<_> =
+        citus.tables.iter().map(|t| (t.name.as_str(), t.distributed, t.replica_identity)).collect();
+    assert_eq!(tables, [("public.dialogs", true, true), ("public.places", false, true)]);
+    let worker = citus.nodes[1].group_id;
+    assert_eq!(
+        (citus.groups[&0].shards, citus.groups[&worker].shards),
+        (0, 32),
+        "reference tables do not count"
+    );
+    assert_eq!(seen(first, DATABASE).await.missing_tables, 0);
+
+    let owners = "SELECT DISTINCT owner FROM (
+        SELECT relowner::regrole::text AS owner FROM pg_class WHERE relname IN ('dialogs', 'dialogs_from_user', 'places')
+        UNION ALL SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'shelf'
+        UNION ALL SELECT typowner::regrole::text FROM pg_type WHERE typname IN ('mood', 'dialogs')
+        UNION ALL SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'one') AS all_of_them";
+    assert_eq!(coordinator.value(owners).await, OWNER);
+
+    let application = coordinator.client(OWNER).await.unwrap();
+    let rows = run_statements(
+        &application,
+        &[
+            "INSERT INTO dialogs (from_user, to_user, message)
+                SELECT n % 40, n % 50, 'hello' FROM generate_series(1, 1000) AS n",
+            "INSERT INTO dialogs (from_user, to_user, message, message_id)
+                VALUES (1, 2, 'once', '00000000-0000-4000-8000-000000000001')",
+            "INSERT INTO dialogs (from_user, to_user, message, message_id)
+                VALUES (1, 2, 'once', '00000000-0000-4000-8000-000000000001')
+                ON CONFLICT (to_user, message_id) DO NOTHING",
+            "SELECT count(*) FROM dialogs",
+        ],
+    );
+    assert_eq!(rows.await.unwrap(), ["1001"]);
+    if !skipped("a table of the application's own") {
+        let own = [
+            "CREATE TABLE own (id int PRIMARY KEY)",
+            "SELECT create_distributed_table('own', 'id')",
+            "INSERT INTO own VALUES (1)",
+            "DROP TABLE own",
+        ];
+        run_statements(&application, &own).await.unwrap();
+    }
+
+    // The SQL has run: a second time it is refused, and what is there stays.
+    let error = apply_schema(&session, &Schema { hash: "h2", ..schema(BUILT_IN_SCHEMA) }).await.unwrap_err();
+    assert_eq!(error.sqlstate(), Some("42P07"), "{error}");
+    assert_eq!(observe_citus(&session, &CATALOG).await.unwrap().schema_hash.as_deref(), Some("h1"));
+    assert_eq!(coordinator.value("SELECT count(*) FROM dialogs").await, "1001");
+}
+
+async fn reads_write_nothing(coordinator: &Server, first: &Server) {
+    for server in [coordinator, first] {
+        // Kept to the node itself: Citus would take it to the others.
+        let alone = "SET citus.enable_ddl_propagation = off";
+        let read_only = format!("ALTER DATABASE {DATABASE} SET default_transaction_read_only = on");
+        server.sql(&[alone, &read_only]).await.unwrap();
+    }
+    let session = coordinator.session(DATABASE).await;
+    let error = commands::set_should_have_shards(&session, "127.0.0.1", first.port, false).await.unwrap_err();
+    assert_eq!(error.sqlstate(), Some("25006"), "the session is read-only: {error}");
+    let citus = observe_citus(&session, &CATALOG).await.unwrap();
+    assert!(citus.plan.as_ref().is_some_and(|plan| plan.known().is_some()), "{:?}", citus.plan);
+    assert!(citus.groups.values().all(|group| group.bytes.is_some()), "{:?}", citus.groups);
+    observe_node(&session, &NODE).await.unwrap();
+    observe_node(&first.session(DATABASE).await, &NODE).await.unwrap();
+    assert_eq!(check_connection(&session, "127.0.0.1", first.port).await, Ok(()));
+}

@@ -1,0 +1,420 @@
+//! Temporary PostgreSQL servers with Citus, real or stand-in, for the contract tests: started and stopped as
+//! processes by their own ids, on loopback, in a directory that goes with them. No expectation lives here.
+
+use std::{
+    fmt::Debug,
+    fs::{self, OpenOptions},
+    future::Future,
+    io::Write,
+    net::{IpAddr, Ipv4Addr, TcpListener},
+    os::unix::{fs::chown, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, LazyLock, Mutex, Weak,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use dialog_operator::citus::{Session, Target, Tls, commands};
+use tokio_postgres::{NoTls, SimpleQueryMessage};
+
+/// The application's database and role.
+pub const DATABASE: &str = "dialogs";
+pub const OWNER: &str = "shop";
+
+/// What every server of a test has; a test adds its own.
+const CONFIGURATION: &str = "
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+shared_preload_libraries = 'citus'
+fsync = off
+shared_buffers = 16MB
+max_connections = 60
+wal_level = logical
+wal_retrieve_retry_interval = 100ms
+max_worker_processes = 32
+max_logical_replication_workers = 16
+max_replication_slots = 32
+max_wal_senders = 32
+citus.background_task_queue_interval = 1s
+citus.local_hostname = '127.0.0.1'
+citus.node_conninfo = 'sslmode=prefer'
+log_statement = all
+log_line_prefix = '%m %a '
+";
+
+/// The installation that the tests run against, and who may run it.
+pub struct Installation {
+    pub bin: PathBuf,
+    pub stand_in: bool,
+    user: Option<(u32, u32)>,
+}
+
+/// Found once; the first use says on the terminal which it is and what is therefore skipped.
+pub static INSTALLATION: LazyLock<Installation> = LazyLock::new(|| {
+    let found = Installation::find();
+    let kind = if found.stand_in {
+        "the stand-in for Citus: what only Citus itself can show is skipped"
+    } else {
+        "Citus itself: nothing is skipped"
+    };
+    // Not by println!, which a passing test keeps to itself.
+    writeln!(std::io::stderr(), "citus contract: {} with {kind}", found.bin.display()).unwrap();
+    found
+});
+
+/// Whether something that only Citus itself can show is to be skipped; says so on the terminal.
+pub fn skipped(what: &str) -> bool {
+    if INSTALLATION.stand_in {
+        writeln!(std::io::stderr(), "citus contract: skipped with the stand-in: {what}").unwrap();
+    }
+    INSTALLATION.stand_in
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    assert!(output.status.success(), "{command:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn binaries() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("infrastructure/citus-standin/pg.sh");
+    if script.exists() {
+        return run(&mut Command::new(script)).into();
+    }
+    let newest = fs::read_dir("/usr/lib/postgresql").ok().into_iter().flatten().flatten();
+    let newest =
+        newest.map(|entry| entry.path().join("bin")).filter(|bin| bin.join("postgres").exists()).max();
+    newest.expect("a PostgreSQL with citus below /usr/lib/postgresql")
+}
+
+impl Installation {
+    fn find() -> Self {
+        let bin = binaries();
+        let root = run(Command::new("id").arg("-u")) == "0";
+        // PostgreSQL refuses to be run by root.
+        let id = |option| run(Command::new("id").args([option, "postgres"])).parse().unwrap();
+        let user = root.then(|| (id("-u"), id("-g")));
+        let share = run(Command::new(bin.join("pg_config")).arg("--sharedir"));
+        let control = fs::read_to_string(Path::new(&share).join("extension/citus.control"));
+        let stand_in = control.expect("the extension citus is installed").contains("stand-in");
+        Self { bin, stand_in, user }
+    }
+
+    /// A directory that the server's user may use.
+    fn directory(&self) -> tempfile::TempDir {
+        let directory = tempfile::Builder::new().prefix("citus-contract-").tempdir().unwrap();
+        if let Some((uid, gid)) = self.user {
+            chown(directory.path(), Some(uid), Some(gid)).unwrap();
+        }
+        directory
+    }
+
+    /// An initialised data directory to copy, shared by the servers of a run and gone with the last of them.
+    fn template(&self) -> Arc<tempfile::TempDir> {
+        static TEMPLATE: Mutex<Weak<tempfile::TempDir>> = Mutex::new(Weak::new());
+        let mut kept = TEMPLATE.lock().unwrap();
+        kept.upgrade().unwrap_or_else(|| {
+            let made = Arc::new(self.directory());
+            let data = made.path().join("data");
+            let options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-k", "--no-sync"];
+            run(self.command("initdb").arg("-D").arg(data).args(options));
+            *kept = Arc::downgrade(&made);
+            made
+        })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+}
+
+/// Ports are not handed out twice in a run, even before a server listens.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + u16::try_from(std::process::id() % 400).unwrap() * 50;
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// How a server is told to end.
+#[derive(Clone, Copy, Debug)]
+pub enum Signal {
+    /// SIGTERM: smart.
+    Term,
+    /// SIGINT: fast.
+    Int,
+    /// SIGQUIT: as in a crash.
+    Quit,
+    /// SIGSTOP: still there, and silent.
+    Stop,
+    /// SIGCONT.
+    Continue,
+}
+
+/// A server of its own. It ends with the value.
+pub struct Server {
+    pub name: String,
+    pub port: u16,
+    directory: tempfile::TempDir,
+    template: Arc<tempfile::TempDir>,
+    process: Mutex<Option<Child>>,
+}
+
+impl Server {
+    /// An initialised server with these lines in its configuration, running.
+    pub async fn start(name: &str, configuration: &str) -> Self {
+        let server = Self {
+            name: name.to_owned(),
+            port: free_port(),
+            directory: INSTALLATION.directory(),
+            template: INSTALLATION.template(),
+            process: Mutex::default(),
+        };
+        server.copy_template();
+        server.configure(&format!("{CONFIGURATION}port = {}\n{configuration}\n", server.port));
+        server.launch().await;
+        server
+    }
+
+    fn copy_template(&self) {
+        run(Command::new("cp").arg("-a").arg(self.template.path().join("data")).arg(self.data()));
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Adds lines to postgresql.conf.
+    pub fn configure(&self, lines: &str) {
+        let mut file = OpenOptions::new().append(true).open(self.data().join("postgresql.conf")).unwrap();
+        writeln!(file, "{lines}").unwrap();
+    }
+
+    /// Writes a file into the data directory, readable by the server alone.
+    pub fn write(&self, name: &str, content: &str) {
+        let path = self.data().join(name);
+        fs::write(&path, content).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        fs::set_permissions(&path, mode).unwrap();
+        if let Some((uid, gid)) = INSTALLATION.user {
+            chown(&path, Some(uid), Some(gid)).unwrap();
+        }
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    /// Starts the process and waits until it answers.
+    pub async fn launch(&self) {
+        let log =
+            OpenOptions::new().create(true).append(true).open(self.directory.path().join("log")).unwrap();
+        let process = INSTALLATION
+            .command("postgres")
+            .arg("-D")
+            .arg(self.data())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        *self.process.lock().unwrap() = Some(process);
+        eventually(&format!("{} answers", self.name), Duration::from_secs(30), async || {
+            if self.has_ended() {
+                return Err(format!("it ended: {}", self.log()));
+            }
+            self.target("postgres").connect(&Tls::Off).await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let process = self.process.lock().unwrap();
+        let Some(process) = process.as_ref() else { return };
+        let name = match signal {
+            Signal::Term => "-TERM",
+            Signal::Int => "-INT",
+            Signal::Quit => "-QUIT",
+            Signal::Stop => "-STOP",
+            Signal::Continue => "-CONT",
+        };
+        run(Command::new("kill").arg(name).arg(process.id().to_string()));
+    }
+
+    /// The process is gone.
+    pub fn has_ended(&self) -> bool {
+        let mut process = self.process.lock().unwrap();
+        process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some())
+    }
+
+    pub async fn stop(&self, signal: Signal) {
+        self.signal(signal);
+        eventually(&format!("{} ends", self.name), Duration::from_secs(30), async || {
+            if self.has_ended() { Ok(()) } else { Err("it runs".to_owned()) }
+        })
+        .await;
+    }
+
+    pub async fn restart(&self) {
+        self.stop(Signal::Int).await;
+        self.launch().await;
+    }
+
+    /// Empties it as a lost volume does: the same name and port, nothing in it.
+    pub async fn wipe(&self) {
+        self.stop(Signal::Int).await;
+        let configuration = fs::read_to_string(self.data().join("postgresql.conf")).unwrap();
+        fs::remove_dir_all(self.data()).unwrap();
+        self.copy_template();
+        self.write("postgresql.conf", &configuration);
+        self.launch().await;
+    }
+
+    pub fn target(&self, database: &str) -> Target {
+        Target {
+            node: self.name.clone(),
+            hostaddr: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+            database: database.to_owned(),
+        }
+    }
+
+    /// A session of the operator.
+    pub async fn session(&self, database: &str) -> Session {
+        self.target(database).connect(&Tls::Off).await.unwrap()
+    }
+
+    /// What the operator does to a node before it can be a member.
+    pub async fn prepare(&self) {
+        commands::prepare_server(&self.session("postgres").await, DATABASE).await.unwrap();
+        commands::create_extension(&self.session(DATABASE).await, None).await.unwrap();
+    }
+
+    /// A connection of the test's own, over which a person's or the application's statements go.
+    pub async fn client(&self, user: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let text = format!(
+            "host=127.0.0.1 port={} user={user} dbname={DATABASE} password=secret-of-the-shop connect_timeout=5",
+            self.port
+        );
+        let (client, driver) = tokio_postgres::connect(&text, NoTls).await?;
+        tokio::spawn(driver);
+        Ok(client)
+    }
+
+    /// Runs statements one by one, each in a transaction of its own, as a person would in psql: the rows of the last
+    /// one, columns separated by `|`.
+    pub async fn sql(&self, statements: &[&str]) -> Result<Vec<String>, String> {
+        let client = self.client("postgres").await.map_err(|error| error.to_string())?;
+        run_statements(&client, statements).await
+    }
+
+    /// The only value of a statement.
+    pub async fn value(&self, statement: &str) -> String {
+        let rows = self.sql(&[statement]).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        assert_eq!(rows.len(), 1, "{statement}: {rows:?}");
+        rows.into_iter().next().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.get_mut().unwrap().as_mut() {
+            let pid = process.id().to_string();
+            // A stopped process does not hear SIGQUIT until it goes on; one that has ended does not mind.
+            for signal in ["-CONT", "-QUIT"] {
+                let _ = Command::new("kill").args([signal, &pid]).stderr(Stdio::null()).status();
+            }
+            let _ = process.wait();
+        }
+    }
+}
+
+/// Runs statements over one connection: the rows of the last one, columns separated by `|`.
+pub async fn run_statements(
+    client: &tokio_postgres::Client,
+    statements: &[&str],
+) -> Result<Vec<String>, String> {
+    let mut rows = Vec::new();
+    for statement in statements {
+        let messages = client.simple_query(statement).await.map_err(|error| {
+            error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+        })?;
+        rows = messages
+            .iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => {
+                    let columns: Vec<&str> =
+                        (0..row.len()).map(|column| row.get(column).unwrap_or("")).collect();
+                    Some(columns.join("|"))
+                }
+                _ => None,
+            })
+            .collect();
+    }
+    Ok(rows)
+}
+
+/// Asks again and again until the answer is `Ok`, and panics with the last other answer when the time is up.
+pub async fn eventually<T, E: Debug, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    within: Duration,
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let until = Instant::now() + within;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(seen) if Instant::now() > until => {
+                panic!("not within {within:?}: {what}; last seen: {seen:?}")
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// A coordinator and its workers.
+pub struct Cluster {
+    pub coordinator: Server,
+    pub workers: Vec<Server>,
+}
+
+impl Cluster {
+    /// All started at once and prepared; the first `registered` workers are members.
+    pub async fn start(workers: usize, registered: usize, configuration: &str) -> Self {
+        let coordinator = Server::start("shop-coordinator", configuration);
+        let names: Vec<String> = (0..workers).map(|ordinal| format!("shop-worker-{ordinal}")).collect();
+        let starts = futures::future::join_all(names.iter().map(|name| Server::start(name, configuration)));
+        let (coordinator, workers) = tokio::join!(coordinator, starts);
+        let cluster = Self { coordinator, workers };
+        futures::future::join_all(cluster.all().map(Server::prepare)).await;
+        let session = cluster.session().await;
+        commands::set_coordinator_host(&session, "127.0.0.1", cluster.coordinator.port).await.unwrap();
+        for worker in &cluster.workers[..registered] {
+            commands::add_node(&session, "127.0.0.1", worker.port).await.unwrap();
+        }
+        cluster
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Server> {
+        std::iter::once(&self.coordinator).chain(&self.workers)
+    }
+
+    /// The operator's session on the coordinator.
+    pub async fn session(&self) -> Session {
+        self.coordinator.session(DATABASE).await
+    }
+}
