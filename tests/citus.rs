@@ -2,9 +2,11 @@
 //! against whichever Citus this machine has. The first line of a run says which one that is; what the stand-in cannot
 //! show is skipped by name.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::too_many_lines, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "citus/birth.rs"]
 mod birth;
 #[path = "citus/harness.rs"]
 mod harness;
+#[path = "citus/moves.rs"]
+mod moves;

@@ -39,6 +39,7 @@ max_logical_replication_workers = 16
 max_replication_slots = 32
 max_wal_senders = 32
 citus.background_task_queue_interval = 1s
+citus.max_background_task_executors_per_node = 4
 citus.local_hostname = '127.0.0.1'
 citus.node_conninfo = 'sslmode=prefer'
 log_statement = all
