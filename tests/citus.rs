@@ -6,7 +6,11 @@
 
 #[path = "citus/birth.rs"]
 mod birth;
+#[path = "citus/faults.rs"]
+mod faults;
 #[path = "citus/harness.rs"]
 mod harness;
 #[path = "citus/moves.rs"]
 mod moves;
+#[path = "citus/settings.rs"]
+mod settings;

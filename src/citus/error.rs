@@ -3,7 +3,7 @@
 
 use std::{error::Error, fmt};
 
-use tokio_postgres::error::{DbError, ErrorPosition};
+use tokio_postgres::error::{DbError, ErrorPosition, Severity};
 
 /// Why a statement, or the connection for it, failed.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
@@ -118,7 +118,9 @@ impl Refusal {
             _ if says("REPLICA IDENTITY or PRIMARY KEY") => Self::NoReplicaIdentity,
             _ if says("contains the only shard placement") => Self::OnlyPlacement,
             _ if says("could not find rebalance strategy") => Self::StrategyUnknown,
-            _ if sqlstate.starts_with("08") || says("connection to the remote node") => {
+            // 08: connections; 57P: the other node is being shut down.
+            _ if sqlstate.starts_with("08") || sqlstate.starts_with("57P") => Self::RemoteUnreachable,
+            _ if says("connection to the remote node") || says("connection marked as essential") => {
                 Self::RemoteUnreachable
             }
             "42P01" | "42883" | "42703" if says("citus") || says("pg_dist_") => Self::NoExtension,
@@ -237,8 +239,8 @@ impl SqlError {
     pub(super) fn doing(node: &str, doing: &'static str, error: &tokio_postgres::Error) -> Self {
         let node = node.to_owned();
         match error.as_db_error() {
-            // 57P: the server is being shut down, has crashed, or the connection was ended by an administrator.
-            Some(server) if server.code().code().starts_with("57P") => {
+            // The server ends the connection: it is being shut down, has crashed, or an administrator wants it so.
+            Some(server) if matches!(server.parsed_severity(), Some(Severity::Fatal | Severity::Panic)) => {
                 Self::Unreachable { node, why: Words::from(server).to_string() }
             }
             Some(server) => {
@@ -288,6 +290,8 @@ mod tests {
         "connection to the remote node postgres@127.0.0.1:7999 failed with the following error: Connection refused",
         Refusal::RemoteUnreachable
     )]
+    #[case("XX000", "failure on connection marked as essential: a:5432", Refusal::RemoteUnreachable)]
+    #[case("57P01", "terminating connection due to administrator command", Refusal::RemoteUnreachable)]
     #[case(
         "55000",
         "cannot remove or disable the node a:5432 because because it contains the only shard placement for shard 102009",
