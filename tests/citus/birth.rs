@@ -2,8 +2,8 @@
 
 use dialog_operator::{
     citus::{
-        APPLIED_HASH, BUILT_IN_SCHEMA, CatalogQuestion, NodeQuestion, Refusal, Schema, SqlError,
-        apply_schema, check_connection, commands, observe_citus, observe_node,
+        BUILT_IN_SCHEMA, CatalogQuestion, NodeQuestion, Refusal, Schema, SqlError, apply_schema,
+        check_connection, commands, observe_citus, observe_node,
     },
     observe::snapshot::Postgres,
 };

@@ -17,7 +17,7 @@ use dialog_operator::{
 
 use crate::{
     harness::{Cluster, DATABASE, Server, Signal, eventually, skipped},
-    moves::{catalog, with_dialogs},
+    moves::{EVEN, catalog, job, with_dialogs},
 };
 
 const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, settings: &[] };
@@ -167,6 +167,19 @@ async fn committed_rows_are_not_lost_to_a_move() {
     assert_eq!(commands::recover_transactions(&session).await.unwrap(), 1);
     let kept = "SELECT string_agg(message, ',') FROM dialogs WHERE to_user = 7 AND from_user = -1";
     assert_eq!(cluster.coordinator.value(kept).await, "recovered first");
+    a_crash_in_the_middle_of_a_move_is_survived(&cluster, &session).await;
+}
+
+/// The task is tried again by itself once the worker is back; nobody has to do anything, and no row is lost.
+async fn a_crash_in_the_middle_of_a_move_is_survived(cluster: &Cluster, session: &Session) {
+    let leaving = &cluster.workers[1];
+    commands::set_should_have_shards(session, "127.0.0.1", leaving.port, false).await.unwrap();
+    let id = commands::start_drain(session, &EVEN).await.unwrap().expect("a job");
+    job(session, "a move runs", |job| job.tasks.iter().any(|task| task.state == "running")).await;
+    leaving.stop(Signal::Quit).await;
+    leaving.launch().await;
+    job(session, "the job ends", |job| job.id == id && job.state == "finished").await;
+    assert_eq!(cluster.coordinator.value("SELECT count(*) FROM dialogs").await, "5001");
 }
 
 const SHARD: &str = "SELECT get_shard_id_for_distribution_column('dialogs', 7)";

@@ -61,15 +61,19 @@ pub static INSTALLATION: LazyLock<Installation> = LazyLock::new(|| {
     } else {
         "Citus itself: nothing is skipped"
     };
-    // Not by println!, which a passing test keeps to itself.
-    writeln!(std::io::stderr(), "citus contract: {} with {kind}", found.bin.display()).unwrap();
+    tell(&format!("{} with {kind}", found.bin.display()));
     found
 });
+
+#[allow(clippy::explicit_write)] // eprintln! would be kept back when the test passes
+fn tell(what: &str) {
+    writeln!(std::io::stderr(), "citus contract: {what}").unwrap();
+}
 
 /// Whether something that only Citus itself can show is to be skipped; says so on the terminal.
 pub fn skipped(what: &str) -> bool {
     if INSTALLATION.stand_in {
-        writeln!(std::io::stderr(), "citus contract: skipped with the stand-in: {what}").unwrap();
+        tell(&format!("skipped with the stand-in: {what}"));
     }
     INSTALLATION.stand_in
 }
