@@ -213,6 +213,9 @@ DECLARE
   answer text;
   last text;
 BEGIN
+  IF sql = '' THEN    -- dblink takes no answer for an error
+    RETURN NULL;
+  END IF;
   PERFORM standin.dblink_send_query(conn, sql);
   LOOP
     WHILE standin.dblink_is_busy(conn) = 1 LOOP
@@ -429,15 +432,25 @@ BEGIN
   END IF;
 END $$;
 
--- Called by the hook before a role is dropped: its user mappings would keep it.
-CREATE FUNCTION standin.drop_role(rolename text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
-DECLARE server name;
+-- Called by the hook before a role is dropped: its user mappings, and what it may do with the tables behind, would keep it.
+CREATE FUNCTION standin.before_drop_role(rolename text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE r record;
+BEGIN
+  FOR r IN SELECT srvname FROM pg_user_mappings WHERE usename = rolename LOOP
+    EXECUTE format('DROP USER MAPPING FOR %I SERVER %I', rolename, r.srvname);
+  END LOOP;
+  FOR r IN SELECT DISTINCT c.oid::regclass AS behind FROM pg_class c, aclexplode(relacl) WHERE relnamespace = 'standin'::regnamespace AND grantee = to_regrole(quote_ident(rolename)) LOOP
+    EXECUTE format('REVOKE ALL ON %s FROM %I', r.behind, rolename);
+  END LOOP;
+END $$;
+
+-- And after it: here it owned nothing, so what it owns on the workers are remains.
+CREATE FUNCTION standin.after_drop_role(rolename text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
   IF citus_is_coordinator() THEN
-    FOR server IN SELECT srvname FROM pg_user_mappings WHERE usename = rolename LOOP
-      EXECUTE format('DROP USER MAPPING FOR %I SERVER %I', rolename, server);
-    END LOOP;
-    PERFORM standin.run(nodeid, format('DROP ROLE IF EXISTS %I', rolename)) FROM pg_dist_node WHERE groupid <> 0 AND isactive;
+    PERFORM standin.run(nodeid, format('DO $role$ BEGIN IF to_regrole(%L) IS NOT NULL THEN REASSIGN OWNED BY %I TO %I; DROP OWNED BY %2$I; DROP ROLE %2$I; END IF; END $role$',
+                                       quote_ident(rolename), rolename, current_user))
+    FROM pg_dist_node WHERE groupid <> 0 AND isactive;
   END IF;
 END $$;
 
@@ -622,13 +635,21 @@ LANGUAGE sql STABLE STRICT AS $$
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = object_name
 $$;
 
+-- Also what stands behind a table on the coordinator, where Citus has nothing: not for users to see or own.
+CREATE FUNCTION relation_is_a_known_shard(relid regclass) RETURNS bool LANGUAGE sql STABLE STRICT AS $$
+  SELECT nspname = 'standin' OR EXISTS (SELECT FROM pg_dist_shard s JOIN pg_class t ON t.oid = logicalrelid
+                                        WHERE t.relnamespace = c.relnamespace AND c.relname = standin.shard_object(t.relname, shardid))
+  FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = relid
+$$;
+
 -- A column as CREATE TABLE has it. Defaults are the coordinator's business.
 CREATE FUNCTION standin.column_sql(rel oid, number smallint, with_default bool) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
   SELECT format('%I %s%s%s%s', attname, format_type(atttypid, atttypmod),
     CASE WHEN attcollation <> typcollation THEN ' COLLATE ' || attcollation::regcollation END,
     CASE WHEN attgenerated = 's' THEN format(' GENERATED ALWAYS AS (%s) STORED', pg_get_expr(adbin, adrelid))
-         WHEN with_default AND attidentity <> '' THEN format(' DEFAULT nextval(%L)', pg_get_serial_sequence(standin.qualified(rel), attname))
-         WHEN with_default THEN ' DEFAULT ' || pg_get_expr(adbin, adrelid) END,
+         -- a sequence named by text is not depended on, and can go with its table
+         WHEN with_default AND attidentity <> '' THEN format(' DEFAULT nextval(%L::text::regclass)', pg_get_serial_sequence(standin.qualified(rel), attname))
+         WHEN with_default THEN ' DEFAULT ' || replace(pg_get_expr(adbin, adrelid), '''::regclass', '''::text::regclass') END,
     CASE WHEN attnotnull THEN ' NOT NULL' END)
   FROM pg_attribute JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
   WHERE attrelid = rel AND attnum = number
@@ -704,6 +725,7 @@ BEGIN
   IF NOT EXISTS (SELECT FROM pg_opclass WHERE opcnamespace = 'standin'::regnamespace AND format('standin.%I', opcname) = name) THEN
     EXECUTE format('CREATE FUNCTION standin.shard_of_%s(%s, bigint) RETURNS bigint AS ''$libdir/citus'', ''standin_shard_of'' LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE', shards, input::regtype);
     EXECUTE format('CREATE OPERATOR CLASS %s FOR TYPE %s USING hash AS OPERATOR 1 =, FUNCTION 2 standin.shard_of_%s(%2$s, bigint)', name, input::regtype, shards);
+    EXECUTE format('ALTER EXTENSION citus ADD FUNCTION standin.shard_of_%s(%s, bigint); ALTER EXTENSION citus ADD OPERATOR FAMILY %s USING hash; ALTER EXTENSION citus ADD OPERATOR CLASS %3$s USING hash', shards, input::regtype, name);
   END IF;
   RETURN name;
 END $$;
@@ -897,9 +919,10 @@ DECLARE
   p record;
   columns jsonb;
 BEGIN
-  IF NOT EXISTS (SELECT FROM pg_dist_partition) OR NOT citus_is_coordinator() THEN
+  IF current_setting('standin.quiet', true) = 'on' OR NOT EXISTS (SELECT FROM pg_dist_partition) OR NOT citus_is_coordinator() THEN
     RETURN;
   END IF;
+  PERFORM set_config('standin.quiet', 'on', true);    -- what follows here is DDL, too
   FOR c IN SELECT command_tag, objid, CASE object_type WHEN 'index' THEN (SELECT indrelid FROM pg_index WHERE indexrelid = objid) ELSE objid END AS rel
            FROM pg_event_trigger_ddl_commands() WHERE lower(object_type) IN ('table', 'index', 'schema') LOOP
     FOR p IN SELECT s.logicalrelid AS rel, s.shardid, nodeid, shard_name(s.logicalrelid, s.shardid, false) AS shard
@@ -923,6 +946,7 @@ BEGIN
       PERFORM standin.sync_metadata();
     END IF;
   END LOOP;
+  PERFORM set_config('standin.quiet', '', true);
 END $$;
 
 CREATE FUNCTION standin.columns_query(target text) RETURNS text LANGUAGE sql AS
@@ -932,7 +956,7 @@ $$ SELECT format('SELECT attname FROM pg_attribute WHERE attrelid = %L::regclass
 -- else that ALTER TABLE changes gets there.
 CREATE FUNCTION standin.change_sql(rel regclass, target text, columns jsonb) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
   SELECT coalesce(string_agg(change, '' ORDER BY number), '') || (
-    SELECT format('ALTER TABLE %s OWNER TO %I; ALTER TABLE %1$s REPLICA IDENTITY %s;', target, pg_get_userbyid(relowner), CASE relreplident WHEN 'f' THEN 'FULL' ELSE 'DEFAULT' END)
+    SELECT format('ALTER TABLE %s OWNER TO %I; ALTER TABLE %1$s REPLICA IDENTITY %3$s;', target, pg_get_userbyid(relowner), CASE relreplident WHEN 'f' THEN 'FULL' ELSE 'DEFAULT' END)
     FROM pg_class WHERE oid = rel)
   FROM (
     SELECT attnum AS number, format('ALTER TABLE %s ADD COLUMN %s;', target, standin.column_sql(rel, attnum, true)) AS change FROM pg_attribute

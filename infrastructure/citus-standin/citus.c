@@ -394,6 +394,17 @@ call(const char *function, const char *argument, bool as_owner)
 	SetUserIdAndSecContext(user, context);
 }
 
+static void
+call_for_roles(const char *function, DropRoleStmt *statement)
+{
+	ListCell   *cell;
+
+	if (OidIsValid(get_extension_oid("citus", true)))
+		foreach(cell, statement->roles)
+			if (lfirst_node(RoleSpec, cell)->rolename)
+				call(function, quote_literal_cstr(lfirst_node(RoleSpec, cell)->rolename), true);
+}
+
 /* Event triggers do not see roles: after a statement about roles the workers get the same ones. */
 static void
 standin_utility(PlannedStmt *statement, const char *text, bool readOnlyTree, ProcessUtilityContext context,
@@ -414,21 +425,17 @@ standin_utility(PlannedStmt *statement, const char *text, bool readOnlyTree, Pro
 	node = statement->utilityStmt;
 	roles = IsA(node, CreateRoleStmt) || IsA(node, AlterRoleStmt) || IsA(node, GrantRoleStmt);
 
-	if (IsA(node, DropRoleStmt) && has_createrole_privilege(GetUserId()) && OidIsValid(get_extension_oid("citus", true)))
-	{
-		ListCell   *cell;
-
-		foreach(cell, ((DropRoleStmt *) node)->roles)
-			if (lfirst_node(RoleSpec, cell)->rolename)
-				call("drop_role", quote_literal_cstr(lfirst_node(RoleSpec, cell)->rolename), true);
-	}
+	if (IsA(node, DropRoleStmt) && has_createrole_privilege(GetUserId()))
+		call_for_roles("before_drop_role", (DropRoleStmt *) node);
 	if (previous_utility)
 		previous_utility(statement, text, readOnlyTree, context, params, environment, dest, qc);
 	else
 		standard_ProcessUtility(statement, text, readOnlyTree, context, params, environment, dest, qc);
 	if (OidIsValid(staged))
 		call("after_copy", psprintf("%u", staged), false);
-	if (roles && OidIsValid(get_extension_oid("citus", true)))
+	if (IsA(node, DropRoleStmt))
+		call_for_roles("after_drop_role", (DropRoleStmt *) node);
+	else if (roles && OidIsValid(get_extension_oid("citus", true)))
 	{
 		CommandCounterIncrement();
 		call("sync_roles", "", true);
