@@ -198,6 +198,44 @@ fn a_worker_that_never_gets_ready_holds_the_others_only_until_the_timeout() {
     assert_serves(&world);
 }
 
+#[test]
+fn a_cluster_made_again_gets_its_volumes_its_rows_and_a_working_password_back() {
+    let mut world = born(2);
+    let identities: Vec<_> = world.volumes.values().map(|data| data.system_identifier.clone()).collect();
+    world.delete_and_make_again();
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(
+        world.volumes.values().map(|data| data.system_identifier.clone()).collect::<Vec<_>>(),
+        identities
+    );
+    assert_eq!(world.owner, Some(world.objects["Secret/dialogs-app"].uid.clone()));
+}
+
+#[test]
+fn a_cluster_made_again_without_its_coordinators_volume_initialises_nothing() {
+    let mut world = born(2);
+    world.delete_and_make_again();
+    world.objects.retain(|key, _| !key.starts_with("PersistentVolumeClaim/dialogs-coordinator"));
+    let volumes = world.volumes.len();
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    assert_eq!(world.volumes.len(), volumes);
+    assert!(world.pods.is_empty());
+}
+
+#[test]
+fn an_operator_started_with_another_cluster_domain_registers_nobody_twice() {
+    let mut world = born(2);
+    world.cluster_domain = "example.internal".to_owned();
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    assert_eq!(world.nodes.len(), 3);
+    world.cluster_domain = "cluster.local".to_owned();
+    settle(&mut world);
+    assert_serves(&world);
+}
+
 /// What people and the world do to a cluster.
 #[derive(Clone, Debug)]
 enum Happening {

@@ -79,10 +79,12 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
         Step::AddNode { address, .. } => {
             Ok(commands::add_node(&*hands.coordinator().await?, address, PORT).await.map(drop)?)
         }
-        Step::CreateOwner { owner } => {
+        Step::CreateOwner { owner, secret_uid } => {
             let password = hands.application_password().await?;
             let database = &hands.desired.database.name;
-            Ok(commands::create_owner(&*hands.coordinator().await?, owner, &password, database).await?)
+            let coordinator = hands.coordinator().await?;
+            commands::create_owner(&coordinator, owner, &password, database).await?;
+            Ok(commands::note_owner_secret(&coordinator, database, secret_uid).await?)
         }
         Step::ApplySchema { hash } => apply_schema(hands, hash).await,
         Step::RecoverTransactions => {

@@ -91,7 +91,10 @@ SELECT json_build_object(
   'ownerExists', EXISTS (SELECT FROM pg_roles WHERE rolname = $1),
   'schemaHash', (SELECT substring(entry FROM position('=' IN entry) + 1) FROM pg_db_role_setting r
       JOIN pg_database d ON d.oid = r.setdatabase AND d.datname = current_database(), unnest(setconfig) AS entry
-      WHERE r.setrole = 0 AND entry LIKE $2 || '=%'))"
+      WHERE r.setrole = 0 AND entry LIKE $2 || '=%'),
+  'ownerSecret', (SELECT substring(entry FROM position('=' IN entry) + 1) FROM pg_db_role_setting r
+      JOIN pg_database d ON d.oid = r.setdatabase AND d.datname = current_database(), unnest(setconfig) AS entry
+      WHERE r.setrole = 0 AND entry LIKE $3 || '=%'))"
 );
 
 /// Citus' own plan. It names each shard of a colocation group; they move together, as one move. The strategy passes
@@ -153,6 +156,7 @@ struct Catalog {
     cleanup: Vec<CleanupRow>,
     owner_exists: bool,
     schema_hash: Option<String>,
+    owner_secret: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -207,7 +211,8 @@ pub async fn observe_citus(session: &Session, ask: &CatalogQuestion<'_>) -> Resu
     let (client, call) = session.call("the look at the Citus catalog", READ).await?;
     let abilities: Abilities = call.json(&call.wait(client.query_typed_one(ABILITIES, &[])).await?)?;
     // All are on their way before the first answer is read; the catalog's comes first, whatever becomes of the others.
-    let parameters: [Parameter<'_>; 2] = [(&ask.owner, Type::TEXT), (&super::APPLIED_HASH, Type::TEXT)];
+    let parameters: [Parameter<'_>; 3] =
+        [(&ask.owner, Type::TEXT), (&super::APPLIED_HASH, Type::TEXT), (&super::OWNER_SECRET, Type::TEXT)];
     let catalog = call.wait(client.query_typed_one(CATALOG, &parameters));
     let plan = async { if ask.with_plan { Some(plan(&client, &call, ask).await) } else { None } };
     let sizes =
@@ -278,6 +283,7 @@ fn assemble(
         plan,
         parallel_colocated,
         owner_exists: catalog.owner_exists,
+        owner_secret: catalog.owner_secret,
         schema_hash: catalog.schema_hash,
     }
 }

@@ -239,6 +239,24 @@ pub async fn create_owner(
     call.wait(transaction.commit()).await
 }
 
+/// Setting of the database: uid of the Secret whose password the application's role has.
+pub const OWNER_SECRET: &str = "dialog.owner_secret";
+
+/// Writes down whose password the application's role has now, so that another Secret of that name is noticed.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn note_owner_secret(session: &Session, database: &str, secret_uid: &str) -> Result<(), SqlError> {
+    let (client, call) = session.call("ALTER DATABASE SET", CLUSTER_WRITE).await?;
+    let statement = format!(
+        "ALTER DATABASE {} SET {} = {}",
+        quote::ident(database),
+        quote::setting(OWNER_SECRET),
+        quote::literal(secret_uid)
+    );
+    alone(&client, &call, &statement).await
+}
+
 /// `recover_prepared_transactions()`: finishes or undoes what a crash left prepared on the workers. Answers with how
 /// many there were.
 ///

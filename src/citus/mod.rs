@@ -21,6 +21,7 @@ mod statements;
 mod task;
 
 pub use catalog::{CatalogQuestion, observe_citus};
+pub use commands::OWNER_SECRET;
 pub use connect::{ClientTls, Target, Tls, TlsError};
 pub use error::{Refusal, SqlError, Words};
 pub use node::{NodeQuestion, check_connection, observe_node};

@@ -90,9 +90,12 @@ fn restarts_alone(view: View, node: Node, cause: RestartCause) -> Result<(), Bro
 }
 
 fn registers_reachable(view: View, node: Node) -> Result<(), Broken> {
-    let Server::Known(_) = view.server(node) else {
+    let Server::Known(postgres) = view.server(node) else {
         return Err(broken(12, "only recorded servers are registered", format!("{node}")));
     };
+    if postgres.group_id.unwrap_or(0) != 0 {
+        return Err(broken(12, "no server is registered twice", format!("{node} is a member already")));
+    }
     for member in std::iter::once(Node::Coordinator).chain(view.registered_workers().into_keys()) {
         for (from, to) in [(member, node), (node, member)] {
             let reached = view

@@ -31,6 +31,9 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     }
     let address = view.address(Node::Coordinator);
     let told = citus.nodes.iter().any(|row| row.group_id == 0 && row.name == address);
+    if !told && known_by_other_names(view, citus, plan) {
+        return;
+    }
     if told {
         add_workers(view, wanted, plan);
     } else if matches!(view.server(Node::Coordinator), Server::Known(_)) {
@@ -197,6 +200,18 @@ fn emptied_coordinator(view: View, citus: &Citus, plan: &mut Plan) -> bool {
     unseen.is_some()
 }
 
+/// A cluster whose nodes are all known under other names: telling Citus a new address of one of them helps nobody.
+fn known_by_other_names(view: View, citus: &Citus, plan: &mut Plan) -> bool {
+    let strange = citus.nodes.iter().find(|row| row.group_id != 0 && view.node_of(row).is_none());
+    if let Some(row) = strange {
+        plan.problem(
+            ProblemReason::ForeignServer,
+            format!("pg_dist_node knows {} and not {}: nothing is registered. Was the operator started with another --cluster-domain? Start it with the one of the names in pg_dist_node.", row.name, view.address(Node::Coordinator)),
+        );
+    }
+    strange.is_some()
+}
+
 /// One registered node that is down makes every membership call of Citus fail.
 fn everybody_answers(view: View, plan: &mut Plan) -> bool {
     let unwell = view.unwell();
@@ -220,6 +235,14 @@ fn add_workers(view: View, wanted: &Wanted, plan: &mut Plan) {
 }
 
 fn may_join(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &mut Plan) -> bool {
+    if postgres.group_id.unwrap_or(0) != 0 {
+        // Registered a second time under another name, it would be two nodes to Citus and one to its data.
+        plan.problem(
+            ProblemReason::ForeignServer,
+            format!("{} says that it is group {} of a cluster, and pg_dist_node does not know its address {}: it is not registered a second time. See `SELECT * FROM pg_dist_node` on the coordinator.", view.name(node), postgres.group_id.unwrap_or(0), view.address(node)),
+        );
+        return false;
+    }
     let prepared = postgres.database && postgres.extension.is_some() && postgres.timeouts_off;
     if !prepared || !permission_withdrawn(view, node) {
         plan.hold(Hold::NodeNotPrepared { node });

@@ -2,7 +2,10 @@
 //! schema is never run again.
 
 use super::{Hold, Plan, Server, Step, View};
-use crate::{api::Node, observe::snapshot::Seen};
+use crate::{
+    api::{Node, names::SecretKind},
+    observe::snapshot::Seen,
+};
 
 /// Makes the role, then the tables.
 pub fn plan(view: View, plan: &mut Plan) {
@@ -15,9 +18,14 @@ pub fn plan(view: View, plan: &mut Plan) {
         return;
     }
     let born = citus.schema_hash.is_some();
-    if !citus.owner_exists {
+    // A Secret that was made anew, as after the DialogCluster was deleted and made again, has another password.
+    let secret = view.own("Secret", &view.desired.cluster.secret(SecretKind::App));
+    if let Some(secret) = secret
+        && (!citus.owner_exists || citus.owner_secret.as_ref() != Some(&secret.uid))
+    {
         let owner = view.desired.database.owner.clone();
-        plan.step(Step::CreateOwner { owner }, "the application logs in with this role");
+        let step = Step::CreateOwner { owner, secret_uid: secret.uid.clone() };
+        plan.step(step, "the application logs in with this role and the password of its Secret");
     }
     if born {
         return;

@@ -125,6 +125,8 @@ pub enum Step {
     CreateOwner {
         /// Name of the role.
         owner: String,
+        /// uid of the Secret, written down beside the role.
+        secret_uid: String,
     },
     /// Run the schema, once, in one transaction, and write its hash beside it.
     ApplySchema {

@@ -66,7 +66,7 @@ pub fn doing(step: &Step) -> String {
         Step::RestartNode { node, cause, .. } => format!("restarting {node} ({cause})"),
         Step::SetCoordinatorHost { address } => format!("telling Citus the coordinator's address {address}"),
         Step::AddNode { node, .. } => format!("registering {node}"),
-        Step::CreateOwner { owner } => format!("making the role {owner}"),
+        Step::CreateOwner { owner, .. } => format!("making the role {owner}"),
         Step::ApplySchema { .. } => "applying the schema".to_owned(),
         Step::RecoverTransactions => "recovering prepared transactions".to_owned(),
         Step::StartRebalance { moves, .. } => format!("starting a rebalance of {moves} moves"),

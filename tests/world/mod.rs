@@ -87,12 +87,14 @@ pub struct World {
     pub job: Option<ModelJob>,
     pub failed_jobs: u32,
     pub moves_fail: bool,
-    pub owner: bool,
+    /// uid of the Secret whose password the role has.
+    pub owner: Option<String>,
     pub schema: Option<String>,
     pub trials: BTreeMap<String, Option<String>>,
     pub next: u64,
     pub restarts: BTreeMap<Node, u32>,
     pub jobs_started: u32,
+    pub cluster_domain: String,
     pub log: Vec<String>,
 }
 
@@ -121,12 +123,13 @@ impl World {
             job: None,
             failed_jobs: 0,
             moves_fail: false,
-            owner: false,
+            owner: None,
             schema: None,
             trials: BTreeMap::new(),
             next: 1,
             restarts: BTreeMap::new(),
             jobs_started: 0,
+            cluster_domain: "cluster.local".to_owned(),
             log: Vec::new(),
         }
     }
@@ -164,6 +167,14 @@ impl World {
             && self.pods.get(&node).is_some_and(|pod| pod.starts_in == 0 && pod.booted.is_some())
     }
 
+    /// The DialogCluster is deleted, everything with an owner reference goes with it, and it is made again.
+    pub fn delete_and_make_again(&mut self) {
+        self.objects.retain(|key, _| key.starts_with("PersistentVolumeClaim/"));
+        self.pods.clear();
+        self.cluster.metadata.uid = Some(self.id());
+        self.cluster.status = None;
+    }
+
     // === What the operator sees ===
 
     pub fn observe(&mut self) -> Snapshot {
@@ -191,7 +202,7 @@ impl World {
             now: self.now,
             operator: OperatorFacts {
                 default_image: "postgres:dev".to_owned(),
-                cluster_domain: "cluster.local".to_owned(),
+                cluster_domain: self.cluster_domain.clone(),
             },
             objects,
             pods,
@@ -334,7 +345,8 @@ impl World {
             cleanup: Vec::new(),
             plan: (!open).then(|| Seen::Known(self.planned())),
             parallel_colocated: true,
-            owner_exists: self.owner,
+            owner_exists: self.owner.is_some(),
+            owner_secret: self.owner.clone(),
             schema_hash: self.schema.clone(),
         })
     }
@@ -446,7 +458,7 @@ impl World {
                 }
             }
             Step::AddNode { node, address } => return self.add(*node, address),
-            Step::CreateOwner { .. } => self.owner = true,
+            Step::CreateOwner { secret_uid, .. } => self.owner = Some(secret_uid.clone()),
             Step::ApplySchema { hash } => {
                 assert!(self.schema.is_none(), "the schema is run once");
                 self.schema = Some(hash.clone());
