@@ -60,6 +60,23 @@ fn the_chart_has_the_version_of_the_program() {
 }
 
 #[test]
+fn the_dockerfile_makes_the_image_that_is_run_here() {
+    let read = |file: &str| fs::read_to_string(repository(file)).unwrap();
+    let (dockerfile, here) = (read("Dockerfile"), read("infrastructure/local-kubernetes/lib/operator.sh"));
+    for (there, same_here) in [
+        ("USER 65532:65532", r#""User":"65532:65532""#),
+        (r#"ENTRYPOINT ["/dialog-operator"]"#, r#""Entrypoint":["/dialog-operator"]"#),
+    ] {
+        assert!(dockerfile.contains(there), "Dockerfile: {there}");
+        assert!(here.contains(same_here), "operator.sh: {same_here}");
+    }
+    // Built by the Rust that the program asks for, on the Debian whose glibc it then finds.
+    let rust = format!("rust:{}-bookworm AS build", env!("CARGO_PKG_RUST_VERSION"));
+    assert!(dockerfile.contains(&rust), "Dockerfile: {rust}");
+    assert!(dockerfile.contains("FROM gcr.io/distroless/cc-debian12:nonroot"));
+}
+
+#[test]
 fn values_that_mean_nothing_are_refused() {
     for (setting, named) in [
         ("replicaCount=two", "replicaCount"),

@@ -324,6 +324,24 @@ async fn everything_else_can_be_changed() {
 }
 
 #[tokio::test]
+async fn the_samples_are_accepted() {
+    let contract = Contract::of("samples").await;
+    let mut samples = 0;
+    for entry in std::fs::read_dir(repository("infrastructure/samples")).unwrap() {
+        let path = entry.unwrap().path();
+        let objects: Vec<Value> =
+            serde_saphyr::from_multiple(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        for object in objects.iter().filter(|object| object["kind"] == "DialogCluster") {
+            assert_eq!(object["apiVersion"], format!("{}/v1alpha1", api::GROUP));
+            let made = contract.apply(&format!("sample{samples}"), object["spec"].clone()).await;
+            made.unwrap_or_else(|status| panic!("{}: {}", path.display(), status.message));
+            samples += 1;
+        }
+    }
+    assert!(samples >= 2, "where are the samples?");
+}
+
+#[tokio::test]
 async fn scale_and_status_are_subresources() {
     let contract = Contract::of("scale").await;
     contract.apply("dialogs", json!({})).await.unwrap();

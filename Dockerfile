@@ -1,0 +1,26 @@
+# The operator's image. No container engine was there to build it where it was written: tests/chart.rs compares it with
+# the image that the tests and the demo run (infrastructure/local-kubernetes/lib/operator.sh).
+#   docker build --tag dialog-operator .
+
+FROM docker.io/library/rust:1.95-bookworm AS build
+WORKDIR /source
+COPY Cargo.toml Cargo.lock ./
+# Dependencies first, so that a change of the source does not build them again.
+RUN mkdir -p src examples/demo \
+ && echo '//! Not yet.' | tee src/lib.rs src/main.rs examples/demo/main.rs >/dev/null \
+ && echo 'fn main() {}' | tee -a src/main.rs examples/demo/main.rs >/dev/null \
+ && cargo build --locked --release --bin dialog-operator \
+ && rm -r src examples
+COPY infrastructure/citus infrastructure/citus
+COPY examples examples
+COPY src src
+# cargo goes by times, and a copied file may be older than what was built above.
+RUN touch src/main.rs src/lib.rs && cargo build --locked --release --bin dialog-operator
+
+# glibc of the same Debian, CA certificates, no shell and no package manager.
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /source/target/release/dialog-operator /dialog-operator
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["/dialog-operator"]
+CMD ["run"]
