@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// No reconcile takes longer: then it is dropped and begun anew from a fresh look.
-const DEADLINE: Duration = Duration::from_mins(5);
+const DEADLINE: Duration = Duration::from_mins(10);
 /// Pause after failures in a row: doubled each time, up to the second.
 const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How often clusters that are gone are forgotten.

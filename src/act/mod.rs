@@ -175,11 +175,11 @@ async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
     })
 }
 
-/// The schema makes hundreds of shards; everything else is one statement or one request.
+/// The last resort: requests and statements have shorter deadlines of their own, which end them in order.
 fn deadline(step: &Step) -> Duration {
     match step {
-        Step::ApplySchema { .. } => Duration::from_mins(3),
-        _ => Duration::from_secs(45),
+        Step::ApplySchema { .. } => Duration::from_mins(6),
+        _ => Duration::from_mins(2),
     }
 }
 

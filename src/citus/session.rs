@@ -110,6 +110,12 @@ impl Session {
         self.given_up.load(Ordering::Relaxed) || self.driver.is_finished()
     }
 
+    /// Ends the connection after an answer was not waited for: the next one who asks must not queue behind it.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+        self.cancel();
+    }
+
     pub(super) fn saw_extension(&self) -> bool {
         self.extension.load(Ordering::Relaxed)
     }

@@ -3,10 +3,12 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::future::join_all;
+use tokio::time::timeout;
 
 use super::{
     access::{Access, PORT},
@@ -15,13 +17,22 @@ use super::{
 };
 use crate::{
     api::{Desired, Node},
-    citus::{self, CatalogQuestion, NodeQuestion},
+    citus::{self, CatalogQuestion, NodeQuestion, Session},
     report::metrics::Metrics,
     resources,
 };
 
 /// No look at a server takes longer, its connection included.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// The same for a pod that is not ready: a host that is not there yet answers nothing at all, and what comes next
+/// would wait for it.
+const DEADLINE_NOT_READY: Duration = Duration::from_millis(1500);
+/// The catalog's own deadlines are shorter: this one is the last resort. Sizes and plans ask every worker.
+const DEADLINE_CATALOG: Duration = Duration::from_secs(12);
+/// A node gives up on another one after five seconds (`connect_timeout`), and says so.
+const DEADLINE_CHECK: Duration = Duration::from_secs(8);
+/// All checks together: those that are not made count as not connected, and are made the next time.
+const DEADLINE_CHECKS: Duration = Duration::from_secs(15);
 /// Sizes ask every worker: they are looked at no more often, but for a job that has just begun or ended.
 const SIZES_EVERY: Duration = Duration::from_mins(5);
 
@@ -73,28 +84,43 @@ impl Look<'_> {
         Sql { postgres, citus, connections }
     }
 
-    async fn timed<T>(
+    /// A session, in the time that a look may take.
+    async fn session(&self, node: Node) -> Result<Arc<Session>, String> {
+        let pod = self.pods.get(&node);
+        let deadline = if pod.is_some_and(|pod| pod.ready) { DEADLINE } else { DEADLINE_NOT_READY };
+        match timeout(deadline, self.access.session(node, pod)).await {
+            Ok(session) => session.map_err(|why| why.to_string()),
+            Err(_) => Err(format!("no connection within {} s", deadline.as_secs_f32())),
+        }
+    }
+
+    async fn timed<T, E: ToString>(
         &self,
-        statement: &'static str,
-        look: impl Future<Output = Result<T, String>>,
+        session: &Session,
+        (statement, deadline): (&'static str, Duration),
+        look: impl Future<Output = Result<T, E>>,
     ) -> Seen<T> {
         let started = Instant::now();
-        let answer = tokio::time::timeout(DEADLINE, look).await;
+        let answer = timeout(deadline, look).await;
         self.metrics.sql(statement, started.elapsed());
         match answer {
             Ok(Ok(value)) => Seen::Known(value),
-            Ok(Err(why)) => Seen::Unknown(why),
-            Err(_) => Seen::Unknown(format!("no answer within {} s", DEADLINE.as_secs())),
+            Ok(Err(why)) => Seen::Unknown(why.to_string()),
+            Err(_) => {
+                session.give_up();
+                Seen::Unknown(format!("no answer within {} s", deadline.as_secs()))
+            }
         }
     }
 
     async fn node(&self, node: Node, question: &NodeQuestion<'_>) -> Seen<Postgres> {
-        self.timed("observe_node", async {
-            let session =
-                self.access.session(node, self.pods.get(&node)).await.map_err(|why| why.to_string())?;
-            citus::observe_node(&session, question).await.map_err(|error| error.to_string())
-        })
-        .await
+        match self.session(node).await {
+            Ok(session) => {
+                let look = citus::observe_node(&session, question);
+                self.timed(&session, ("observe_node", DEADLINE), look).await
+            }
+            Err(why) => Seen::Unknown(why),
+        }
     }
 
     async fn catalog(&self, coordinator: &Seen<Postgres>) -> Seen<Citus> {
@@ -115,12 +141,12 @@ impl Look<'_> {
             drain_only: false,
             with_sizes,
         };
-        let seen = self.timed("observe_citus", async {
-            let pod = self.pods.get(&Node::Coordinator);
-            let session = self.access.session(Node::Coordinator, pod).await.map_err(|why| why.to_string())?;
-            citus::observe_citus(&session, &question).await.map_err(|error| error.to_string())
-        });
-        let mut seen = seen.await;
+        let session = match self.session(Node::Coordinator).await {
+            Ok(session) => session,
+            Err(why) => return Seen::Unknown(why),
+        };
+        let look = citus::observe_citus(&session, &question);
+        let mut seen = self.timed(&session, ("observe_citus", DEADLINE_CATALOG), look).await;
         if let Seen::Known(citus) = &mut seen {
             self.memory.with(|memory| memory.sizes = Some(sized(memory.sizes.take(), citus, with_sizes)));
         }
@@ -146,6 +172,7 @@ impl Look<'_> {
             node.is_worker() && self.desired.nodes().any(|wanted| wanted == *node) && !registered(*node)
         };
         let candidates: Vec<Node> = all.iter().copied().filter(candidate).collect();
+        let until = Instant::now() + DEADLINE_CHECKS;
         let looks = all.iter().map(|from| {
             let to: Vec<Node> = all
                 .iter()
@@ -153,26 +180,31 @@ impl Look<'_> {
                 .filter(|to| to != from && (candidates.contains(from) || candidates.contains(to)))
                 .filter(|to| candidates.contains(to) || registered(*to))
                 .collect();
-            self.checks(*from, to)
+            self.checks(*from, to, until)
         });
         join_all(looks).await.into_iter().flatten().collect()
     }
 
     /// One after another from each node: they share its connection.
-    async fn checks(&self, from: Node, to: Vec<Node>) -> Vec<ConnectionCheck> {
+    async fn checks(&self, from: Node, to: Vec<Node>, until: Instant) -> Vec<ConnectionCheck> {
         let mut checks = Vec::new();
-        let session = match (to.is_empty(), self.access.session(from, self.pods.get(&from)).await) {
-            (true, _) => return checks,
-            (false, Ok(session)) => session,
-            (false, Err(why)) => {
-                let failed = |to| ConnectionCheck { from, to, error: Some(why.to_string()) };
+        if to.is_empty() {
+            return checks;
+        }
+        let session = match self.session(from).await {
+            Ok(session) => session,
+            Err(why) => {
+                let failed = |to| ConnectionCheck { from, to, error: Some(why.clone()) };
                 return to.into_iter().map(failed).collect();
             }
         };
         for to in to {
+            if Instant::now() > until {
+                break;
+            }
             let address = self.access.address(to);
-            let seen =
-                self.timed("check_connection", citus::check_connection(&session, &address, PORT)).await;
+            let look = citus::check_connection(&session, &address, PORT);
+            let seen = self.timed(&session, ("check_connection", DEADLINE_CHECK), look).await;
             checks.push(ConnectionCheck { from, to, error: seen.unknown().map(ToOwned::to_owned) });
         }
         checks

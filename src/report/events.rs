@@ -123,7 +123,8 @@ fn of_restarts(story: &Story, events: &mut Vec<EventToSend>) {
     for node in story.rolling {
         let name = node.object_name(&story.cluster.name);
         let state = |status: &DialogClusterStatus| find_node(status, &name).map(|node| node.state);
-        let waited = matches!(state(story.before), Some(NodeState::Restarting | NodeState::Unreachable));
+        // While the coordinator is away nobody knows who is a member, so the state need not be Restarting.
+        let waited = state(story.before).is_some_and(|state| state != NodeState::Active);
         if waited && state(story.after) == Some(NodeState::Active) {
             tell(
                 events,
