@@ -425,7 +425,7 @@ $$;
 -- Called by the extension's hook after each statement about roles.
 CREATE FUNCTION standin.sync_roles() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
-  IF citus_is_coordinator() AND current_setting('citus.enable_create_role_propagation')::bool THEN
+  IF citus_is_coordinator() AND current_setting('citus.enable_create_role_propagation')::bool AND current_setting('citus.enable_ddl_propagation')::bool THEN
     PERFORM standin.one_at_a_time();
     PERFORM standin.run(nodeid, standin.roles_sql()) FROM pg_dist_node WHERE groupid <> 0 AND isactive ORDER BY nodeid;
     PERFORM standin.sync_servers();
@@ -447,7 +447,7 @@ END $$;
 -- And after it: here it owned nothing, so what it owns on the workers are remains.
 CREATE FUNCTION standin.after_drop_role(rolename text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
-  IF citus_is_coordinator() THEN
+  IF citus_is_coordinator() AND current_setting('citus.enable_ddl_propagation')::bool THEN
     PERFORM standin.run(nodeid, format('DO $role$ BEGIN IF to_regrole(%L) IS NOT NULL THEN REASSIGN OWNED BY %I TO %I; DROP OWNED BY %2$I; DROP ROLE %2$I; END IF; END $role$',
                                        quote_ident(rolename), rolename, current_user))
     FROM pg_dist_node WHERE groupid <> 0 AND isactive;
@@ -820,7 +820,8 @@ BEGIN
     SELECT array_agg(groupid ORDER BY shardminvalue::bigint) INTO groups FROM pg_dist_shard JOIN pg_dist_placement USING (shardid) WHERE logicalrelid = model;
     shards := cardinality(groups);
   END IF;
-  SELECT array_agg(nextval('pg_dist_shardid_seq')) INTO ids FROM generate_series(1, shards);
+  SELECT array_agg(CASE first WHEN 0 THEN nextval('pg_dist_shardid_seq') ELSE first + i END) INTO ids
+  FROM generate_series(0, shards - 1) i, CAST(current_setting('citus.next_shard_id') AS bigint) first;
 
   -- the shards
   op := nextval('pg_dist_operationid_seq');
@@ -919,7 +920,7 @@ DECLARE
   p record;
   columns jsonb;
 BEGIN
-  IF current_setting('standin.quiet', true) = 'on' OR NOT EXISTS (SELECT FROM pg_dist_partition) OR NOT citus_is_coordinator() THEN
+  IF current_setting('standin.quiet', true) = 'on' OR NOT current_setting('citus.enable_ddl_propagation')::bool OR NOT EXISTS (SELECT FROM pg_dist_partition) OR NOT citus_is_coordinator() THEN
     RETURN;
   END IF;
   PERFORM set_config('standin.quiet', 'on', true);    -- what follows here is DDL, too
