@@ -1,6 +1,10 @@
 //! The controller: caches wake it, and each reconcile reads as one sentence. Clusters are reconciled beside each other
 //! without limit, so that one that is slow delays no other; every wait in here has a deadline.
 
+mod pace;
+
+pub use pace::Pace;
+
 use std::{
     convert::Infallible,
     hash::{BuildHasher, RandomState},
@@ -22,16 +26,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    act::{Done, Hands, act},
+    act::{Hands, act},
     api::{ClusterId, Desired, Invalid},
     citus::Sessions,
     observe::{
         caches::{Caches, Scope, Stored},
         memory::{Handle, Memory},
         observe,
-        snapshot::{Job, OperatorFacts},
+        snapshot::OperatorFacts,
     },
-    plan::{Hold, Plan, Step, checked},
+    plan::checked,
     report::{
         metrics::Metrics,
         publish::{publish, refuse},
@@ -44,8 +48,6 @@ use crate::{
 
 /// No reconcile takes longer: then it is dropped and begun anew from a fresh look.
 const DEADLINE: Duration = Duration::from_mins(10);
-/// Pause after failures in a row: doubled each time, up to the second.
-const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How often clusters that are gone are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
@@ -97,7 +99,7 @@ async fn lead(context: Arc<Context>, scope: Arc<Scope>) {
         .reconcile_on(scope.wakes.listen())
         .reconcile_all_on(everything)
         .graceful_shutdown_on(async move { stop.cancelled().await })
-        .run(reconcile, |_, _, _| Action::requeue(FAILURE_PAUSE.0), Arc::clone(&context));
+        .run(reconcile, |_, _, _| Action::requeue(pace::AT_REST), Arc::clone(&context));
     let forget = async {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;
@@ -144,15 +146,17 @@ async fn reconcile(cluster: Arc<Stored>, context: Arc<Context>) -> Result<Action
     let _entered = span.enter();
     let pause = match result {
         Ok(Ok(pause)) => pause,
+        // It was deleted, or made anew under its name, while we looked at it: the watch tells.
+        Ok(Err(Refusal::NotFound(_) | Refusal::Conflict(_))) => pace::AT_REST,
         Ok(Err(refusal)) => {
             tracing::warn!(error = %refusal, "the status could not be written");
             context.metrics.reconcile_failed("Status");
-            after_failure(&memory)
+            memory.with(|memory| memory.pace.after_failure())
         }
         Err(_) => {
             tracing::warn!(seconds = DEADLINE.as_secs(), "a reconcile took too long and is begun anew");
             context.metrics.reconcile_failed("DeadlineExceeded");
-            after_failure(&memory)
+            memory.with(|memory| memory.pace.after_failure())
         }
     };
     tracing::debug!(milliseconds = started.elapsed().as_millis(), pause = pause.as_millis(), "reconciled");
@@ -171,7 +175,7 @@ async fn one(
         Err(invalid) => {
             let generation = cluster.meta().generation.unwrap_or_default();
             refuse(context, memory, id, (generation, cached), &invalid).await?;
-            return Ok(AT_REST);
+            return Ok(pace::AT_REST);
         }
     };
     let seen = Arc::new(observe(context, &desired, cached, memory).await);
@@ -180,11 +184,7 @@ async fn one(
     let hands = Hands { context, desired: &desired, seen: &seen, memory: memory.clone() };
     let done = act(&hands, &plan).await;
     publish(context, memory, &desired, &seen, (&plan, &done)).await?;
-    if done.failure().is_some() {
-        return Ok(after_failure(memory));
-    }
-    memory.with(|memory| memory.failures = 0);
-    Ok(pause(&desired, &seen, &plan, &done))
+    Ok(memory.with(|memory| memory.pace.after(&desired, &seen, (&plan, &done))))
 }
 
 fn identity(cluster: &Stored) -> ClusterId {
@@ -200,44 +200,6 @@ fn desired(cluster: &Stored) -> Result<Desired, Invalid> {
         Ok(cluster) => Desired::try_from(cluster),
         Err(unreadable) => Err(Invalid { field: "*".to_owned(), problem: unreadable.error.clone() }),
     }
-}
-
-const AT_REST: Duration = Duration::from_secs(10);
-
-/// When to look again if nothing wakes us: servers wake nobody.
-fn pause(desired: &Desired, seen: &crate::observe::Snapshot, plan: &Plan, done: &Done) -> Duration {
-    if done.steps.iter().any(|done| !is_quiet(&done.step)) || done.steps.len() < plan.steps.len() {
-        return Duration::from_millis(50);
-    }
-    if desired.paused {
-        return AT_REST;
-    }
-    let moving = seen.citus.known().and_then(|citus| citus.job.as_ref()).is_some_and(Job::is_open);
-    let holds = plan.holds.iter().filter_map(|hold| match hold {
-        Hold::Paused { .. } => None,
-        Hold::JobRunning { .. } | Hold::RestartWaitsForMoves { .. } => Some(Duration::from_secs(1)),
-        Hold::RebalancePause { seconds, .. } => Some(
-            Duration::from_secs(u64::try_from(*seconds).unwrap_or_default())
-                .clamp(Duration::from_secs(1), AT_REST),
-        ),
-        Hold::WorkerMissing { timed_out: true, .. } => Some(Duration::from_secs(2)),
-        _ => Some(Duration::from_millis(400)),
-    });
-    holds.chain(moving.then_some(Duration::from_secs(1))).min().unwrap_or(AT_REST)
-}
-
-/// A step after which nothing new is to be seen at once.
-fn is_quiet(step: &Step) -> bool {
-    matches!(step, Step::ForgetInspection { .. })
-}
-
-fn after_failure(memory: &Handle) -> Duration {
-    let failures = memory.with(|memory| {
-        memory.failures = memory.failures.saturating_add(1);
-        memory.failures
-    });
-    let (first, last) = FAILURE_PAUSE;
-    first.saturating_mul(1 << (failures - 1).min(10)).min(last)
 }
 
 /// Up to a tenth more, so that many clusters do not look all at once.

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     api::{Desired, DialogClusterStatus, Node},
     citus::ClientTls,
+    controller::Pace,
 };
 
 /// A name that a stranger took is looked at again after so long.
@@ -50,8 +51,8 @@ pub struct Remembered {
     pub schema: Option<KeptSchema>,
     /// The status written last, and when.
     pub status: Option<(DialogClusterStatus, Instant)>,
-    /// Reconciles in a row that failed.
-    pub failures: u32,
+    /// How soon to look again.
+    pub pace: Pace,
     /// The last snapshot, for people who ask.
     pub snapshot: Option<(Desired, Arc<Snapshot>)>,
 }

@@ -1,0 +1,181 @@
+//! When to look at a cluster again if nothing wakes us: servers wake nobody. Fast while something moves, slower the
+//! longer nothing changes, and never a hot loop. No I/O, and nothing else is decided here.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    act::Done,
+    api::Desired,
+    observe::{Snapshot, snapshot::Job},
+    plan::{Hold, Plan, Step},
+};
+
+/// The look at a cluster that needs nothing.
+pub const AT_REST: Duration = Duration::from_secs(10);
+/// After something was done: what it changed is to be seen.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// While a server starts, joins or loads.
+const SOON: Duration = Duration::from_millis(400);
+/// While a job runs.
+const MOVING: Duration = Duration::from_secs(1);
+/// After failures in a row, or steps that change nothing: doubled each time, up to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// What has been the same for how long.
+#[derive(Default)]
+pub struct Pace {
+    failures: u32,
+    repeats: u32,
+    steps: Vec<Step>,
+    holds: Option<(Vec<Hold>, Instant)>,
+}
+
+impl Pace {
+    /// The pause after a reconcile.
+    pub fn after(&mut self, desired: &Desired, seen: &Snapshot, (plan, done): (&Plan, &Done)) -> Duration {
+        if done.failure().is_some() {
+            return self.after_failure();
+        }
+        self.failures = 0;
+        let steps: Vec<Step> = done.steps.iter().map(|done| done.step.clone()).collect();
+        if !steps.is_empty() {
+            return self.after_steps(steps);
+        }
+        (self.steps, self.repeats) = (steps, 0);
+        if desired.paused {
+            return AT_REST;
+        }
+        let waited = self.waited(&plan.holds);
+        let moving = seen.citus.known().and_then(|citus| citus.job.as_ref()).is_some_and(Job::is_open);
+        let holds = plan.holds.iter().filter_map(|hold| after_hold(hold, waited));
+        holds.chain(moving.then_some(MOVING)).min().unwrap_or(AT_REST)
+    }
+
+    /// The pause after a failure.
+    pub fn after_failure(&mut self) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        doubled(self.failures)
+    }
+
+    /// Steps that are done again and again change nothing: a plan that does not come to rest must not run hot.
+    fn after_steps(&mut self, steps: Vec<Step>) -> Duration {
+        let same = self.steps == steps;
+        (self.steps, self.repeats) = (steps, if same { self.repeats.saturating_add(1) } else { 0 });
+        if self.repeats == 0 {
+            return AT_ONCE;
+        }
+        if self.repeats > 3 {
+            let names: Vec<&str> = self.steps.iter().map(Step::name).collect();
+            tracing::warn!(
+                times = self.repeats,
+                steps = names.join(" "),
+                "the same steps are done again and again"
+            );
+        }
+        doubled(self.repeats)
+    }
+
+    /// For how long the same has been waited for.
+    fn waited(&mut self, holds: &[Hold]) -> Duration {
+        match &self.holds {
+            Some((same, since)) if same == holds => since.elapsed(),
+            _ => {
+                self.holds = Some((holds.to_vec(), Instant::now()));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+fn doubled(times: u32) -> Duration {
+    AGAIN.0.saturating_mul(1 << times.saturating_sub(1).min(10)).min(AGAIN.1)
+}
+
+/// How soon a wait may be over. What has lasted for minutes will not end within the next tenth of a second; and the
+/// end of most waits wakes us by a change of a pod.
+fn after_hold(hold: &Hold, waited: Duration) -> Option<Duration> {
+    let soon = if waited < Duration::from_mins(1) { SOON } else { (waited / 60).clamp(MOVING, AT_REST) };
+    match hold {
+        Hold::Paused { .. } => None,
+        Hold::JobRunning { .. } | Hold::RestartWaitsForMoves { .. } => Some(MOVING),
+        Hold::RebalancePause { seconds, .. } => {
+            Some(Duration::from_secs(u64::try_from(*seconds).unwrap_or_default()).clamp(MOVING, AT_REST))
+        }
+        Hold::WorkerMissing { timed_out: true, .. } => Some(soon.max(Duration::from_secs(2))),
+        _ => Some(soon),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        act::{DoneStep, Failure, FailureReason},
+        api::{DialogCluster, Node},
+        observe::snapshot::{Citus, OperatorFacts, Seen},
+    };
+
+    fn desired() -> Desired {
+        Desired::try_from(&DialogCluster::new("shop", serde_json::from_value(serde_json::json!({})).unwrap()))
+            .unwrap()
+    }
+    fn nothing() -> Snapshot {
+        Snapshot::of_nothing(&OperatorFacts { default_image: String::new(), cluster_domain: String::new() })
+    }
+    fn did(result: Result<(), Failure>) -> Done {
+        Done { steps: vec![DoneStep { step: Step::RecoverTransactions, result }] }
+    }
+    fn waits(hold: Hold) -> Plan {
+        Plan { holds: vec![hold], ..Plan::default() }
+    }
+
+    #[test]
+    fn a_cluster_at_rest_is_left_in_peace() {
+        assert_eq!(
+            Pace::default().after(&desired(), &nothing(), (&Plan::default(), &Done::default())),
+            AT_REST
+        );
+    }
+
+    #[test]
+    fn what_was_done_is_looked_at_at_once_but_never_in_a_hot_loop() {
+        let (mut pace, desired, seen, plan, done) =
+            (Pace::default(), desired(), nothing(), Plan::default(), did(Ok(())));
+        let pauses: Vec<_> = (0..8).map(|_| pace.after(&desired, &seen, (&plan, &done))).collect();
+        assert_eq!(pauses[0], AT_ONCE);
+        assert!(pauses.is_sorted(), "{pauses:?}");
+        assert_eq!(pauses[7], AGAIN.1);
+        pace.after(&desired, &seen, (&plan, &Done::default()));
+        assert_eq!(pace.after(&desired, &seen, (&plan, &done)), AT_ONCE, "a look without steps ends the row");
+    }
+
+    #[test]
+    fn failures_are_retried_with_growing_pauses() {
+        let (mut pace, desired, seen, plan) = (Pace::default(), desired(), nothing(), Plan::default());
+        let failed = did(Err(Failure::new(FailureReason::Postgres, "no")));
+        let pauses: Vec<_> = (0..8).map(|_| pace.after(&desired, &seen, (&plan, &failed))).collect();
+        assert_eq!((pauses[0], pauses[7]), AGAIN);
+        pace.after(&desired, &seen, (&plan, &Done::default()));
+        assert_eq!(pace.after(&desired, &seen, (&plan, &failed)), AGAIN.0);
+    }
+
+    #[test]
+    fn a_job_is_watched_each_second() {
+        let mut seen = nothing();
+        let job = Job { state: "running".into(), ..Job::default() };
+        seen.citus = Seen::Known(Citus { job: Some(job), ..Citus::default() });
+        let pace =
+            |seen: &Snapshot| Pace::default().after(&desired(), seen, (&Plan::default(), &Done::default()));
+        assert_eq!(pace(&seen), MOVING);
+    }
+
+    #[test]
+    fn a_wait_that_lasts_is_looked_at_less_often() {
+        let hold = Hold::NotAnswering { node: Node::Worker(0), why: "silent".into() };
+        let mut pace = Pace::default();
+        assert_eq!(pace.after(&desired(), &nothing(), (&waits(hold.clone()), &Done::default())), SOON);
+        assert_eq!(after_hold(&hold, Duration::from_mins(5)), Some(Duration::from_secs(5)));
+        assert_eq!(after_hold(&hold, Duration::from_hours(1)), Some(AT_REST));
+        assert_eq!(after_hold(&Hold::Paused { steps: 1 }, Duration::ZERO), None);
+    }
+}
