@@ -2,7 +2,7 @@
 //! before the watch shows them: forgotten at any time, it is found out again. No decision hangs on it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -17,6 +17,7 @@ use crate::{
     api::{Desired, DialogClusterStatus, Node},
     citus::ClientTls,
     controller::Pace,
+    plan::RestartCause,
 };
 
 /// A name that a stranger took is looked at again after so long.
@@ -45,8 +46,8 @@ pub struct Remembered {
     pub sizes: Option<Sizes>,
     /// The operator's certificates, and of which version of the Secret they are.
     pub tls: Option<(String, ClientTls)>,
-    /// Nodes that were restarted since the last rolling restart was finished.
-    pub rolling: BTreeSet<Node>,
+    /// Nodes that were restarted since the last rolling restart was finished, and why.
+    pub rolling: BTreeMap<Node, RestartCause>,
     /// SQL of the user's ConfigMap.
     pub schema: Option<KeptSchema>,
     /// The status written last, and when.

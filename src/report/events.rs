@@ -1,7 +1,7 @@
 //! Events: one for each change of a person's interest, found by comparing the status written last with the new one,
 //! so that neither a steady state nor a restart of the operator repeats any. Pure but for the sending at the end.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
@@ -13,7 +13,7 @@ use crate::{
         names::keys,
         status::{NodeState, NodeStatus, RebalanceStatus},
     },
-    plan::{Plan, ProblemReason, Step},
+    plan::{Plan, ProblemReason, RestartCause, Step},
 };
 
 /// Why an event is sent: its `reason`.
@@ -59,8 +59,8 @@ pub struct Story<'a> {
     pub plan: &'a Plan,
     /// What was done.
     pub done: &'a Done,
-    /// Nodes that this operator has restarted since the last rolling restart was finished.
-    pub rolling: &'a BTreeSet<Node>,
+    /// Nodes that this operator has restarted since the last rolling restart was finished, and why.
+    pub rolling: &'a BTreeMap<Node, RestartCause>,
     /// The cluster.
     pub cluster: &'a ClusterId,
 }
@@ -120,7 +120,7 @@ fn of_restarts(story: &Story, events: &mut Vec<EventToSend>) {
             .map(|planned| planned.why.clone());
         tell(events, EventReason::RollingRestartStarted, None, "", why.unwrap_or_default());
     }
-    for node in story.rolling {
+    for node in story.rolling.keys() {
         let name = node.object_name(&story.cluster.name);
         let state = |status: &DialogClusterStatus| find_node(status, &name).map(|node| node.state);
         // While the coordinator is away nobody knows who is a member, so the state need not be Restarting.
@@ -151,18 +151,25 @@ fn roll_is_over(story: &Story) -> bool {
 
 /// Nodes restarted since the last finished rolling restart, after this reconcile.
 #[must_use]
-pub fn rolling(story: &Story) -> BTreeSet<Node> {
-    let mut rolling = if roll_is_over(story) { BTreeSet::new() } else { story.rolling.clone() };
+pub fn rolling(story: &Story) -> BTreeMap<Node, RestartCause> {
+    let mut rolling = if roll_is_over(story) { BTreeMap::new() } else { story.rolling.clone() };
     rolling.extend(story.done.succeeded().filter_map(|step| match step {
-        Step::RestartNode { node, .. } => Some(*node),
+        Step::RestartNode { node, cause, .. } => Some((*node, *cause)),
         _ => None,
     }));
     rolling
 }
 
 fn of_conditions(story: &Story, events: &mut Vec<EventToSend>) {
-    let now = |kind| condition(story.after, kind);
-    if condition(story.before, "WalLevelLogical") == Some("False") && now("WalLevelLogical") == Some("True") {
+    let wal_level = |status| condition(status, "WalLevelLogical");
+    // A node that restarts does not answer, so that False becomes Unknown before it becomes True: of our own restarts
+    // it is told at their end.
+    let repaired = if story.rolling.values().any(|cause| *cause == RestartCause::WalLevel) {
+        roll_is_over(story)
+    } else {
+        wal_level(story.before) == Some("False")
+    };
+    if repaired && wal_level(story.after) == Some("True") {
         let note = "every node runs wal_level = logical again".to_owned();
         tell(events, EventReason::WalLevelRepaired, None, "", note);
     }
@@ -272,7 +279,6 @@ mod tests {
     use crate::{
         act::{DoneStep, Failure, FailureReason},
         api::status::MoveCounts,
-        plan::RestartCause,
     };
 
     fn cluster() -> ClusterId {
@@ -301,7 +307,7 @@ mod tests {
         after: &DialogClusterStatus,
         steps: Vec<Step>,
     ) -> Vec<EventReason> {
-        let (plan, rolling, cluster) = (Plan::default(), BTreeSet::new(), cluster());
+        let (plan, rolling, cluster) = (Plan::default(), BTreeMap::new(), cluster());
         let done = Done { steps: steps.into_iter().map(|step| DoneStep { step, result: Ok(()) }).collect() };
         let story = Story { before, after, plan: &plan, done: &done, rolling: &rolling, cluster: &cluster };
         events(&story).into_iter().map(|event| event.reason).collect()
@@ -357,6 +363,38 @@ mod tests {
     }
 
     #[test]
+    fn a_wal_level_that_we_repaired_is_told_once_although_nobody_answered_meanwhile() {
+        let (plan, cluster) = (Plan::default(), cluster());
+        let status = |level: &str, reconciling: &str| {
+            let mut status = with_condition("WalLevelLogical", level, "R");
+            status.conditions.extend(with_condition("Reconciling", reconciling, "R").conditions);
+            status
+        };
+        let restart =
+            Step::RestartNode { node: Node::Worker(0), pod_uid: "p".into(), cause: RestartCause::WalLevel };
+        let mut done = Done { steps: vec![DoneStep { step: restart, result: Ok(()) }] };
+        let looks =
+            [("False", "True"), ("Unknown", "True"), ("True", "True"), ("True", "False"), ("True", "False")];
+        let (mut before, mut rolling, mut told) = (status("False", "True"), BTreeMap::new(), 0);
+        for (level, reconciling) in looks {
+            let after = status(level, reconciling);
+            let story = Story {
+                before: &before,
+                after: &after,
+                plan: &plan,
+                done: &done,
+                rolling: &rolling,
+                cluster: &cluster,
+            };
+            told +=
+                events(&story).iter().filter(|event| event.reason == EventReason::WalLevelRepaired).count();
+            rolling = super::rolling(&story);
+            (before, done) = (after, Done::default());
+        }
+        assert_eq!(told, 1);
+    }
+
+    #[test]
     fn a_refusal_is_told_once() {
         let refused = with_condition("Stalled", "True", "ConfigurationRejected");
         let told = between(&DialogClusterStatus::default(), &refused, vec![]);
@@ -369,7 +407,7 @@ mod tests {
         let add =
             Step::AddNode { node: Node::Worker(1), address: "shop-worker-1.market.svc.cluster.local".into() };
         let (before, plan, rolling, cluster) =
-            (DialogClusterStatus::default(), Plan::default(), BTreeSet::new(), cluster());
+            (DialogClusterStatus::default(), Plan::default(), BTreeMap::new(), cluster());
         let failure = Failure { reason: FailureReason::Postgres, message: "no".into() };
         let done = Done { steps: vec![DoneStep { step: add.clone(), result: Err(failure) }] };
         let story = Story {
@@ -397,7 +435,7 @@ mod tests {
             ..with_condition("Reconciling", reconciling, "Rolling")
         };
         let (calm, busy) = (status(NodeState::Active, "False"), status(NodeState::Restarting, "True"));
-        let mut rolling = BTreeSet::new();
+        let mut rolling = BTreeMap::new();
         let mut told = Vec::new();
         let done = Done { steps: vec![DoneStep { step: restart, result: Ok(()) }] };
         let nothing = Done::default();
