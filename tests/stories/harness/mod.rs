@@ -1,0 +1,208 @@
+//! What every story needs: a namespace, an operator, a cluster to look at, and an account of it all when a story fails.
+//! No assertion about the operator lives here.
+
+#![allow(dead_code)] // what one story uses another does not
+
+pub mod cluster;
+pub mod operator;
+pub mod sql;
+pub mod volume;
+pub mod wait;
+pub mod writer;
+
+use std::{
+    fmt::Write as _,
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, OnceLock},
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+
+use crate::kubernetes;
+use operator::Operator;
+
+/// Label of a story's namespace: the process that tells it.
+const TOLD_BY: &str = "dialogcluster.dev/story";
+/// Lines of each log that are shown when a story fails.
+const LINES: usize = 60;
+
+/// The image that clusters run: PostgreSQL with Citus, made by images.sh.
+pub fn image() -> String {
+    std::env::var("DIALOG_IMAGE").unwrap_or_else(|_| "localhost/dialog-postgres:dev".to_owned())
+}
+
+/// A number from the environment.
+pub fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .map_or(default, |text| text.parse().unwrap_or_else(|error| panic!("{name}={text}: {error}")))
+}
+
+/// A story that is being told.
+pub struct Story {
+    pub name: String,
+    pub namespace: String,
+    pub client: Client,
+    kubeconfig: PathBuf,
+    directory: TempDir,
+    logs: Mutex<Vec<PathBuf>>,
+}
+
+/// Tells a story in a namespace of its own, and shows everything that is known when it fails.
+pub async fn story(name: &str, tell: impl AsyncFnOnce(&Story)) {
+    static SEATS: OnceLock<Semaphore> = OnceLock::new();
+    let seats = SEATS
+        .get_or_init(|| Semaphore::new(usize::try_from(setting("STORIES_PARALLEL", 2)).unwrap()))
+        .acquire()
+        .await
+        .unwrap();
+    let story = Story::begin(name).await;
+    let told = AssertUnwindSafe(tell(&story)).catch_unwind().await;
+    if told.is_err() {
+        eprintln!("{}", story.account());
+    }
+    story.end().await;
+    drop(seats);
+    if let Err(panic) = told {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+impl Story {
+    async fn begin(name: &str) -> Self {
+        tokio::task::spawn_blocking(environment).await.unwrap();
+        let client = kubernetes::client().await;
+        let namespace = format!("story-{}-{}", name.replace('_', "-"), std::process::id());
+        let api: Api<Namespace> = Api::all(client.clone());
+        let body = json!({"metadata": {"name": namespace, "labels": {
+            TOLD_BY: std::process::id().to_string(),
+            "pod-security.kubernetes.io/enforce": "restricted",
+        }}});
+        api.create(&PostParams::default(), &serde_json::from_value(body).unwrap()).await.unwrap();
+        let directory = TempDir::with_prefix(format!("{namespace}-")).unwrap();
+        let kubeconfig = operator::kubeconfig(directory.path(), &namespace);
+        Self { name: name.to_owned(), namespace, client, kubeconfig, directory, logs: Mutex::default() }
+    }
+
+    async fn end(&self) {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        if let Err(error) = api.delete(&self.namespace, &DeleteParams::default()).await {
+            eprintln!("namespace {} is still there: {error}", self.namespace);
+        }
+    }
+
+    /// An operator for this story's namespace alone, with the rights that the chart gives it.
+    pub fn operator(&self) -> Operator {
+        self.operator_with(&[])
+    }
+
+    /// The same with more arguments, which win.
+    pub fn operator_with(&self, arguments: &[&str]) -> Operator {
+        let mut logs = self.logs.lock().unwrap();
+        let log = self.directory.path().join(format!("operator-{}.log", logs.len()));
+        logs.push(log.clone());
+        Operator::start(&self.kubeconfig, &self.namespace, log, arguments)
+    }
+
+    /// Shows a figure that the story measured.
+    pub fn figure(&self, what: &str, value: impl std::fmt::Display) {
+        println!("figure: {}: {what}: {value}", self.name);
+    }
+
+    /// The same for a duration with a target in seconds. Fails beyond `STORY_SLACK` (2) times that: a busy machine is not
+    /// the operator's fault, and something slow is.
+    pub fn figure_below(&self, what: &str, took: Duration, target: f64) {
+        self.figure(what, format!("{} (target {target} s)", seconds(took)));
+        let slack = u32::try_from(setting("STORY_SLACK", 2)).unwrap();
+        assert!(
+            took.as_secs_f64() < target * f64::from(slack),
+            "{what}: {took:?}, and the target is {target} s"
+        );
+    }
+
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        let output =
+            kubernetes::tool("kubectl").args(["-n", &self.namespace]).args(arguments).output().unwrap();
+        kubernetes::said(&output)
+    }
+
+    /// Everything that tells why a story failed.
+    fn account(&self) -> String {
+        let mut text = format!("==== story {} failed; namespace {}\n", self.name, self.namespace);
+        for arguments in [
+            &["get", "dialogclusters", "-o", "yaml"][..],
+            &["get", "statefulsets,pods,pvc,services", "-o", "wide"],
+            &["get", "events", "--sort-by=.lastTimestamp"],
+        ] {
+            let _ = write!(text, "---- kubectl {}\n{}", arguments.join(" "), self.kubectl(arguments));
+        }
+        for pod in self.kubectl(&["get", "pods", "-o", "name"]).split_whitespace() {
+            let log = self.kubectl(&["logs", "--tail=15", pod]);
+            let _ = write!(text, "---- log of {pod}\n{log}");
+        }
+        for log in self.logs.lock().unwrap().iter() {
+            let _ = write!(text, "---- the end of {}\n{}", log.display(), end_of(log));
+        }
+        text
+    }
+}
+
+fn end_of(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<String> = text.lines().map(without_span).collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n") + "\n"
+}
+
+/// Which cluster a line is about is known here.
+fn without_span(line: &str) -> String {
+    match (line.find(" reconciling object{"), line.find("}: dialog_operator")) {
+        (Some(from), Some(to)) if from < to => format!("{} {}", &line[..from], &line[to + 3..]),
+        _ => line.to_owned(),
+    }
+}
+
+/// Kubernetes, images and the CRD: once for all stories.
+fn environment() {
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        kubernetes::kubeconfig();
+        if std::env::var("DIALOG_USE_KUBECONFIG").is_err() {
+            let images = kubernetes::repository("infrastructure/local-kubernetes/images.sh");
+            kubernetes::run(Command::new(images).arg("postgres"));
+        }
+        let crd = kubernetes::repository("crds/dialogclusters.yaml");
+        kubernetes::run(
+            kubernetes::tool("kubectl").args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(crd),
+        );
+        kubernetes::at_the_end(remove_leftovers());
+    });
+}
+
+/// Namespaces of stories whose process was killed.
+async fn remove_leftovers() {
+    let api: Api<Namespace> = Api::all(kubernetes::client().await);
+    let told = api.list(&ListParams::default().labels(TOLD_BY)).await.unwrap();
+    for namespace in told {
+        let teller = namespace.metadata.labels.as_ref().and_then(|labels| labels.get(TOLD_BY)).cloned();
+        let alive = teller.is_some_and(|teller| Path::new("/proc").join(teller).exists());
+        if !alive && namespace.metadata.deletion_timestamp.is_none() {
+            let _ = api.delete(&namespace.metadata.name.unwrap(), &DeleteParams::default()).await;
+        }
+    }
+}
+
+/// Seconds with two digits, for figures.
+pub fn seconds(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
+}

@@ -1,0 +1,18 @@
+//! Stories: the real operator, a real Kubernetes, real servers. Each has a namespace and an operator of its own, at most
+//! two are told at a time, every wait has a deadline and says what was seen when it passes. `STORIES_PARALLEL`,
+//! `STORY_ROWS`, `STORY_REST_SECONDS` and `STORY_SEED` change how much is done; `STORY_PATIENCE` multiplies every deadline
+//! and `STORY_SLACK` is how many times a target a figure may be, both for machines that have more to do.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::too_many_lines, missing_docs)]
+
+mod harness;
+#[path = "../kubernetes/mod.rs"]
+mod kubernetes;
+#[path = "../../examples/load/mod.rs"]
+mod load;
+
+mod bad_parameters;
+mod birth;
+mod scale_out;
+mod volumes;
+mod wal_level;
