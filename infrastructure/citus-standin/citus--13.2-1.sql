@@ -222,9 +222,13 @@ BEGIN
       PERFORM pg_sleep(pause);
       pause := least(pause * 1.3, 0.02);
     END LOOP;
-    SELECT r.x INTO answer FROM standin.dblink_get_result(conn) AS r(x text);
-    EXIT WHEN NOT FOUND;
-    last := answer;
+    BEGIN
+      SELECT r.x INTO answer FROM standin.dblink_get_result(conn) AS r(x text);
+      EXIT WHEN NOT FOUND;
+      last := answer;
+    EXCEPTION WHEN query_canceled THEN    -- there, not here: an error as any other
+      RAISE EXCEPTION '%', SQLERRM USING ERRCODE = 'internal_error';
+    END;
   END LOOP;
   RETURN last;
 END $$;
@@ -347,18 +351,27 @@ CREATE FUNCTION run_command_on_coordinator(command text, give_warning_for_connec
 RETURNS SETOF record LANGUAGE sql AS
 $$ SELECT * FROM standin.run_on(ARRAY(SELECT nodeid FROM pg_dist_node WHERE groupid = 0), command) $$;
 
--- Nothing is ever prepared here (README.md); the calls to the workers are made all the same.
+-- The stand-in never prepares a transaction by itself (README.md); those that a test prepares end as in Citus:
+-- with a row in pg_dist_transaction they are committed, without one they are undone.
 CREATE FUNCTION recover_prepared_transactions() RETURNS int LANGUAGE plpgsql STRICT AS $$
-DECLARE n pg_dist_node;
+DECLARE
+  n pg_dist_node;
+  x jsonb;
+  ended int := 0;
 BEGIN
   FOR n IN SELECT * FROM pg_dist_node WHERE groupid <> 0 AND isactive LOOP
     BEGIN
-      PERFORM standin.run(n.nodeid, 'SELECT 1');
+      FOR x IN SELECT jsonb_array_elements(standin.query(n.nodeid, 'SELECT gid FROM pg_prepared_xacts WHERE gid LIKE ''citus\_0\_%'' AND database = current_database()')) LOOP
+        PERFORM standin.run(n.nodeid, format('%s PREPARED %L', CASE WHEN EXISTS (SELECT FROM pg_dist_transaction t WHERE t.groupid = n.groupid AND gid = x->>'gid')
+                                                                THEN 'COMMIT' ELSE 'ROLLBACK' END, x->>'gid'));
+        DELETE FROM pg_dist_transaction t WHERE t.groupid = n.groupid AND gid = x->>'gid';
+        ended := ended + 1;
+      END LOOP;
     EXCEPTION WHEN connection_failure THEN
       RAISE WARNING 'transaction recovery cannot connect to %:%', n.nodename, n.nodeport;
     END;
   END LOOP;
-  RETURN 0;
+  RETURN ended;
 END $$;
 
 -- ---------------------------------------------------------------------------------------------------- roles and metadata
@@ -642,14 +655,14 @@ CREATE FUNCTION relation_is_a_known_shard(relid regclass) RETURNS bool LANGUAGE 
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = relid
 $$;
 
--- A column as CREATE TABLE has it. Defaults are the coordinator's business.
-CREATE FUNCTION standin.column_sql(rel oid, number smallint, with_default bool) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
+-- A column as CREATE TABLE has it. Sequences are the coordinator's business.
+CREATE FUNCTION standin.column_sql(rel oid, number smallint, with_sequences bool) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
   SELECT format('%I %s%s%s%s', attname, format_type(atttypid, atttypmod),
     CASE WHEN attcollation <> typcollation THEN ' COLLATE ' || attcollation::regcollation END,
     CASE WHEN attgenerated = 's' THEN format(' GENERATED ALWAYS AS (%s) STORED', pg_get_expr(adbin, adrelid))
          -- a sequence named by text is not depended on, and can go with its table
-         WHEN with_default AND attidentity <> '' THEN format(' DEFAULT nextval(%L::text::regclass)', pg_get_serial_sequence(standin.qualified(rel), attname))
-         WHEN with_default THEN ' DEFAULT ' || replace(pg_get_expr(adbin, adrelid), '''::regclass', '''::text::regclass') END,
+         WHEN with_sequences AND attidentity <> '' THEN format(' DEFAULT nextval(%L::text::regclass)', pg_get_serial_sequence(standin.qualified(rel), attname))
+         WHEN with_sequences OR pg_get_expr(adbin, adrelid) NOT LIKE '%nextval(%' THEN ' DEFAULT ' || replace(pg_get_expr(adbin, adrelid), '''::regclass', '''::text::regclass') END,
     CASE WHEN attnotnull THEN ' NOT NULL' END)
   FROM pg_attribute JOIN pg_type t ON t.oid = atttypid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
   WHERE attrelid = rel AND attnum = number
@@ -862,6 +875,17 @@ BEGIN
   PERFORM standin.sync_metadata();
 END $$;
 
+CREATE FUNCTION get_shard_id_for_distribution_column(table_name regclass, distribution_value anyelement) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  token int;
+  id bigint;
+BEGIN
+  EXECUTE (SELECT format('SELECT worker_hash(%L::%s)', distribution_value, format_type(atttypid, atttypmod)) FROM pg_dist_partition JOIN pg_attribute ON attrelid = logicalrelid
+           WHERE logicalrelid = table_name AND attname = column_to_column_name(table_name, partkey)) INTO token;
+  SELECT shardid INTO id FROM pg_dist_shard WHERE logicalrelid = table_name AND token BETWEEN shardminvalue::int AND shardmaxvalue::int;
+  RETURN id;
+END $$;
+
 -- COPY into a distributed table, called by the hook: as the user, who has to be allowed the INSERT.
 CREATE FUNCTION standin.before_copy(rel regclass) RETURNS void LANGUAGE plpgsql SET client_min_messages = warning AS $$
 BEGIN
@@ -960,7 +984,7 @@ CREATE FUNCTION standin.change_sql(rel regclass, target text, columns jsonb) RET
     SELECT format('ALTER TABLE %s OWNER TO %I; ALTER TABLE %1$s REPLICA IDENTITY %3$s;', target, pg_get_userbyid(relowner), CASE relreplident WHEN 'f' THEN 'FULL' ELSE 'DEFAULT' END)
     FROM pg_class WHERE oid = rel)
   FROM (
-    SELECT attnum AS number, format('ALTER TABLE %s ADD COLUMN %s;', target, standin.column_sql(rel, attnum, true)) AS change FROM pg_attribute
+    SELECT attnum AS number, format('ALTER TABLE %s ADD COLUMN %s;', target, standin.column_sql(rel, attnum, target LIKE 'standin.%')) AS change FROM pg_attribute
     WHERE attrelid = rel AND attnum > 0 AND NOT attisdropped AND NOT columns @> jsonb_build_array(jsonb_build_object('attname', attname))
     UNION ALL
     SELECT 0, format('ALTER TABLE %s DROP COLUMN %I;', target, t->>'attname') FROM jsonb_array_elements(columns) t
@@ -1239,7 +1263,9 @@ BEGIN
   src := standin.open(s.nodename, s.nodeport);
   dst := standin.open(t.nodename, t.nodeport);
   PERFORM standin.note(op, (SELECT string_agg(format('(1, 1, %L, %s)', n, t.groupid), ', ') FROM unnest(names) n));
-  PERFORM standin.run(dst, (SELECT string_agg(standin.table_sql(logicalrelid, shardid), '' ORDER BY shardid) FROM pg_dist_shard WHERE shardid = ANY (shards)));
+  -- a node that was removed and came back may still have what no row in pg_dist_cleanup tells of
+  PERFORM standin.run(dst, (SELECT string_agg(format('DROP TABLE IF EXISTS %s CASCADE;', shard_name(logicalrelid, shardid, false)) || standin.table_sql(logicalrelid, shardid), '' ORDER BY shardid)
+                            FROM pg_dist_shard WHERE shardid = ANY (shards)));
   IF transfer_mode <> 'block_writes' THEN
     PERFORM standin.replicate(op, names, s, t, src, dst);
   END IF;
@@ -1560,6 +1586,15 @@ BEGIN
     IF EXISTS (SELECT FROM pg_dist_cleanup) THEN
       PERFORM standin.cleanup();
     END IF;
+  END IF;
+  RETURN -1;
+END $$;
+
+-- And every citus.recover_2pc_interval.
+CREATE FUNCTION standin.recover() RETURNS int LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+  IF citus_is_coordinator() THEN
+    PERFORM recover_prepared_transactions();
   END IF;
   RETURN -1;
 END $$;

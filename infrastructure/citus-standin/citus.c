@@ -12,6 +12,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/twophase.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
@@ -193,6 +194,7 @@ standin_launcher(Datum arg)
 	static const char *const work[][3] = {
 		{"citus.background_task_queue_interval", "citus queue", "SELECT standin.work_queue()"},
 		{"citus.defer_shard_delete_interval", "citus cleanup", "SELECT standin.look_after()"},
+		{"citus.recover_2pc_interval", "citus recovery", "SELECT standin.recover()"},
 	};
 	TimestampTz last[lengthof(work)] = {0};
 
@@ -452,6 +454,8 @@ _PG_init(void)
 				(errmsg("Citus can only be loaded via shared_preload_libraries"),
 				 errhint("Add citus to shared_preload_libraries configuration variable in postgresql.conf.")));
 	define_settings();
+	if (max_prepared_xacts == 0)	/* Citus does the same: its transactions need them */
+		SetConfigOption("max_prepared_transactions", psprintf("%d", 2 * MaxConnections), PGC_POSTMASTER, PGC_S_OVERRIDE);
 	previous_planner = planner_hook;
 	planner_hook = standin_planner;
 	previous_utility = ProcessUtility_hook;
