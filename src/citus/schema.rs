@@ -34,7 +34,7 @@ pub struct Schema<'a> {
     pub database: &'a str,
 }
 
-/// Objects that belong to the superuser and to no extension: by kind, as `ALTER <kind> <name> OWNER TO` takes them.
+/// Objects that belong to the superuser, and neither they nor their schema to an extension: by kind, as `ALTER <kind> <name> OWNER TO` takes them.
 /// Indexes, sequences of a column, row types and shards follow the table they belong to.
 const OBJECTS: &str = "
 SELECT format('%s %s', kind, name) FROM (
@@ -44,7 +44,9 @@ SELECT format('%s %s', kind, name) FROM (
   UNION ALL
   SELECT 'pg_class'::regclass, c.oid, CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
       WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, c.oid::regclass::text, relowner, relnamespace
-  FROM pg_class c WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND NOT relation_is_a_known_shard(c.oid)
+  FROM pg_class c WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+    AND NOT EXISTS (SELECT FROM pg_dist_shard s JOIN pg_class p ON p.oid = s.logicalrelid
+      WHERE c.relname = p.relname || '_' || s.shardid AND c.relnamespace = p.relnamespace)
     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
       AND d.deptype IN ('a', 'i') AND d.refclassid = 'pg_class'::regclass AND c.relkind = 'S')
   UNION ALL
@@ -60,7 +62,8 @@ SELECT format('%s %s', kind, name) FROM (
 WHERE owner = (SELECT oid FROM pg_roles WHERE rolname = current_user)
 AND schema NOT IN (SELECT oid FROM pg_namespace
   WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast') OR nspname LIKE 'pg\\_temp%' OR nspname LIKE 'pg\\_toast%')
-AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = object.class AND d.objid = object.oid AND d.deptype = 'e')
+AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.deptype = 'e' AND (d.classid = object.class AND d.objid = object.oid
+  OR d.classid = 'pg_namespace'::regclass AND d.objid = object.schema))
 ORDER BY kind <> 'SCHEMA', name";
 
 /// Runs the SQL as the superuser in one transaction, gives what it made to the owner, and writes the hash beside it.
@@ -96,7 +99,9 @@ pub async fn apply(session: &Session, schema: &Schema<'_>) -> Result<(), SqlErro
     made.retain(|object| !before.contains(object));
     let owner = quote::ident(schema.owner);
     for object in made {
-        call.wait(transaction.batch_execute(&format!("ALTER {object} OWNER TO {owner}"))).await?;
+        let alter = format!("ALTER {object} OWNER TO {owner}");
+        let statement = Statement { text: &alter, line: 0 };
+        call.wait(transaction.batch_execute(&alter)).await.map_err(|error| name_statement(error, &statement))?;
     }
     let marker = format!(
         "ALTER DATABASE {} SET {} = {}",
