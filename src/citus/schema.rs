@@ -101,7 +101,9 @@ pub async fn apply(session: &Session, schema: &Schema<'_>) -> Result<(), SqlErro
     for object in made {
         let alter = format!("ALTER {object} OWNER TO {owner}");
         let statement = Statement { text: &alter, line: 0 };
-        call.wait(transaction.batch_execute(&alter)).await.map_err(|error| name_statement(error, &statement))?;
+        call.wait(transaction.batch_execute(&alter))
+            .await
+            .map_err(|error| name_statement(error, &statement))?;
     }
     let marker = format!(
         "ALTER DATABASE {} SET {} = {}",

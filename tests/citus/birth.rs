@@ -9,7 +9,7 @@ use dialog_operator::{
 };
 use secrecy::SecretString;
 
-use crate::harness::{DATABASE, OWNER, Server, run_statements, skipped};
+use crate::harness::{DATABASE, OWNER, Server, run_statements};
 
 const NODE: NodeQuestion<'_> =
     NodeQuestion { database: DATABASE, settings: &["wal_level", "no.such_setting"] };
@@ -214,15 +214,13 @@ async fn the_dialogs_schema_is_applied(coordinator: &Server, first: &Server) {
         ],
     );
     assert_eq!(rows.await.unwrap(), ["1001"]);
-    if !skipped("a table of the application's own") {
-        let own = [
-            "CREATE TABLE own (id int PRIMARY KEY)",
-            "SELECT create_distributed_table('own', 'id')",
-            "INSERT INTO own VALUES (1)",
-            "DROP TABLE own",
-        ];
-        run_statements(&application, &own).await.unwrap();
-    }
+    let own = [
+        "CREATE TABLE own (id int PRIMARY KEY)",
+        "SELECT create_distributed_table('own', 'id')",
+        "INSERT INTO own VALUES (1)",
+        "DROP TABLE own",
+    ];
+    run_statements(&application, &own).await.unwrap();
 
     // The SQL has run: a second time it is refused, and what is there stays.
     let error = apply_schema(&session, &Schema { hash: "h2", ..schema(BUILT_IN_SCHEMA) }).await.unwrap_err();
@@ -233,10 +231,8 @@ async fn the_dialogs_schema_is_applied(coordinator: &Server, first: &Server) {
 
 async fn reads_write_nothing(coordinator: &Server, first: &Server) {
     for server in [coordinator, first] {
-        // Kept to the node itself: Citus would take it to the others.
-        let alone = "SET citus.enable_ddl_propagation = off";
         let read_only = format!("ALTER DATABASE {DATABASE} SET default_transaction_read_only = on");
-        server.sql(&[alone, &read_only]).await.unwrap();
+        server.sql_alone(&[&read_only]).await.unwrap();
     }
     let session = coordinator.session(DATABASE).await;
     let error = commands::set_should_have_shards(&session, "127.0.0.1", first.port, false).await.unwrap_err();

@@ -18,6 +18,7 @@ use std::{
 };
 
 use dialog_operator::citus::{Session, Target, Tls, commands};
+use strum::IntoEnumIterator;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// The application's database and role.
@@ -56,10 +57,11 @@ pub struct Installation {
 /// Found once; the first use says on the terminal which it is and what is therefore skipped.
 pub static INSTALLATION: LazyLock<Installation> = LazyLock::new(|| {
     let found = Installation::find();
+    let skipped: Vec<String> = OnlyCitus::iter().map(|what| what.to_string()).collect();
     let kind = if found.stand_in {
-        "the stand-in for Citus: what only Citus itself can show is skipped"
+        format!("the stand-in for Citus; skipped: {}", skipped.join("; "))
     } else {
-        "Citus itself: nothing is skipped"
+        "Citus itself; nothing is skipped".to_owned()
     };
     tell(&format!("{} with {kind}", found.bin.display()));
     found
@@ -70,11 +72,19 @@ fn tell(what: &str) {
     writeln!(std::io::stderr(), "citus contract: {what}").unwrap();
 }
 
-/// Whether something that only Citus itself can show is to be skipped; says so on the terminal.
-pub fn skipped(what: &str) -> bool {
-    if INSTALLATION.stand_in {
-        tell(&format!("skipped with the stand-in: {what}"));
-    }
+/// What the stand-in cannot show.
+#[derive(Clone, Copy, Debug, strum::Display, strum::EnumIter)]
+pub enum OnlyCitus {
+    #[strum(to_string = "transactions prepared on workers, and a move over one")]
+    PreparedTransactions,
+    #[strum(to_string = "a statement_timeout that breaks moves and nothing else")]
+    StatementTimeout,
+    #[strum(to_string = "rows of pg_dist_cleanup that a removal made eternal")]
+    EternalCleanup,
+}
+
+/// Whether this is to be skipped.
+pub fn skipped(_: OnlyCitus) -> bool {
     INSTALLATION.stand_in
 }
 
@@ -311,8 +321,16 @@ impl Server {
 
     /// A connection of the test's own, over which a person's or the application's statements go.
     pub async fn client(&self, user: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        self.client_over(DATABASE, user).await
+    }
+
+    async fn client_over(
+        &self,
+        database: &str,
+        user: &str,
+    ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
         let text = format!(
-            "host=127.0.0.1 port={} user={user} dbname={DATABASE} password=secret-of-the-shop connect_timeout=5",
+            "host=127.0.0.1 port={} user={user} dbname={database} password=secret-of-the-shop connect_timeout=5",
             self.port
         );
         let (client, driver) = tokio_postgres::connect(&text, NoTls).await?;
@@ -324,6 +342,12 @@ impl Server {
     /// one, columns separated by `|`.
     pub async fn sql(&self, statements: &[&str]) -> Result<Vec<String>, String> {
         let client = self.client("postgres").await.map_err(|error| error.to_string())?;
+        run_statements(&client, statements).await
+    }
+
+    /// The same over the database `postgres`, where there is no Citus that would take it to other nodes.
+    pub async fn sql_alone(&self, statements: &[&str]) -> Result<Vec<String>, String> {
+        let client = self.client_over("postgres", "postgres").await.map_err(|error| error.to_string())?;
         run_statements(&client, statements).await
     }
 

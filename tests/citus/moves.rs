@@ -15,7 +15,7 @@ use secrecy::SecretString;
 
 use crate::{
     birth::CATALOG,
-    harness::{Cluster, DATABASE, OWNER, Signal, eventually, skipped},
+    harness::{Cluster, DATABASE, OWNER, OnlyCitus, Signal, eventually, skipped},
 };
 
 pub const EVEN: RebalanceOptions<'_> = RebalanceOptions {
@@ -98,11 +98,9 @@ async fn a_plan_is_citus_own(session: &Session, added: i32) {
         assert_eq!((planned.from, planned.to), (citus.nodes[1].node_id, added), "{planned:?}");
         assert!(planned.table == "public.dialogs" && planned.bytes > 0, "{planned:?}");
     }
-    if !skipped("the plan of by_disk_size") {
-        // 14 with a million messages, 15 with these few; never an even 16.
-        let by_size = planned(session, CatalogQuestion { strategy: "by_disk_size", ..CATALOG }).await;
-        assert!((14..16).contains(&by_size), "Citus' default strategy plans {by_size} moves");
-    }
+    // 14 with a million messages, 15 with these few; never an even 16.
+    let by_size = planned(session, CatalogQuestion { strategy: "by_disk_size", ..CATALOG }).await;
+    assert!((14..16).contains(&by_size), "Citus' default strategy plans {by_size} moves");
     assert_eq!(planned(session, CatalogQuestion { drain_only: true, ..CATALOG }).await, 0);
 
     let unknown = observe_citus(session, &CatalogQuestion { strategy: "by_luck", ..CATALOG }).await.unwrap();
@@ -192,7 +190,7 @@ async fn a_node_is_drained(cluster: &Cluster, session: &Session) {
     assert!(!citus.nodes[2].should_have_shards);
     assert!(citus.cleanup.iter().any(|row| row.group_id == group), "{:?}", citus.cleanup);
 
-    if !skipped("a removal in spite of rows in pg_dist_cleanup") {
+    if !skipped(OnlyCitus::EternalCleanup) {
         removed_too_early(cluster, session, group).await;
         drain(session, leaving.port).await;
     }
@@ -244,28 +242,23 @@ async fn moves_that_cannot_be_made_are_retried() {
     with_dialogs(&cluster, &session).await;
     commands::add_node(&session, "127.0.0.1", cluster.workers[1].port).await.unwrap();
 
-    if !skipped("a source without wal_level = logical") {
-        let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
-        let failing = job(&session, "a task fails", |job| job.tasks.iter().any(Task::is_failing)).await;
-        let task = failing.tasks.iter().find(|task| task.is_failing()).unwrap();
-        assert_eq!(failing.state, "running", "it goes on for ever: {failing:?}");
-        assert!(
-            task.message.as_ref().unwrap().contains("logical decoding requires wal_level >= logical"),
-            "{task:?}"
-        );
-        assert!(commands::stop_rebalance(&session, id).await.unwrap());
-        job(&session, "the job is cancelled", |job| !job.is_open()).await;
-    }
+    let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
+    let failing = job(&session, "a task fails", |job| job.tasks.iter().any(Task::is_failing)).await;
+    let task = failing.tasks.iter().find(|task| task.is_failing()).unwrap();
+    assert_eq!(failing.state, "running", "it goes on for ever: {failing:?}");
+    assert!(
+        task.message.as_ref().unwrap().contains("logical decoding requires wal_level >= logical"),
+        "{task:?}"
+    );
+    assert!(commands::stop_rebalance(&session, id).await.unwrap());
+    job(&session, "the job is cancelled", |job| !job.is_open()).await;
 
     // A statement_timeout in postgresql.conf breaks every move; without it for the role, they go on.
     source.configure("wal_level = logical\nstatement_timeout = 1ms");
     source.stop(Signal::Int).await;
     source.launch().await;
     assert_eq!(source.value("SHOW statement_timeout").await, "0", "the role is exempt since the preparation");
-    source
-        .sql(&["SET citus.enable_ddl_propagation = off", "ALTER ROLE postgres RESET statement_timeout"])
-        .await
-        .unwrap();
+    source.sql_alone(&["ALTER ROLE postgres RESET statement_timeout"]).await.unwrap();
     assert_eq!(
         source.sql(&["SELECT pg_sleep(1)"]).await.unwrap_err(),
         "canceling statement due to statement timeout"
@@ -276,7 +269,7 @@ async fn moves_that_cannot_be_made_are_retried() {
     let seen = observe_node(&own, &node).await.unwrap();
     assert!(!seen.timeouts_off, "{seen:?}");
     assert_eq!(seen.settings["statement_timeout"], "1ms", "as the file has it, not as this session does");
-    let broken = if skipped("a statement_timeout that breaks moves") {
+    let broken = if skipped(OnlyCitus::StatementTimeout) {
         None
     } else {
         let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
