@@ -1,6 +1,20 @@
 //! dialog-operator: a Kubernetes operator for a sharded PostgreSQL (Citus) cluster.
 //!
-//! A reconcile reads as one sentence: observe what is, plan the next step from that alone, act on it, report.
+//! A reconcile reads as one sentence: **observe** what is, **plan** the next step from that alone, **act** on it,
+//! **report**. No state machine is stored: kill the operator at any instant, start it again, and the next look leads on.
+//!
+//! In reading order:
+//!
+//! - [`api`]: what a user writes, and `Desired`, the only form of it that a plan is made from.
+//! - [`controller`]: what wakes a reconcile, the reconcile itself on one screen, and how soon the next one comes.
+//! - [`observe`]: from watch caches and from every server at once into one plain value, the `Snapshot`. What could not
+//!   be seen is `Unknown` with its reason.
+//! - [`plan`]: a pure function of `Desired` and `Snapshot`: steps to do now, holds that say what is waited for, problems
+//!   that a person must solve. Everything hard is here, so everything hard is tested without a cluster.
+//! - [`act`]: exactly those steps, one arm each, until the first failure.
+//! - [`report`]: status, conditions, events, metrics. It always runs, also after a failure.
+//! - [`resources`]: pure builders of Kubernetes objects. [`citus`]: the only SQL. [`runtime`]: what any long-running
+//!   program on Kubernetes needs.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -187,3 +187,30 @@ fn identity() -> String {
         std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| LEASE.to_owned());
     format!("{host}-{:08x}", rand::random::<u32>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dialog_operator::plan::{Hold, ProblemReason, Step};
+
+    #[test]
+    fn a_plan_is_told_with_its_reasons() {
+        let mut plan = Plan::default();
+        assert_eq!(told(&plan), "nothing to do, nothing to wait for\n");
+        plan.step(Step::RecoverTransactions, "before each job");
+        plan.hold(Hold::JobRunning { job: 4 });
+        plan.problem(ProblemReason::NameTaken, "rename it");
+        assert_eq!(
+            told(&plan),
+            "problem NameTaken: rename it\n\
+             step    recovering prepared transactions: before each job\n\
+             hold    rebalance job 4 runs\n"
+        );
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -165,7 +165,7 @@ impl Door {
     /// gone, the API server refuses instead of making it anew.
     ///
     /// What we created belongs to us by a create, which an apply does not take away again: the first apply makes it ours
-    /// by apply (see [`field_owners::as_applied`]).
+    /// by apply (see `field_owners::as_applied`).
     ///
     /// # Errors
     /// [`Refusal::Conflict`] when the uid is another one, [`Refusal::NotFound`] when the object is gone.
