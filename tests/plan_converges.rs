@@ -320,9 +320,9 @@ fn happen(world: &mut World, what: &Happening) {
     }
 }
 
-/// Histories to try: some thousands in every run, many more by `PROPTEST_CASES`.
+/// Histories to try: some in every run, many more by `PROPTEST_CASES` (`make model`).
 fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400)
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(25)
 }
 
 proptest! {
