@@ -22,7 +22,7 @@ fn chart() -> PathBuf {
 
 fn template(settings: &[&str]) -> Output {
     let mut helm = Command::new(tool_path("helm"));
-    helm.args(["template", "dialogs", "--namespace", "system"]).arg(chart());
+    helm.args(["template", "dialogs", "--namespace", "system", "--kube-version", "1.29.0"]).arg(chart());
     for setting in settings {
         helm.args(["--set", setting]);
     }

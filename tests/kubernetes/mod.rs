@@ -71,8 +71,11 @@ pub fn tool(name: &str) -> Command {
     command
 }
 
-/// A tool that needs no Kubernetes.
+/// A tool that needs no Kubernetes. `HELM` names another helm than our own, such as a Helm 3.
 pub fn tool_path(name: &str) -> PathBuf {
+    if let Some(other) = std::env::var_os("HELM").filter(|_| name == "helm") {
+        return other.into();
+    }
     let directory = run(Command::new(repository("infrastructure/local-kubernetes/bin.sh")).arg(name));
     Path::new(directory.trim()).join(name)
 }
