@@ -91,10 +91,10 @@ SELECT json_build_object(
   'ownerExists', EXISTS (SELECT FROM pg_roles WHERE rolname = $1),
   'schemaHash', (SELECT substring(entry FROM position('=' IN entry) + 1) FROM pg_db_role_setting r
       JOIN pg_database d ON d.oid = r.setdatabase AND d.datname = current_database(), unnest(setconfig) AS entry
-      WHERE r.setrole = 0 AND entry LIKE $2 || '=%'),
+      WHERE r.setrole = 0 AND starts_with(entry, $2 || '=')),
   'ownerSecret', (SELECT substring(entry FROM position('=' IN entry) + 1) FROM pg_db_role_setting r
       JOIN pg_database d ON d.oid = r.setdatabase AND d.datname = current_database(), unnest(setconfig) AS entry
-      WHERE r.setrole = 0 AND entry LIKE $3 || '=%'))"
+      WHERE r.setrole = 0 AND starts_with(entry, $3 || '=')))"
 );
 
 /// Citus' own plan. It names each shard of a colocation group; they move together, as one move. The strategy passes

@@ -146,12 +146,12 @@ pub struct Words {
 
 impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message.trim_end())?;
+        f.write_str(&one_line(&self.message))?;
         if let Some(detail) = &self.detail {
-            write!(f, " ({})", detail.trim_end().trim_end_matches('.'))?;
+            write!(f, " ({})", one_line(detail).trim_end_matches('.'))?;
         }
         if let Some(hint) = &self.hint {
-            write!(f, ". {}", hint.trim_end().trim_end_matches('.'))?;
+            write!(f, ". {}", one_line(hint).trim_end_matches('.'))?;
         }
         Ok(())
     }
@@ -258,6 +258,11 @@ fn is_io(error: &tokio_postgres::Error) -> bool {
     error.source().is_some_and(<dyn Error>::is::<std::io::Error>)
 }
 
+/// Words of a server without its line breaks: they go into conditions, events and log lines.
+pub(super) fn one_line(words: &str) -> String {
+    words.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
 /// An error and its causes in one line, none of them twice.
 pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -314,7 +319,7 @@ mod tests {
     fn words_are_said_whole_and_once() {
         let words = Words {
             sqlstate: "0A000".to_owned(),
-            message: "cannot move".to_owned(),
+            message: "cannot\n\tmove\n".to_owned(),
             detail: Some("There is no key.".to_owned()),
             hint: Some("Add one.".to_owned()),
             position: None,

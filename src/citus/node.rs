@@ -3,7 +3,7 @@
 use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
-    error::{Refusal, SqlError},
+    error::{Refusal, SqlError, one_line},
     session::{Call, Parameter, READ, Session},
 };
 use crate::observe::snapshot::{Disk, Postgres};
@@ -149,7 +149,7 @@ pub async fn check_connection(session: &Session, address: &str, port: u16) -> Re
         Ok((false, warnings)) if warnings.is_empty() => {
             Err(format!("{} cannot connect to {address}:{port}", session.node()))
         }
-        Ok((false, warnings)) => Err(format!("{}: {}", session.node(), warnings.join("; "))),
+        Ok((false, warnings)) => Err(format!("{}: {}", session.node(), one_line(&warnings.join("; ")))),
         Err(SqlError::Refused { refusal: Refusal::RemoteUnreachable, words, .. }) => {
             Err(format!("{}: {words}", session.node()))
         }

@@ -171,13 +171,28 @@ impl Drop for Session {
     }
 }
 
+/// An answer that is waited for. Dropped before it came, it gives the session up.
+struct Unfinished<'a>(Option<&'a Session>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.0 {
+            session.give_up();
+        }
+    }
+}
+
 impl Call<'_> {
     /// Waits for an answer of the server.
     pub(super) async fn wait<T>(
         &self,
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, SqlError> {
-        match tokio::time::timeout_at(self.until, answer).await {
+        // Also when nobody waits for this call any longer: the next one must not queue behind it, or read its answer.
+        let mut unfinished = Unfinished(Some(self.session));
+        let answer = tokio::time::timeout_at(self.until, answer).await;
+        unfinished.0 = None;
+        match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
                 // Whatever is not an answer of the server leaves the two sides at odds.
@@ -187,8 +202,7 @@ impl Call<'_> {
                 Err(SqlError::doing(&self.session.node, self.doing, &error))
             }
             Err(_) => {
-                self.session.given_up.store(true, Ordering::Relaxed);
-                self.session.cancel();
+                self.session.give_up();
                 Err(self.too_late())
             }
         }

@@ -90,6 +90,7 @@ async fn nodes_are_registered(coordinator: &Server, first: &Server, second: &Ser
     assert_eq!(check_connection(&session, "127.0.0.1", first.port).await, Ok(()));
     let unreachable = check_connection(&session, "127.0.0.1", 1).await.unwrap_err();
     assert!(unreachable.contains("shop-coordinator") && unreachable.contains("127.0.0.1"), "{unreachable}");
+    assert!(!unreachable.contains('\n'), "one line: {unreachable:?}");
 
     let error = commands::add_node(&session, "127.0.0.1", 1).await.unwrap_err();
     assert_eq!(error.refusal(), Some(Refusal::RemoteUnreachable), "{error}");
@@ -133,7 +134,11 @@ async fn the_owner_can_log_in_and_its_password_is_not_logged(coordinator: &Serve
         !log.contains("secret-of-the-shop") && !log.contains("SCRAM-SHA-256$"),
         "the log holds a secret: {log}"
     );
-    assert!(observe_citus(&session, &CATALOG).await.unwrap().owner_exists);
+    for uid in ["u1", "u2"] {
+        commands::note_owner_secret(&session, DATABASE, uid).await.unwrap();
+    }
+    let citus = observe_citus(&session, &CATALOG).await.unwrap();
+    assert_eq!((citus.owner_exists, citus.owner_secret.as_deref()), (true, Some("u2")));
 }
 
 fn schema(sql: &str) -> Schema<'_> {

@@ -16,7 +16,7 @@ use dialog_operator::{
 };
 
 use crate::{
-    harness::{Cluster, DATABASE, OnlyCitus, Server, Signal, eventually, skipped},
+    harness::{Cluster, DATABASE, OnlyCitus, Server, Signal, eventually, run_statements, skipped},
     moves::{EVEN, catalog, job, with_dialogs},
 };
 
@@ -225,6 +225,7 @@ async fn move_it(cluster: &Cluster) {
 async fn a_silent_server_does_not_hold_anybody_up() {
     let server = Server::start("shop-worker-0", "").await;
     server.prepare().await;
+    a_call_that_nobody_waits_for_is_ended(&server).await;
     let session = server.session(DATABASE).await;
     let other = server.session(DATABASE).await;
     // The process of the session goes silent, and with it whatever is asked of it.
@@ -254,6 +255,21 @@ async fn a_silent_server_does_not_hold_anybody_up() {
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     server.signal(Signal::Continue);
     server.session(DATABASE).await;
+}
+
+async fn a_call_that_nobody_waits_for_is_ended(server: &Server) {
+    let session = server.session("postgres").await;
+    let locked = server.client("postgres").await.unwrap();
+    locked.simple_query("BEGIN; LOCK pg_db_role_setting IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(500), observe_node(&session, &NODE)).await;
+    assert!(waiting.is_err(), "it waits for the lock: {waiting:?}");
+    assert!(session.is_broken(), "what it would answer is not for the next one");
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    eventually("the server stops waiting, too", Duration::from_secs(5), async || {
+        let rows = run_statements(&locked, &[waits]).await.unwrap();
+        if rows == ["0"] { Ok(()) } else { Err(rows) }
+    })
+    .await;
 }
 
 fn key(pod_uid: &str) -> SessionKey {
