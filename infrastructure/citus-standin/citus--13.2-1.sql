@@ -594,18 +594,7 @@ BEGIN
   DELETE FROM pg_dist_placement WHERE groupid = n.groupid;    -- of reference tables
   DELETE FROM pg_dist_node WHERE nodeid = n.nodeid;
   PERFORM standin.sync_metadata();
-  IF n.groupid <> 0 THEN
-    DECLARE conn text;
-    BEGIN
-      conn := standin.open($1, $2);
-      PERFORM standin.run(conn, (SELECT coalesce(string_agg(format('DROP TABLE IF EXISTS %s;', standin.qualified(logicalrelid)), ''), '') FROM pg_dist_partition)
-        || 'DELETE FROM pg_dist_placement; DELETE FROM pg_dist_shard; DELETE FROM pg_dist_partition; DELETE FROM pg_dist_colocation;'
-           'DELETE FROM pg_dist_node; UPDATE pg_dist_local_group SET groupid = 0');
-      PERFORM standin.close(conn);
-    EXCEPTION WHEN OTHERS THEN
-      RAISE WARNING 'could not clear the metadata of the removed node: %', SQLERRM;
-    END;
-  END IF;
+  -- The node itself is not told, in Citus neither: it keeps its tables and its copy of the metadata.
 END $$;
 
 CREATE FUNCTION citus_disable_node(nodename text, nodeport int, synchronous bool DEFAULT false)
@@ -1250,8 +1239,8 @@ BEGIN
   END IF;
   SELECT array_agg(shard_name(logicalrelid, shardid, false) ORDER BY shardid) INTO names FROM pg_dist_shard WHERE shardid = ANY (shards);
 
-  -- what an earlier attempt left
-  IF EXISTS (SELECT FROM pg_dist_cleanup WHERE object_name = ANY (names)) THEN
+  -- what earlier moves left, of this shard and of others
+  IF EXISTS (SELECT FROM pg_dist_cleanup) THEN
     PERFORM standin.run_apart('CALL citus_cleanup_orphaned_resources()');
   END IF;
   SELECT object_name INTO left_over FROM pg_dist_cleanup WHERE object_type = 1 AND object_name = ANY (names) LIMIT 1;
