@@ -236,6 +236,26 @@ fn an_operator_started_with_another_cluster_domain_registers_nobody_twice() {
     assert_serves(&world);
 }
 
+#[test]
+fn a_node_whose_names_are_taken_is_not_made_and_the_others_serve_on() {
+    let mut world = born(1);
+    for (kind, name) in [("ConfigMap", "dialogs-worker-1"), ("Service", "dialogs-worker-2")] {
+        world.put_stranger(kind, name);
+    }
+    world.edit(|spec| spec.workers.replicas = 4);
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    assert_eq!(condition(&world, "Ready"), "True");
+    for node in ["dialogs-worker-1", "dialogs-worker-2"] {
+        assert!(!world.objects.contains_key(&format!("StatefulSet/{node}")), "{node}");
+    }
+    assert!(world.objects.contains_key("StatefulSet/dialogs-worker-3"));
+    world.objects.remove("ConfigMap/dialogs-worker-1");
+    world.objects.remove("Service/dialogs-worker-2");
+    settle(&mut world);
+    assert_serves(&world);
+}
+
 /// What people and the world do to a cluster.
 #[derive(Clone, Debug)]
 enum Happening {

@@ -59,8 +59,12 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
         }
     }
     let initialise = if identity.is_none() { Initialise::Allowed } else { Initialise::Forbidden };
-    ensure(view, resources::node_service(&inputs, node), plan);
-    ensure(view, resources::config_map(&inputs, node, &wanted.parameters, initialise), plan);
+    let service = ensure(view, resources::node_service(&inputs, node), plan);
+    let config = ensure(view, resources::config_map(&inputs, node, &wanted.parameters, initialise), plan);
+    // A pod would mount a stranger's ConfigMap, and hide behind a stranger's Service.
+    if !(service && config) {
+        return;
+    }
     // Only made here; `grow_volumes` brings it up to date, after everything else.
     if view.object("PersistentVolumeClaim", &claim).is_none() {
         ensure(view, resources::volume_claim(&inputs, node, &claim, identity), plan);
@@ -160,9 +164,10 @@ fn secret(view: View, kind: SecretKind, plan: &mut Plan) {
     }
 }
 
-fn ensure(view: View, want: Rendered, plan: &mut Plan) {
+/// Says whether the name is free or ours.
+fn ensure(view: View, want: Rendered, plan: &mut Plan) -> bool {
     if !is_free(view, &want.kind, &want.name, plan) {
-        return;
+        return false;
     }
     match view.object(&want.kind, &want.name) {
         None => {
@@ -177,6 +182,7 @@ fn ensure(view: View, want: Rendered, plan: &mut Plan) {
             }
         }
     }
+    true
 }
 
 /// Whether a name is free or ours. A stranger's object is left alone.

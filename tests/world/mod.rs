@@ -167,6 +167,18 @@ impl World {
             && self.pods.get(&node).is_some_and(|pod| pod.starts_in == 0 && pod.booted.is_some())
     }
 
+    /// Somebody else's object with one of our names.
+    pub fn put_stranger(&mut self, kind: &str, name: &str) {
+        let live = LiveObject {
+            uid: self.id(),
+            ownership: Ownership::Stranger,
+            created_at: self.now,
+            deleting: false,
+            json: json!({"metadata": {"name": name}}),
+        };
+        self.objects.insert(format!("{kind}/{name}"), live);
+    }
+
     /// The DialogCluster is deleted, everything with an owner reference goes with it, and it is made again.
     pub fn delete_and_make_again(&mut self) {
         self.objects.retain(|key, _| key.starts_with("PersistentVolumeClaim/"));
