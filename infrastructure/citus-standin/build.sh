@@ -16,7 +16,7 @@ fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp "$here"/Makefile "$here"/*.c "$here"/*.h "$here"/*.sql "$here"/*.control "$work"
+cp -r "$here"/{Makefile,sql} "$here"/*.c "$here"/*.h "$here"/*.control "$work"
 make -s -C "$work" PG_CONFIG=$pg_config with_llvm=no >&2
 lib=$dest/usr/lib/postgresql/15/lib
 extension=$dest/usr/share/postgresql/15/extension

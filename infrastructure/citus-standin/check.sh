@@ -71,6 +71,7 @@ eventually() {
   local got='' i
   for i in $(seq 300); do
     got=$(sql "$2") || true
+    # shellcheck disable=SC2053 # a pattern
     if [[ $got == $3 ]]; then echo "ok - $1"; return; fi
     sleep 0.2
   done

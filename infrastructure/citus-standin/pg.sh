@@ -29,7 +29,7 @@ elif [ "${DIALOG_CITUS:-}" = citus ]; then
 fi
 
 # The cache is keyed by what goes into it: these sources and the server they are built for.
-hash=$( (cd "$here" && cat Makefile ./*.c ./*.h ./*.sql ./*.control build.sh pg.sh && $lib/bin/postgres --version) | sha256sum | cut -c1-16)
+hash=$( (cd "$here" && cat Makefile ./*.c ./*.h sql/*.sql ./*.control build.sh pg.sh && $lib/bin/postgres --version) | sha256sum | cut -c1-16)
 if [ "$(id -u)" = 0 ]; then
   cache=/var/cache/dialog-operator    # a server does not run as root, and others cannot get into root's home
 else
