@@ -127,7 +127,8 @@ DECLARE r record;
 BEGIN
   FOR r IN SELECT relname, relkind FROM pg_class
            WHERE relnamespace = 'citus'::regnamespace AND relkind IN ('r', 'S') LOOP
-    EXECUTE format('ALTER %s citus.%I SET SCHEMA pg_catalog', CASE r.relkind WHEN 'r' THEN 'TABLE' ELSE 'SEQUENCE' END, r.relname);
+    EXECUTE format('ALTER %s citus.%I SET SCHEMA pg_catalog', CASE r.relkind WHEN 'r' THEN 'TABLE' ELSE 'SEQUENCE' END,
+      r.relname);
     IF r.relname <> 'pg_dist_authinfo' THEN
       EXECUTE format('GRANT SELECT ON pg_catalog.%I TO PUBLIC', r.relname);
     END IF;

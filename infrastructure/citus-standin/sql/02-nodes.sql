@@ -9,7 +9,8 @@ CREATE FUNCTION worker_hash(value "any") RETURNS int AS 'MODULE_PATHNAME', 'stan
 
 -- postgres_fdw and dblink without their extensions, which CREATE EXTENSION citus could not bring along by itself.
 CREATE FUNCTION standin.fdw_handler() RETURNS fdw_handler AS '$libdir/postgres_fdw', 'postgres_fdw_handler' LANGUAGE c STRICT;
-CREATE FUNCTION standin.fdw_validator(text[], oid) RETURNS void AS '$libdir/postgres_fdw', 'postgres_fdw_validator' LANGUAGE c STRICT;
+CREATE FUNCTION standin.fdw_validator(text[], oid) RETURNS void AS '$libdir/postgres_fdw',
+  'postgres_fdw_validator' LANGUAGE c STRICT;
 CREATE FOREIGN DATA WRAPPER citus HANDLER standin.fdw_handler VALIDATOR standin.fdw_validator;
 CREATE FUNCTION standin.dblink_connect(text, text) RETURNS text AS '$libdir/dblink', 'dblink_connect' LANGUAGE c STRICT;
 CREATE FUNCTION standin.dblink_disconnect(text) RETURNS text AS '$libdir/dblink', 'dblink_disconnect' LANGUAGE c STRICT;
@@ -37,7 +38,8 @@ LANGUAGE sql STRICT SECURITY DEFINER AS $$ SELECT standin.disk(true), standin.di
 
 -- Keywords and values of citus.node_conninfo.
 CREATE FUNCTION standin.node_conninfo() RETURNS TABLE (keyword text, value text) LANGUAGE sql STABLE AS $$
-  SELECT m[1], CASE WHEN m[2] LIKE '''%' THEN regexp_replace(substr(m[2], 2, length(m[2]) - 2), '\\(.)', '\1', 'g') ELSE m[2] END
+  SELECT m[1], CASE WHEN m[2] LIKE '''%' THEN regexp_replace(substr(m[2], 2, length(m[2]) - 2), '\\(.)', '\1', 'g')
+    ELSE m[2] END
   FROM regexp_matches(current_setting('citus.node_conninfo'), $re$(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|\S+)$re$, 'g') m
 $$;
 
@@ -187,7 +189,8 @@ BEGIN
     EXCEPTION
       WHEN connection_failure THEN
         success := false;
-        SELECT format('failed to connect to %s:%s', n.nodename, n.nodeport) INTO result FROM pg_dist_node n WHERE n.nodeid = run_on.nodeid;
+        SELECT format('failed to connect to %s:%s', n.nodename, n.nodeport) INTO result FROM pg_dist_node n
+          WHERE n.nodeid = run_on.nodeid;
       WHEN OTHERS THEN
         success := false;
         result := 'ERROR:  ' || SQLERRM;
@@ -200,7 +203,8 @@ CREATE FUNCTION run_command_on_workers(command text, parallel bool DEFAULT true,
                                        OUT nodename text, OUT nodeport int, OUT success bool, OUT result text)
 RETURNS SETOF record LANGUAGE sql AS $$
   SELECT n.nodename, n.nodeport, r.success, r.result
-  FROM standin.run_on(ARRAY(SELECT nodeid FROM pg_dist_node WHERE isactive AND groupid <> 0 ORDER BY nodename, nodeport), command) r
+  FROM standin.run_on(ARRAY(SELECT nodeid FROM pg_dist_node WHERE isactive AND groupid <> 0 ORDER BY nodename, nodeport),
+    command) r
   JOIN pg_dist_node n USING (nodeid)
 $$;
 CREATE FUNCTION run_command_on_all_nodes(command text, parallel bool DEFAULT true,
@@ -223,8 +227,10 @@ DECLARE
 BEGIN
   FOR n IN SELECT * FROM pg_dist_node WHERE groupid <> 0 AND isactive LOOP
     BEGIN
-      FOR x IN SELECT jsonb_array_elements(standin.query(n.nodeid, 'SELECT gid FROM pg_prepared_xacts WHERE gid LIKE ''citus\_0\_%'' AND database = current_database()')) LOOP
-        PERFORM standin.run(n.nodeid, format('%s PREPARED %L', CASE WHEN EXISTS (SELECT FROM pg_dist_transaction t WHERE t.groupid = n.groupid AND gid = x->>'gid')
+      FOR x IN SELECT jsonb_array_elements(standin.query(n.nodeid,
+        'SELECT gid FROM pg_prepared_xacts WHERE gid LIKE ''citus\_0\_%'' AND database = current_database()')) LOOP
+        PERFORM standin.run(n.nodeid, format('%s PREPARED %L', CASE WHEN EXISTS (SELECT FROM pg_dist_transaction t
+          WHERE t.groupid = n.groupid AND gid = x->>'gid')
                                                                 THEN 'COMMIT' ELSE 'ROLLBACK' END, x->>'gid'));
         DELETE FROM pg_dist_transaction t WHERE t.groupid = n.groupid AND gid = x->>'gid';
         ended := ended + 1;

@@ -19,7 +19,8 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT array_agg(k || '=' || v) AS wanted
       FROM (VALUES ('host', nodename), ('port', nodeport::text), ('dbname', current_database()::text),
-                   ('application_name', 'citus_internal'), ('fetch_size', '10000'), ('batch_size', '500'), ('async_capable', 'true')
+                   ('application_name', 'citus_internal'), ('fetch_size', '10000'), ('batch_size', '500'),
+                     ('async_capable', 'true')
             UNION ALL SELECT * FROM standin.node_conninfo()) o(k, v)) o
     LEFT JOIN pg_foreign_server s ON s.srvname = 'citus_' || nodeid
   LOOP
@@ -28,8 +29,10 @@ BEGIN
     END IF;
     IF n.differs THEN
       EXECUTE (SELECT format('ALTER SERVER %I OPTIONS (%s)', n.server, string_agg(change, ', '))
-        FROM (SELECT format('%s %I %L', CASE WHEN had THEN 'SET' ELSE 'ADD' END, split_part(w, '=', 1), substr(w, strpos(w, '=') + 1)) change
-              FROM unnest(n.wanted) w, LATERAL (SELECT EXISTS (SELECT FROM unnest(n.old) x WHERE split_part(x, '=', 1) = split_part(w, '=', 1)) had) h
+        FROM (SELECT format('%s %I %L', CASE WHEN had THEN 'SET' ELSE 'ADD' END, split_part(w, '=', 1),
+          substr(w, strpos(w, '=') + 1)) change
+              FROM unnest(n.wanted) w, LATERAL (SELECT EXISTS (SELECT FROM unnest(n.old) x
+                WHERE split_part(x, '=', 1) = split_part(w, '=', 1)) had) h
               UNION ALL
               SELECT format('DROP %I', split_part(x, '=', 1)) FROM unnest(n.old) x
               WHERE split_part(x, '=', 1) NOT IN (SELECT split_part(w, '=', 1) FROM unnest(n.wanted) w)) c);
@@ -42,7 +45,8 @@ BEGIN
   FOR r IN SELECT rolname, srvname FROM pg_roles, pg_foreign_server s
            WHERE rolname !~ '^pg_' AND s.srvfdw = (SELECT oid FROM pg_foreign_data_wrapper WHERE fdwname = 'citus')
              AND NOT EXISTS (SELECT FROM pg_user_mapping m WHERE m.umserver = s.oid AND m.umuser = pg_roles.oid) LOOP
-    EXECUTE format('CREATE USER MAPPING FOR %I SERVER %I OPTIONS (user %L, password_required ''false'')', r.rolname, r.srvname, r.rolname);
+    EXECUTE format('CREATE USER MAPPING FOR %I SERVER %I OPTIONS (user %L, password_required ''false'')', r.rolname,
+      r.srvname, r.rolname);
   END LOOP;
 END $$;
 
@@ -52,8 +56,10 @@ CREATE FUNCTION standin.roles_sql() RETURNS text LANGUAGE sql STABLE AS $$
     format('DO $role$ BEGIN IF to_regrole(%L) IS NULL THEN CREATE ROLE %I; END IF; END $role$; ALTER ROLE %2$I %s %s %s %s %s %s CONNECTION LIMIT %s PASSWORD %s;',
       quote_ident(rolname), rolname,
       CASE WHEN rolsuper THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END, CASE WHEN rolinherit THEN 'INHERIT' ELSE 'NOINHERIT' END,
-      CASE WHEN rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END, CASE WHEN rolcreatedb THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
-      CASE WHEN rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN rolreplication THEN 'REPLICATION' ELSE 'NOREPLICATION' END,
+      CASE WHEN rolcreaterole THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END,
+        CASE WHEN rolcreatedb THEN 'CREATEDB' ELSE 'NOCREATEDB' END,
+      CASE WHEN rolcanlogin THEN 'LOGIN' ELSE 'NOLOGIN' END, CASE WHEN rolreplication THEN 'REPLICATION'
+        ELSE 'NOREPLICATION' END,
       rolconnlimit, coalesce(quote_literal(rolpassword), 'NULL')), ' ' ORDER BY oid), '')
     || coalesce((SELECT string_agg(format('GRANT %I TO %I%s;', pg_get_userbyid(roleid), pg_get_userbyid(member),
                                           CASE WHEN admin_option THEN ' WITH ADMIN OPTION' ELSE '' END), ' ')
@@ -64,7 +70,8 @@ $$;
 -- Called by the extension's hook after each statement about roles.
 CREATE FUNCTION standin.sync_roles() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 BEGIN
-  IF citus_is_coordinator() AND current_setting('citus.enable_create_role_propagation')::bool AND current_setting('citus.enable_ddl_propagation')::bool THEN
+  IF citus_is_coordinator() AND current_setting('citus.enable_create_role_propagation')::bool
+    AND current_setting('citus.enable_ddl_propagation')::bool THEN
     PERFORM standin.one_at_a_time();
     PERFORM standin.run(nodeid, standin.roles_sql()) FROM pg_dist_node WHERE groupid <> 0 AND isactive ORDER BY nodeid;
     PERFORM standin.sync_servers();
@@ -78,7 +85,8 @@ BEGIN
   FOR r IN SELECT srvname FROM pg_user_mappings WHERE usename = rolename LOOP
     EXECUTE format('DROP USER MAPPING FOR %I SERVER %I', rolename, r.srvname);
   END LOOP;
-  FOR r IN SELECT DISTINCT c.oid::regclass AS behind FROM pg_class c, aclexplode(relacl) WHERE relnamespace = 'standin'::regnamespace AND grantee = to_regrole(quote_ident(rolename)) LOOP
+  FOR r IN SELECT DISTINCT c.oid::regclass AS behind FROM pg_class c, aclexplode(relacl)
+    WHERE relnamespace = 'standin'::regnamespace AND grantee = to_regrole(quote_ident(rolename)) LOOP
     EXECUTE format('REVOKE ALL ON %s FROM %I', r.behind, rolename);
   END LOOP;
 END $$;
@@ -135,7 +143,8 @@ CREATE FUNCTION standin.ensure_coordinator() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM standin.one_at_a_time();
   IF EXISTS (SELECT FROM pg_dist_local_group WHERE groupid <> 0) THEN
-    RAISE EXCEPTION 'operation is not allowed on this node' USING ERRCODE = 'internal_error', HINT = 'Connect to the coordinator and run it again.';
+    RAISE EXCEPTION 'operation is not allowed on this node' USING ERRCODE = 'internal_error',
+      HINT = 'Connect to the coordinator and run it again.';
   END IF;
 END $$;
 
@@ -170,7 +179,8 @@ BEGIN
     PERFORM citus_set_coordinator_host($1, $2);
     RETURN (SELECT nodeid FROM pg_dist_node WHERE groupid = 0);
   END IF;
-  PERFORM standin.run(nodeid, 'SELECT 1') FROM pg_dist_node n WHERE n.groupid <> 0 AND isactive;    -- one silent node stops every membership call
+  PERFORM standin.run(nodeid, 'SELECT 1') FROM pg_dist_node n
+    WHERE n.groupid <> 0 AND isactive;    -- one silent node stops every membership call
   conn := standin.open($1, $2);
   version := standin.run(conn, 'SELECT max(extversion) FROM pg_extension WHERE extname = ''citus''');
   PERFORM standin.close(conn);
@@ -199,10 +209,12 @@ CREATE FUNCTION standin.check_expendable(n pg_dist_node) RETURNS void LANGUAGE p
 DECLARE r record;
 BEGIN
   SELECT s.shardid, s.logicalrelid INTO r FROM pg_dist_placement p JOIN pg_dist_shard s USING (shardid)
-  WHERE p.groupid = n.groupid AND NOT EXISTS (SELECT FROM pg_dist_placement o WHERE o.shardid = p.shardid AND o.groupid <> p.groupid)
+  WHERE p.groupid = n.groupid AND NOT EXISTS (SELECT FROM pg_dist_placement o
+    WHERE o.shardid = p.shardid AND o.groupid <> p.groupid)
   ORDER BY 1 LIMIT 1;
   IF FOUND THEN
-    RAISE EXCEPTION 'cannot remove or disable the node %:% because because it contains the only shard placement for shard %', n.nodename, n.nodeport, r.shardid
+    RAISE EXCEPTION 'cannot remove or disable the node %:% because because it contains the only shard placement for shard %',
+      n.nodename, n.nodeport, r.shardid
       USING ERRCODE = 'internal_error', DETAIL = format('One of the table(s) that prevents the operation complete successfully is %s', standin.qualified(r.logicalrelid)),
             HINT = 'To proceed, either drop the tables or use undistribute_table() function to convert them to local tables';
   END IF;
@@ -214,7 +226,8 @@ BEGIN
   PERFORM standin.ensure_coordinator();
   n := standin.node($1, $2);
   IF n.groupid = 0 AND EXISTS (SELECT FROM pg_dist_node WHERE groupid <> 0) THEN
-    RAISE EXCEPTION 'cannot remove the coordinator while there are workers' USING ERRCODE = 'internal_error';    -- Citus lets this happen
+    RAISE EXCEPTION 'cannot remove the coordinator while there are workers'
+      USING ERRCODE = 'internal_error';    -- Citus lets this happen
   END IF;
   PERFORM standin.check_expendable(n);
   DELETE FROM pg_dist_placement WHERE groupid = n.groupid;    -- of reference tables

@@ -5,8 +5,10 @@
 CREATE FUNCTION standin.check_replica_identity(shards bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE rel regclass;
 BEGIN
-  FOR rel IN SELECT DISTINCT logicalrelid FROM pg_dist_shard JOIN pg_class c ON c.oid = logicalrelid WHERE shardid = ANY (shards)
-             AND relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = logicalrelid AND (indisprimary OR indisreplident)) LOOP
+  FOR rel IN SELECT DISTINCT logicalrelid FROM pg_dist_shard JOIN pg_class c ON c.oid = logicalrelid
+    WHERE shardid = ANY (shards)
+             AND relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_index
+               WHERE indrelid = logicalrelid AND (indisprimary OR indisreplident)) LOOP
     RAISE EXCEPTION 'cannot use logical replication to transfer shards of the relation % since it doesn''t have a REPLICA IDENTITY or PRIMARY KEY', (SELECT relname FROM pg_class WHERE oid = rel)
       USING ERRCODE = 'feature_not_supported',
             DETAIL = 'UPDATE and DELETE commands on the shard will error out during logical replication unless there is a REPLICA IDENTITY or PRIMARY KEY.',
@@ -15,7 +17,8 @@ BEGIN
 END $$;
 
 -- Copies shards to a node and keeps the copies up with the originals, until little is missing; returns the connections.
-CREATE FUNCTION standin.replicate(op int, names text[], source pg_dist_node, target pg_dist_node, src text, dst text) RETURNS void
+CREATE FUNCTION standin.replicate(op int, names text[], source pg_dist_node, target pg_dist_node, src text,
+  dst text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
   publication text := format('citus_shard_move_publication_%s_%s', target.nodeid, op);
@@ -24,12 +27,14 @@ DECLARE
   state jsonb;
   lsn pg_lsn;
 BEGIN
-  PERFORM standin.note(op, format('(0, 4, %1$L, %2$s), (0, 3, %3$L, %2$s), (0, 2, %4$L, %5$s)', publication, source.groupid, slot, subscription, target.groupid));
+  PERFORM standin.note(op, format('(0, 4, %1$L, %2$s), (0, 3, %3$L, %2$s), (0, 2, %4$L, %5$s)', publication, source.groupid,
+    slot, subscription, target.groupid));
   PERFORM standin.run(src, format('CREATE PUBLICATION %I FOR TABLE %s', publication, array_to_string(names, ', ')));
   BEGIN
     PERFORM standin.run(src, format('SELECT pg_create_logical_replication_slot(%L, ''pgoutput'')::text', slot));
   EXCEPTION WHEN object_not_in_prerequisite_state OR configuration_limit_exceeded THEN
-    RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = 'ERROR:  ' || SQLERRM, DETAIL = format('while executing command on %s:%s', source.nodename, source.nodeport);
+    RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = 'ERROR:  ' || SQLERRM,
+      DETAIL = format('while executing command on %s:%s', source.nodename, source.nodeport);
   END;
   PERFORM standin.run(dst, format('CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (create_slot = false, slot_name = %L)',
                                   subscription, standin.conninfo(source.nodename, source.nodeport), publication, slot));
@@ -57,7 +62,8 @@ BEGIN
   PERFORM standin.run(dst, 'SELECT pg_logical_emit_message(true, ''citus'', '''')::text');
 END $$;
 
-CREATE FUNCTION citus_move_shard_placement(shard_id bigint, source_node_id int, target_node_id int, transfer_mode citus.shard_transfer_mode DEFAULT 'auto')
+CREATE FUNCTION citus_move_shard_placement(shard_id bigint, source_node_id int, target_node_id int,
+  transfer_mode citus.shard_transfer_mode DEFAULT 'auto')
 RETURNS void LANGUAGE plpgsql STRICT SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
   s pg_dist_node; t pg_dist_node;
@@ -83,21 +89,26 @@ BEGIN
     RAISE EXCEPTION 'cannot move shard to the same node' USING ERRCODE = 'internal_error';
   END IF;
   IF NOT pg_try_advisory_xact_lock(1667855222, shards[1]::int) THEN
-    RAISE EXCEPTION 'could not acquire the lock required to move %', standin.qualified((SELECT logicalrelid FROM pg_dist_shard WHERE shardid = shard_id))
+    RAISE EXCEPTION 'could not acquire the lock required to move %',
+      standin.qualified((SELECT logicalrelid FROM pg_dist_shard WHERE shardid = shard_id))
       USING ERRCODE = 'internal_error', DETAIL = 'It means that either a concurrent shard move or colocated distributed table creation is happening.';
   END IF;
-  PERFORM pg_advisory_xact_lock_shared(1667855221, (SELECT colocationid FROM pg_dist_shard JOIN pg_dist_partition USING (logicalrelid) WHERE shardid = shard_id));
+  PERFORM pg_advisory_xact_lock_shared(1667855221, (SELECT colocationid FROM pg_dist_shard
+    JOIN pg_dist_partition USING (logicalrelid) WHERE shardid = shard_id));
   shards := standin.colocated(shard_id);
   IF EXISTS (SELECT FROM pg_dist_placement WHERE shardid = shard_id AND groupid = t.groupid) THEN
-    RAISE WARNING 'shard is already present on node %:%', t.nodename, t.nodeport USING DETAIL = 'Move may have already completed.';
+    RAISE WARNING 'shard is already present on node %:%', t.nodename,
+      t.nodeport USING DETAIL = 'Move may have already completed.';
     RETURN;
   ELSIF NOT EXISTS (SELECT FROM pg_dist_placement WHERE shardid = shard_id AND groupid = s.groupid) THEN
-    RAISE EXCEPTION 'could not find placement matching "%:%"', s.nodename, s.nodeport USING ERRCODE = 'internal_error', HINT = 'Confirm the placement still exists and try again.';
+    RAISE EXCEPTION 'could not find placement matching "%:%"', s.nodename, s.nodeport USING ERRCODE = 'internal_error',
+      HINT = 'Confirm the placement still exists and try again.';
   END IF;
   IF transfer_mode = 'auto' THEN
     PERFORM standin.check_replica_identity(shards);
   END IF;
-  SELECT array_agg(shard_name(logicalrelid, shardid, false) ORDER BY shardid) INTO names FROM pg_dist_shard WHERE shardid = ANY (shards);
+  SELECT array_agg(shard_name(logicalrelid, shardid, false) ORDER BY shardid) INTO names FROM pg_dist_shard
+    WHERE shardid = ANY (shards);
 
   -- what earlier moves left, of this shard and of others
   IF EXISTS (SELECT FROM pg_dist_cleanup) THEN
@@ -105,7 +116,8 @@ BEGIN
   END IF;
   SELECT object_name INTO left_over FROM pg_dist_cleanup WHERE object_type = 1 AND object_name = ANY (names) LIMIT 1;
   IF FOUND THEN
-    RAISE EXCEPTION 'shard move failed as the orphaned shard % leftover from the previous move could not be cleaned up', left_over USING ERRCODE = 'internal_error';
+    RAISE EXCEPTION 'shard move failed as the orphaned shard % leftover from the previous move could not be cleaned up',
+      left_over USING ERRCODE = 'internal_error';
   END IF;
 
   op := nextval('pg_dist_operationid_seq');
@@ -113,7 +125,8 @@ BEGIN
   dst := standin.open(t.nodename, t.nodeport);
   PERFORM standin.note(op, (SELECT string_agg(format('(1, 1, %L, %s)', n, t.groupid), ', ') FROM unnest(names) n));
   -- a node that was removed and came back may still have what no row in pg_dist_cleanup tells of
-  PERFORM standin.run(dst, (SELECT string_agg(format('DROP TABLE IF EXISTS %s CASCADE;', shard_name(logicalrelid, shardid, false)) || standin.table_sql(logicalrelid, shardid), '' ORDER BY shardid)
+  PERFORM standin.run(dst, (SELECT string_agg(format('DROP TABLE IF EXISTS %s CASCADE;',
+    shard_name(logicalrelid, shardid, false)) || standin.table_sql(logicalrelid, shardid), '' ORDER BY shardid)
                             FROM pg_dist_shard WHERE shardid = ANY (shards)));
   IF transfer_mode <> 'block_writes' THEN
     PERFORM standin.replicate(op, names, s, t, src, dst);
@@ -129,10 +142,15 @@ BEGIN
     PERFORM standin.wait_for_rest(op, src, dst);
   ELSE
     FOR r IN SELECT shardid, nspname, standin.shard_object(relname, shardid) AS shard,
-               (SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '') AS definitions,
-               (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '') AS columns
-             FROM pg_dist_shard JOIN pg_class c ON c.oid = logicalrelid JOIN pg_namespace n ON n.oid = relnamespace WHERE shardid = ANY (shards) LOOP
-      EXECUTE format('CREATE FOREIGN TABLE standin.copy_%s (%s) SERVER %I OPTIONS (schema_name %L, table_name %L)', r.shardid, r.definitions, 'citus_' || t.nodeid, r.nspname, r.shard);
+               (SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum)
+                 FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+                 AND attgenerated = '') AS definitions,
+               (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+                 WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '') AS columns
+             FROM pg_dist_shard JOIN pg_class c ON c.oid = logicalrelid JOIN pg_namespace n ON n.oid = relnamespace
+               WHERE shardid = ANY (shards) LOOP
+      EXECUTE format('CREATE FOREIGN TABLE standin.copy_%s (%s) SERVER %I OPTIONS (schema_name %L, table_name %L)', r.shardid,
+        r.definitions, 'citus_' || t.nodeid, r.nspname, r.shard);
       EXECUTE format('INSERT INTO standin.copy_%s (%s) SELECT %2$s FROM standin.shard_%1$s', r.shardid, r.columns);
       EXECUTE format('DROP FOREIGN TABLE standin.copy_%s', r.shardid);
     END LOOP;
@@ -142,15 +160,18 @@ BEGIN
   UPDATE pg_depend d SET refobjid = fs.oid FROM pg_foreign_server fs
   WHERE fs.srvname = 'citus_' || t.nodeid AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_foreign_server'::regclass
     AND d.objid IN (SELECT to_regclass('standin.shard_' || id) FROM unnest(shards) id);
-  UPDATE pg_dist_placement SET groupid = t.groupid, placementid = nextval('pg_dist_placement_placementid_seq') WHERE shardid = ANY (shards) AND groupid = s.groupid;
+  UPDATE pg_dist_placement SET groupid = t.groupid, placementid = nextval('pg_dist_placement_placementid_seq')
+    WHERE shardid = ANY (shards) AND groupid = s.groupid;
   PERFORM standin.run(c, format('UPDATE pg_dist_placement p SET groupid = %s, placementid = n.id FROM (VALUES %s) n(shard, id) WHERE p.shardid = n.shard', t.groupid,
-    (SELECT string_agg(format('(%s, %s)', shardid, placementid), ', ') FROM pg_dist_placement WHERE shardid = ANY (shards)))) FROM unnest(others) c;
+    (SELECT string_agg(format('(%s, %s)', shardid, placementid), ', ') FROM pg_dist_placement WHERE shardid = ANY (shards))))
+      FROM unnest(others) c;
   -- The copies are wanted now; the originals go later, when no query reads them any more.
   UPDATE pg_dist_cleanup SET policy_type = 2, node_group_id = s.groupid WHERE operation_id = op AND object_type = 1;
   PERFORM standin.close(c) FROM unnest(others) c;
 END $$;
 
-CREATE FUNCTION citus_move_shard_placement(shard_id bigint, source_node_name text, source_node_port int, target_node_name text, target_node_port int,
+CREATE FUNCTION citus_move_shard_placement(shard_id bigint, source_node_name text, source_node_port int,
+  target_node_name text, target_node_port int,
                                            shard_transfer_mode citus.shard_transfer_mode DEFAULT 'auto') RETURNS void LANGUAGE sql STRICT AS
 $$ SELECT citus_move_shard_placement($1, (standin.node($2, $3)).nodeid, (standin.node($4, $5)).nodeid, $6) $$;
 
@@ -171,7 +192,8 @@ BEGIN
                 WHERE object_type = ANY (types) ORDER BY operation_id, array_position('{2,3,4,1}', object_type), record_id LOOP
     CONTINUE WHEN NOT pg_try_advisory_xact_lock(1667855220, op);
     -- Looked at again behind the lock: a move that has just ended makes the row mean the other copy.
-    SELECT c.*, nodeid INTO r FROM pg_dist_cleanup c LEFT JOIN pg_dist_node n ON n.groupid = c.node_group_id WHERE record_id = id;
+    SELECT c.*, nodeid INTO r FROM pg_dist_cleanup c LEFT JOIN pg_dist_node n ON n.groupid = c.node_group_id
+      WHERE record_id = id;
     CONTINUE WHEN NOT FOUND;
     BEGIN
       IF r.nodeid IS NULL THEN
