@@ -172,6 +172,8 @@ async fn membership(
 ) -> Result<tokio_postgres::Row, SqlError> {
     let (mut client, call) = session.call(doing, CLUSTER_WRITE).await?;
     let transaction = begin(&mut client, &call, Duration::from_secs(15), CLUSTER_WRITE).await?;
+    // A new node is given the roles that there are.
+    call.wait(transaction.batch_execute(QUIET)).await?;
     let parameters: &[Parameter<'_>] = &[(&address.host, Type::TEXT), (&address.port, Type::INT4)];
     let row = call.wait(transaction.query_typed_one(statement, parameters)).await?;
     call.wait(transaction.commit()).await?;
@@ -204,6 +206,13 @@ pub(super) async fn begin<'a>(
     Ok(transaction)
 }
 
+/// For transactions in which roles are made, here or (Citus passes SET LOCAL on first) on workers: no log shows the
+/// verifier of a password.
+const QUIET: &str = "SET LOCAL citus.propagate_set_commands = 'local'; SET LOCAL log_statement = 'none';
+    SET LOCAL log_min_error_statement = 'panic'; SET LOCAL log_min_duration_statement = -1;
+    SET LOCAL log_min_duration_sample = -1; SET LOCAL log_transaction_sample_rate = 0;
+    SET LOCAL citus.log_remote_commands = off";
+
 /// Makes the application's role, or gives it this password, and lets it make tables of its own: it owns the database
 /// and may create in `public`. Citus takes all of it to the workers, also to those that come later.
 ///
@@ -219,10 +228,7 @@ pub async fn create_owner(
 ) -> Result<(), SqlError> {
     let (mut client, call) = session.call("CREATE ROLE", CLUSTER_WRITE).await?;
     let transaction = begin(&mut client, &call, Duration::from_secs(15), CLUSTER_WRITE).await?;
-    let quiet = "SET LOCAL log_statement = 'none'; SET LOCAL log_min_error_statement = 'panic';
-        SET LOCAL log_min_duration_statement = -1; SET LOCAL log_min_duration_sample = -1;
-        SET LOCAL log_transaction_sample_rate = 0; SET LOCAL log_parser_stats = off";
-    call.wait(transaction.batch_execute(quiet)).await?;
+    call.wait(transaction.batch_execute(QUIET)).await?;
     let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)";
     let exists = call.wait(transaction.query_typed_one(exists, &[(&owner, Type::TEXT)])).await?;
     let exists: bool = exists.try_get(0).map_err(|error| call.misunderstood(&error))?;

@@ -99,8 +99,8 @@ pub enum Refusal {
     StrategyUnknown,
     /// A catalog of Citus is not there: the database does not have the extension, or another version of it.
     NoExtension,
-    /// The user's SQL wants to end the transaction it runs in.
-    TransactionControl,
+    /// The user's SQL would end the transaction it runs in, or is not SQL alone.
+    UnusableSchema,
     /// Anything else.
     Other,
 }

@@ -70,12 +70,14 @@ ORDER BY kind <> 'SCHEMA', name";
 /// Unqualified names are made in `public`.
 ///
 /// # Errors
-/// [`SqlError::Schema`] names the line and the statement; [`Refusal::TransactionControl`] when the SQL would end the
-/// transaction. After any error nothing is applied; after [`SqlError::DeadlineExceeded`] only the marker tells.
+/// [`SqlError::Schema`] names the line and the statement; [`Refusal::UnusableSchema`] when the SQL would end the
+/// transaction or is not SQL alone. After any error nothing is applied; after [`SqlError::DeadlineExceeded`] only the marker tells.
 pub async fn apply(session: &Session, schema: &Schema<'_>) -> Result<(), SqlError> {
     let statements = split(schema.sql);
-    if let Some(statement) = statements.iter().find(|statement| statement.controls_transaction()) {
-        return Err(controls_transaction(session, statement));
+    for statement in &statements {
+        if let Some(why) = statement.unusable() {
+            return Err(unusable(session, statement, why));
+        }
     }
     let (mut client, call) = session.call("the schema", LONG_WRITE).await?;
     let transaction = commands::begin(&mut client, &call, Duration::from_secs(30), LONG_WRITE).await?;
@@ -132,17 +134,14 @@ fn name_statement(error: SqlError, statement: &Statement<'_>) -> SqlError {
     }
 }
 
-fn controls_transaction(session: &Session, statement: &Statement<'_>) -> SqlError {
+fn unusable(session: &Session, statement: &Statement<'_>, why: &str) -> SqlError {
+    let (line, text) = (statement.line, statement.first_line());
     SqlError::Refused {
         node: session.node().to_owned(),
         doing: "the schema",
-        refusal: Refusal::TransactionControl,
+        refusal: Refusal::UnusableSchema,
         words: Box::new(Words {
-            message: format!(
-                "line {}, `{}`, would end the transaction in which the schema is applied: remove it",
-                statement.line,
-                statement.first_line()
-            ),
+            message: format!("line {line}, `{text}`, {why}; remove it. Nothing was applied"),
             ..Words::default()
         }),
     }

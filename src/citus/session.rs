@@ -14,6 +14,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    runtime::Handle,
     sync::MutexGuard,
     task::JoinHandle,
     time::Instant,
@@ -151,8 +152,10 @@ impl Session {
 
     /// Asks the server to stop what it does for this connection, without waiting for that.
     fn cancel(&self) {
+        // A call may also be dropped while the program ends.
+        let Ok(runtime) = Handle::try_current() else { return };
         let (token, tls) = (self.cancel.clone(), self.tls.clone());
-        tokio::spawn(tokio::time::timeout(super::connect::CONNECT_DEADLINE, async move {
+        runtime.spawn(tokio::time::timeout(super::connect::CONNECT_DEADLINE, async move {
             // There is no one left to tell: the session is given up already.
             let _ = match tls {
                 Tls::Off => token.cancel_query(NoTls).await,

@@ -1,5 +1,5 @@
-//! Splits SQL into its statements, as psql does, so that a failing one can be named and one that would end the
-//! transaction refused before anything runs. Pure text.
+//! Splits SQL into its statements, as psql does, so that a failing one can be named and one that cannot be run
+//! refused before anything is. Pure text.
 
 /// A statement of a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,16 +19,27 @@ impl Statement<'_> {
     pub(super) fn line_of(&self, position: usize) -> usize {
         self.line + self.text.chars().take(position).filter(|letter| *letter == '\n').count()
     }
-    /// It begins or ends a transaction.
-    pub(super) fn controls_transaction(&self) -> bool {
-        let mut words =
-            self.text.split(|letter: char| !letter.is_ascii_alphabetic()).map(str::to_ascii_uppercase);
-        match words.next().as_deref() {
-            Some("BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE") => {
-                true
+    /// Why it cannot be part of a script that runs as a whole in one transaction, if it cannot.
+    pub(super) fn unusable(&self) -> Option<&'static str> {
+        if self.text.starts_with('\\') {
+            return Some("is a command of psql, not SQL");
+        }
+        let words: Vec<String> = self
+            .text
+            .split(|letter: char| letter.is_whitespace() || "();,".contains(letter))
+            .filter(|word| !word.is_empty())
+            .map(str::to_ascii_uppercase)
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE", ..]
+            | ["PREPARE", "TRANSACTION", ..] => {
+                Some("would end the transaction in which the schema is applied")
             }
-            Some("PREPARE") => words.next().as_deref() == Some("TRANSACTION"),
-            _ => false,
+            ["COPY", rest @ ..] if rest.windows(2).any(|pair| pair == ["FROM", "STDIN"]) => {
+                Some("reads rows that are not there: use INSERT")
+            }
+            _ => None,
         }
     }
 }
@@ -233,21 +244,26 @@ mod tests {
     }
 
     #[rstest]
-    #[case("begin", true)]
-    #[case("COMMIT AND CHAIN", true)]
-    #[case("end;", true)]
-    #[case("prepare transaction 'x'", true)]
-    #[case("PREPARE p AS SELECT 1", false)]
-    #[case("SELECT 'COMMIT'", false)]
-    #[case("CREATE TABLE commits (a int)", false)]
-    fn what_ends_a_transaction_is_known(#[case] sql: &str, #[case] expected: bool) {
-        assert_eq!(split(sql)[0].controls_transaction(), expected);
+    #[case("begin", Some("transaction"))]
+    #[case("COMMIT AND CHAIN", Some("transaction"))]
+    #[case("end;", Some("transaction"))]
+    #[case("prepare transaction 'x'", Some("transaction"))]
+    #[case("PREPARE p AS SELECT 1", None)]
+    #[case("SELECT 'COMMIT'", None)]
+    #[case("CREATE TABLE commits (a int)", None)]
+    #[case("COPY t (a) FROM stdin", Some("INSERT"))]
+    #[case("COPY t FROM '/stdin'", None)]
+    #[case("\\set ON_ERROR_STOP on", Some("psql"))]
+    fn what_cannot_be_in_a_script_is_known(#[case] sql: &str, #[case] expected: Option<&str>) {
+        let why = split(sql)[0].unusable();
+        assert_eq!(why.is_some(), expected.is_some(), "{why:?}");
+        assert!(expected.is_none_or(|words| why.unwrap().contains(words)), "{why:?}");
     }
 
     #[test]
     fn the_built_in_schema_is_a_few_statements() {
         let statements = split(super::super::BUILT_IN_SCHEMA);
         assert!(statements.len() >= 4, "{statements:?}");
-        assert!(statements.iter().all(|statement| !statement.controls_transaction()));
+        assert!(statements.iter().all(|statement| statement.unusable().is_none()));
     }
 }

@@ -9,7 +9,7 @@ use dialog_operator::{
 };
 use secrecy::SecretString;
 
-use crate::harness::{DATABASE, OWNER, Server, run_statements};
+use crate::harness::{DATABASE, OWNER, OnlyCitus, Server, run_statements, skipped};
 
 const NODE: NodeQuestion<'_> =
     NodeQuestion { database: DATABASE, settings: &["wal_level", "no.such_setting"] };
@@ -37,9 +37,10 @@ async fn a_cluster_is_born() {
         worker.prepare().await;
     }
     nodes_are_registered(&coordinator, &first, &second).await;
-    the_owner_can_log_in_and_its_password_is_not_logged(&coordinator).await;
+    the_owner_can_log_in_and_its_password_is_not_logged(&coordinator, &first).await;
     a_failed_schema_leaves_nothing(&coordinator).await;
     the_dialogs_schema_is_applied(&coordinator, &first).await;
+    a_later_worker_gets_what_was_made_before(&coordinator, &second).await;
     reads_write_nothing(&coordinator, &first).await;
 }
 
@@ -114,7 +115,7 @@ async fn nodes_are_registered(coordinator: &Server, first: &Server, second: &Ser
     assert_eq!(seen(second, DATABASE).await.group_id, Some(0), "not a member");
 }
 
-async fn the_owner_can_log_in_and_its_password_is_not_logged(coordinator: &Server) {
+async fn the_owner_can_log_in_and_its_password_is_not_logged(coordinator: &Server, first: &Server) {
     // As in a cluster: people log in to the coordinator with a password.
     coordinator.write(
         "pg_hba.conf",
@@ -128,17 +129,28 @@ async fn the_owner_can_log_in_and_its_password_is_not_logged(coordinator: &Serve
         .await
         .unwrap();
     coordinator.client(OWNER).await.unwrap();
-    let log = coordinator.log();
-    assert!(log.contains("pg_reload_conf"), "statements are logged here: {log}");
+    assert!(coordinator.log().contains("pg_reload_conf"), "statements are logged here");
     assert!(
-        !log.contains("secret-of-the-shop") && !log.contains("SCRAM-SHA-256$"),
-        "the log holds a secret: {log}"
+        first.log().contains("pg_control_system") || first.log().contains("CREATE EXTENSION"),
+        "and here"
     );
+    assert_eq!(first.value(&format!("SELECT count(*) FROM pg_roles WHERE rolname = '{OWNER}'")).await, "1");
+    logs_no_secret(coordinator);
+    if !skipped(OnlyCitus::QuietWorkers) {
+        logs_no_secret(first);
+    }
     for uid in ["u1", "u2"] {
         commands::note_owner_secret(&session, DATABASE, uid).await.unwrap();
     }
     let citus = observe_citus(&session, &CATALOG).await.unwrap();
     assert_eq!((citus.owner_exists, citus.owner_secret.as_deref()), (true, Some("u2")));
+}
+
+fn logs_no_secret(server: &Server) {
+    let log = server.log();
+    let secret =
+        log.lines().find(|line| line.contains("secret-of-the-shop") || line.contains("SCRAM-SHA-256$"));
+    assert_eq!(secret, None, "the log of {} holds a secret", server.name);
 }
 
 fn schema(sql: &str) -> Schema<'_> {
@@ -164,7 +176,7 @@ async fn a_failed_schema_leaves_nothing(coordinator: &Server) {
 
     let error =
         apply_schema(&session, &schema("CREATE TABLE mine (a int);\nCOMMIT;\nSELECT 1/0")).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::TransactionControl), "{error}");
+    assert_eq!(error.refusal(), Some(Refusal::UnusableSchema), "{error}");
     assert!(error.to_string().contains("line 2, `COMMIT`"), "{error}");
 
     assert_eq!(coordinator.value("SELECT count(*) FROM pg_tables WHERE tablename = 'mine'").await, "0");
@@ -232,6 +244,20 @@ async fn the_dialogs_schema_is_applied(coordinator: &Server, first: &Server) {
     assert_eq!(error.sqlstate(), Some("42P07"), "{error}");
     assert_eq!(observe_citus(&session, &CATALOG).await.unwrap().schema_hash.as_deref(), Some("h1"));
     assert_eq!(coordinator.value("SELECT count(*) FROM dialogs").await, "1001");
+}
+
+async fn a_later_worker_gets_what_was_made_before(coordinator: &Server, second: &Server) {
+    let session = coordinator.session(DATABASE).await;
+    commands::add_node(&session, "127.0.0.1", second.port).await.unwrap();
+    let role = format!(
+        "SELECT rolcanlogin, has_schema_privilege(oid, 'public', 'CREATE') FROM pg_roles WHERE rolname = '{OWNER}'"
+    );
+    assert_eq!(second.value(&role).await, if skipped(OnlyCitus::LaterGrants) { "t|f" } else { "t|t" });
+    assert_eq!(second.value("SELECT count(*) FROM pg_class WHERE relname = 'dialogs'").await, "1");
+    assert_eq!(second.value("SELECT count(*) FROM places").await, "0");
+    if !skipped(OnlyCitus::QuietWorkers) {
+        logs_no_secret(second);
+    }
 }
 
 async fn reads_write_nothing(coordinator: &Server, first: &Server) {
