@@ -45,7 +45,8 @@ $$;
 
 CREATE FUNCTION standin.conninfo(host text, port int) RETURNS text LANGUAGE sql STABLE AS $$
   SELECT string_agg(format('%s=''%s''', k, regexp_replace(v, '([\\''])', '\\\1', 'g')), ' ')
-  FROM (VALUES ('connect_timeout', greatest(2, standin.ms('citus.node_connection_timeout') / 1000)::text)
+  FROM (VALUES ('connect_timeout', greatest(2, standin.ms('citus.node_connection_timeout') / 1000)::text),
+               ('options', '-c log_statement=none -c log_min_error_statement=panic')    -- passwords of roles go this way
         UNION ALL SELECT * FROM standin.node_conninfo()    -- of two the last one counts
         UNION ALL VALUES ('host', host), ('port', port::text), ('dbname', current_database()::text),
                          ('user', current_user::text), ('application_name', 'citus_internal')) o(k, v)
