@@ -10,9 +10,11 @@ use crate::api::{Desired, Node};
 pub(super) const START_SCRIPT: &str = include_str!("start.sh");
 
 /// How nodes log in to each other. Without the timeouts a host that dies leaves cached connections hanging for up to
-/// 15 minutes.
+/// 15 minutes. The last one bounds what a pod costs that came back under another address: nobody answers under the old
+/// one, and Citus neither keeps connect_timeout nor gives up a cancel request before this (with 15 s every restart of
+/// a worker held up some writes for 17 s, and the first move for 10 s).
 const NODE_CONNINFO_OPTIONS: &str =
-    "connect_timeout=5 keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=15000";
+    "connect_timeout=5 keepalives_idle=10 keepalives_interval=5 keepalives_count=3 tcp_user_timeout=5000";
 
 /// Defaults that the user may override. All but the last make moves fast: 16 moves take 100 s with PostgreSQL's own
 /// defaults and 8 s with these.
