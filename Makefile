@@ -9,12 +9,10 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## a real Kubernetes, one worker, a million messages; then two, then three, with a writer running
-	infrastructure/prerequisites.sh
-	$(CARGO) build --locked --release --bin dialog-operator --example demo
-	infrastructure/install.sh target/release/dialog-operator
-	@eval "$$($(LOCAL)/up.sh)" && target/release/examples/demo
+	infrastructure/demo/up.sh
 
-demo-down: down ## remove all that the demo made, the Kubernetes with it
+demo-down: ## remove all that the demo made, the Kubernetes with it
+	infrastructure/demo/down.sh
 
 test: ## everything: unit, property, CRD, chart and contract tests, stories on a real Kubernetes
 	infrastructure/test.sh

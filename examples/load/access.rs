@@ -73,6 +73,22 @@ impl Access {
         })
     }
 
+    /// Connects, and tries again for a while: a Service leads to a server a moment after that is ready.
+    ///
+    /// # Errors
+    /// The last one of [`Access::connect`], when patience ends.
+    pub async fn connect_within(&self, patience: Duration) -> anyhow::Result<Client> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            match self.connect().await {
+                Err(_) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                end => return end,
+            }
+        }
+    }
+
     /// Connects. The connection lives as long as the client.
     ///
     /// # Errors

@@ -49,7 +49,9 @@ pub struct Write {
 /// A try that ended in an error, whatever became of the row.
 #[derive(Clone, Debug)]
 pub struct FailedTry {
-    /// When.
+    /// When the try began.
+    pub began: Instant,
+    /// When it failed.
     pub at: Instant,
     /// In PostgreSQL's, Citus' or the connection's words.
     pub words: String,
@@ -68,16 +70,17 @@ pub struct Ledger {
     pub ended: Option<Instant>,
 }
 
-/// What a stretch of time was like for the writer.
+/// What a stretch of time was like for the writer: what *began* in it, whenever it ended. Whoever wants to be sure that
+/// nothing of before ends in it waits for [`Writer::settled`](super::writer::Writer::settled) first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
-    /// Rows under way at some time of it.
+    /// Rows.
     pub writes: usize,
     /// Rows that were given up.
     pub failed_for_good: usize,
-    /// Tries that failed in it.
+    /// Tries that failed.
     pub failed_tries: usize,
-    /// The longest time from a first try to its acknowledgement. A row under way across a border counts on both sides.
+    /// The longest time from a first try to its acknowledgement.
     pub longest: Duration,
     /// What the failed tries were told, each sentence once, at most five.
     pub words: Vec<String>,
@@ -133,18 +136,18 @@ impl Ledger {
     }
 
     fn figures(&self, stretches: &[(Instant, Option<Instant>)]) -> Figures {
-        let overlaps = |from: Instant, to: Instant| {
-            stretches.iter().any(|(begin, end)| to >= *begin && end.is_none_or(|end| from <= end))
+        let inside = |began: Instant| {
+            stretches.iter().any(|(from, to)| began >= *from && to.is_none_or(|to| began < to))
         };
         let mut figures = Figures::default();
         for write in &self.writes {
-            if overlaps(write.began, write.began + write.took) {
+            if inside(write.began) {
                 figures.writes += 1;
                 figures.failed_for_good += usize::from(!write.acknowledged);
                 figures.longest = figures.longest.max(write.took);
             }
         }
-        for failed in self.failed_tries.iter().filter(|failed| overlaps(failed.at, failed.at)) {
+        for failed in self.failed_tries.iter().filter(|failed| inside(failed.began)) {
             figures.failed_tries += 1;
             if figures.words.len() < 5 && !figures.words.contains(&failed.words) {
                 figures.words.push(failed.words.clone());
@@ -207,16 +210,16 @@ mod tests {
     }
 
     #[test]
-    fn a_row_counts_in_each_phase_that_it_touches() {
+    fn a_row_counts_where_it_began() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let ledger = Ledger {
             writes: vec![
                 write(start, 1, 0, 10, true),
-                write(start, 2, 90, 500, true),
+                write(start, 2, 110, 560, true),
                 write(start, 3, 700, 5, false),
             ],
-            failed_tries: vec![FailedTry { at: at(300), words: "gone".to_owned() }],
+            failed_tries: vec![FailedTry { began: at(110), at: at(650), words: "gone".to_owned() }],
             phases: vec![
                 (at(0), "quiet".to_owned()),
                 (at(100), "restart".to_owned()),
@@ -225,10 +228,10 @@ mod tests {
             ended: Some(at(1000)),
         };
         let quiet = ledger.phase("quiet");
-        assert_eq!((quiet.writes, quiet.failed_for_good, quiet.failed_tries), (3, 1, 0));
+        assert_eq!((quiet.writes, quiet.failed_for_good, quiet.failed_tries), (2, 1, 0));
         let restart = ledger.phase("restart");
         assert_eq!((restart.writes, restart.failed_for_good, restart.failed_tries), (1, 0, 1));
-        assert_eq!((restart.longest, restart.words), (Duration::from_millis(500), vec!["gone".to_owned()]));
+        assert_eq!((restart.longest, restart.words), (Duration::from_millis(560), vec!["gone".to_owned()]));
         assert_eq!(ledger.phase("none"), Figures::default());
     }
 

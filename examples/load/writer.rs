@@ -2,6 +2,7 @@
 //! under the same key until it is acknowledged, so that it is stored once, however often it is sent.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -56,9 +57,13 @@ impl Default for Pace {
 pub struct Writer {
     ledger: Arc<Mutex<Ledger>>,
     acknowledged: Arc<AtomicU64>,
+    /// When the row under way on each connection began.
+    under_way: UnderWay,
     stop: CancellationToken,
     connections: JoinSet<()>,
 }
+
+type UnderWay = Arc<Mutex<BTreeMap<u32, Instant>>>;
 
 impl Writer {
     /// Starts writing, in the phase of the given name. A database that cannot be reached is waited for like one that
@@ -69,16 +74,19 @@ impl Writer {
         let mut writer = Self {
             ledger: Arc::new(Mutex::new(ledger)),
             acknowledged: Arc::default(),
+            under_way: Arc::default(),
             stop: CancellationToken::new(),
             connections: JoinSet::new(),
         };
         let run: u64 = rand::random_range(1..=u64::MAX);
         for number in 0..pace.connections {
             let hand = Hand {
+                number,
                 access: access.clone(),
                 pace: pace.clone(),
                 ledger: Arc::clone(&writer.ledger),
                 acknowledged: Arc::clone(&writer.acknowledged),
+                under_way: Arc::clone(&writer.under_way),
                 stop: writer.stop.clone(),
                 next_id: u128::from(run) << 64 | u128::from(number) << 48,
                 session: None,
@@ -99,6 +107,12 @@ impl Writer {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
+    /// Whether every row that was under way at that time has come to its end.
+    #[must_use]
+    pub fn settled(&self, since: Instant) -> bool {
+        lock(&self.under_way).values().all(|began| *began > since)
+    }
+
     /// What is remembered so far.
     #[must_use]
     pub fn so_far(&self) -> Ledger {
@@ -115,16 +129,18 @@ impl Writer {
     }
 }
 
-fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
-    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One connection of a writer.
 struct Hand {
+    number: u32,
     access: Access,
     pace: Pace,
     ledger: Arc<Mutex<Ledger>>,
     acknowledged: Arc<AtomicU64>,
+    under_way: UnderWay,
     stop: CancellationToken,
     next_id: u128,
     session: Option<(Client, Statement)>,
@@ -151,9 +167,12 @@ impl Hand {
                 _ = clock.tick() => {}
             }
             let message = self.next_message();
-            let (began, acknowledged) = (Instant::now(), self.store(&message).await);
+            let began = Instant::now();
+            lock(&self.under_way).insert(self.number, began);
+            let acknowledged = self.store(&message).await;
             let write = Write { key: message.key, began, took: began.elapsed(), acknowledged };
             lock(&self.ledger).writes.push(write);
+            lock(&self.under_way).remove(&self.number);
             if acknowledged {
                 self.acknowledged.fetch_add(1, Ordering::Relaxed);
             }
@@ -183,9 +202,10 @@ impl Hand {
     async fn store(&mut self, message: &Message) -> bool {
         let deadline = Instant::now() + self.pace.patience;
         loop {
+            let began = Instant::now();
             let Err(words) = self.one_try(message).await else { return true };
             let at = Instant::now();
-            lock(&self.ledger).failed_tries.push(FailedTry { at, words });
+            lock(&self.ledger).failed_tries.push(FailedTry { began, at, words });
             if at >= deadline {
                 return false;
             }
