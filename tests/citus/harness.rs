@@ -156,10 +156,11 @@ impl Installation {
     }
 }
 
-/// Ports are not handed out twice in a run, even before a server listens.
+/// Ports are not handed out twice in a run, even before a server listens. They are below those that the kernel gives
+/// to outgoing connections (from 32768) and Kubernetes to Services (from 30000), which could take one meanwhile.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 20_000 + u16::try_from(std::process::id() % 400).unwrap() * 50;
+    let first = 10_000 + u16::try_from(std::process::id() % 390).unwrap() * 50;
     loop {
         let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
