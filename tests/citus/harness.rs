@@ -79,8 +79,6 @@ pub enum OnlyCitus {
     PreparedTransactions,
     #[strum(to_string = "a statement_timeout that breaks moves and nothing else")]
     StatementTimeout,
-    #[strum(to_string = "workers that log no verifier of a password")]
-    QuietWorkers,
     #[strum(to_string = "rights on a schema that reach a later worker")]
     LaterGrants,
     #[strum(to_string = "rows of pg_dist_cleanup that a removal made eternal")]
