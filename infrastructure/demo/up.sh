@@ -31,7 +31,7 @@ forget_cluster
 if [[ ${DIALOG_USE_KUBECONFIG:-} != 1 ]]; then
   step "Images, and the chart with the operator"
   # It looks after the demo's namespace and no other.
-  infrastructure/install.sh target/release/dialog-operator --set "watchNamespaces={$NAMESPACE}" --take-ownership >&2
+  infrastructure/install.sh target/release/dialog-operator --set "watchNamespaces={$NAMESPACE}" --take-ownership >/dev/null
 fi
 
 step "A cluster of one worker"
