@@ -247,7 +247,8 @@ impl Hand {
 fn words(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
-        let words = cause.to_string();
+        // DETAIL comes on a line of its own.
+        let words = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         if !text.contains(&words) {
             text = if text.is_empty() { words } else { format!("{text}: {words}") };
         }
