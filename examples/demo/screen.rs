@@ -34,8 +34,9 @@ impl Screen {
             return;
         }
         let mut out = std::io::stdout().lock();
-        // A terminal that is gone is no reason to end.
-        let _ = if self.live { write!(out, "\r\x1b[2K{line}") } else { writeln!(out, "{line}") };
+        // The same line again, cut where the terminal ends. One that is gone is no reason to end.
+        let _ =
+            if self.live { write!(out, "\r\x1b[2K\x1b[?7l{line}\x1b[?7h") } else { writeln!(out, "{line}") };
         let _ = out.flush();
         self.last = line;
     }
