@@ -3,7 +3,14 @@
 //! `STORY_ROWS`, `STORY_REST_SECONDS` and `STORY_SEED` change how much is done; `STORY_PATIENCE` multiplies every deadline
 //! and `STORY_SLACK` is how many times a target a figure may be, both for machines that have more to do.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::too_many_lines, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::large_futures,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    missing_docs
+)]
 
 mod harness;
 #[path = "../kubernetes/mod.rs"]
@@ -11,8 +18,16 @@ mod kubernetes;
 #[path = "../../examples/load/mod.rs"]
 mod load;
 
+mod bad_images;
 mod bad_parameters;
 mod birth;
+mod chart;
+mod crashes;
+mod join_timeout;
+mod moves_fail;
+mod rest;
 mod scale_out;
+mod schema;
+mod takeover;
 mod volumes;
 mod wal_level;

@@ -3,6 +3,7 @@
 
 #![allow(dead_code)] // what one story uses another does not
 
+pub mod audit;
 pub mod cluster;
 pub mod operator;
 pub mod sql;

@@ -74,8 +74,20 @@ impl Operator {
     /// Waits until it holds the Lease.
     pub async fn until_it_leads(&self) {
         wait::eventually("the operator leads", Duration::from_secs(30), async || {
-            let logged = self.logged();
-            if logged.contains("leadership changed") { Ok(()) } else { Err(logged) }
+            if self.leads() { Ok(()) } else { Err(self.logged()) }
+        })
+        .await;
+    }
+
+    /// Whether it has led at some time.
+    pub fn leads(&self) -> bool {
+        self.logged().contains("leadership changed")
+    }
+
+    /// Waits until it has begun, and stands by.
+    pub async fn until_it_waits(&self) {
+        wait::eventually("the operator stands by", Duration::from_secs(30), async || {
+            if self.logged().contains("starting") { Ok(()) } else { Err(self.logged()) }
         })
         .await;
     }

@@ -1,0 +1,56 @@
+//! Images that cannot be used, and fewer workers than there are: refused, and nothing is restarted.
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    cluster::{condition, is, is_stalled, spec},
+    story,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_cannot_be_used_and_a_scale_in_are_refused() {
+    story("images", async |story| {
+        let _operator = story.operator();
+        let cluster = story.settled_cluster("talk", spec(2)).await;
+        cluster.load(1_000).await;
+        let born = cluster.lives().await;
+
+        for (image, reason, words) in [
+            ("localhost/dialog-postgres:other-major", "UpgradeNotSupported", "PostgreSQL 17"),
+            ("localhost/dialog-postgres:other-citus", "UpgradeNotSupported", "Citus"),
+            ("localhost/nothing:here", "ImageNotUsable", "localhost/nothing:here"),
+        ] {
+            cluster.edit(json!({"image": image})).await;
+            let (_, seen) = cluster
+                .until(&format!("{image} is refused"), 90, |cluster| is_stalled(cluster, reason))
+                .await;
+            let message = condition(&seen, "Stalled").unwrap().message.clone();
+            story.figure(image, &message);
+            assert!(message.contains(words) && message.contains("spec.image"), "{message}");
+            assert!(is(&seen, "Ready", "True"), "the cluster serves");
+            assert_eq!(cluster.lives().await, born, "{image} restarts nobody");
+            cluster.edit(json!({"image": Value::Null})).await;
+            cluster.until_settled(30).await;
+        }
+        let inspections = story.kubectl(&["get", "pods", "-o", "name"]);
+        assert!(
+            !inspections.contains("-image-"),
+            "pods that asked what is in an image are gone: {inspections}"
+        );
+
+        cluster.edit(json!({"workers": {"replicas": 1}})).await;
+        let (_, seen) = cluster
+            .until("the scale-in is refused", 30, |cluster| is_stalled(cluster, "ScaleInRefused"))
+            .await;
+        let message = &condition(&seen, "Stalled").unwrap().message;
+        assert!(message.contains("talk-worker-1") && message.contains("spec.workers.replicas"), "{message}");
+        assert!(is(&seen, "Ready", "True"), "the cluster serves");
+        cluster.assert_even(2).await;
+        cluster.edit(json!({"workers": {"replicas": 2}})).await;
+        cluster.until_settled(30).await;
+        assert_eq!(cluster.count_events("ScaleInRefused").await, 1);
+        assert_eq!(cluster.lives().await, born);
+        assert_eq!(cluster.rows().await, 1_000);
+    })
+    .await;
+}
