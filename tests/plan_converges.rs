@@ -8,7 +8,8 @@ mod world;
 
 use dialog_operator::{
     api::Node,
-    plan::{Hold, Plan},
+    observe::snapshot::{Snapshot, Waiting},
+    plan::{Hold, Plan, Step, plan},
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -164,6 +165,35 @@ fn fewer_replicas_than_registered_are_refused_and_everything_serves() {
     world.edit(|spec| spec.workers.replicas = 3);
     settle(&mut world);
     assert_serves(&world);
+}
+
+#[test]
+fn a_pod_that_cannot_pull_its_image_is_made_again_when_that_may_help_and_only_then() {
+    let mut world = born(1);
+    world.edit(|spec| spec.workers.replicas = 2);
+    world.reconcile(None);
+    world.tick();
+    let mut seen = world.observe();
+    let pod = seen.pods.get_mut(&Node::Worker(1)).unwrap();
+    (pod.ready, pod.revision) = (false, Some("old".to_owned()));
+    pod.waiting =
+        Some(Waiting { reason: "ImagePullBackOff".to_owned(), message: "no credentials".to_owned() });
+    let restarted = |seen: &Snapshot| -> Vec<Node> {
+        let plan = plan(&world.desired(), seen);
+        let steps = plan.steps.into_iter();
+        steps
+            .filter_map(
+                |planned| if let Step::RestartNode { node, .. } = planned.step { Some(node) } else { None },
+            )
+            .collect()
+    };
+    let mut revision = |newest: &str| {
+        let set = seen.objects.get_mut("StatefulSet/dialogs-worker-1").unwrap();
+        set.json["status"]["updateRevision"] = newest.into();
+        restarted(&seen)
+    };
+    assert_eq!(revision("old"), [], "nothing has changed that could help");
+    assert_eq!(revision("new"), [Node::Worker(1)]);
 }
 
 #[test]

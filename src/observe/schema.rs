@@ -1,5 +1,5 @@
 //! Where the SQL of the schema is from: built in, or the user's ConfigMap, which has no label of ours and is therefore
-//! in no cache. It is read when it may be needed and then remembered; nothing is asked in a steady state.
+//! in no cache. It is read when it may be needed and then remembered; in a steady state it is asked for seldom.
 
 use std::{
     fmt::Write,
@@ -21,6 +21,8 @@ use crate::{
 
 /// A ConfigMap that is not there, or that was not applied yet, is looked at again after so long.
 const AGAIN: Duration = Duration::from_secs(3);
+/// One that was applied, only to tell that it has changed since.
+const APPLIED_AGAIN: Duration = Duration::from_secs(30);
 
 /// The SQL of the schema.
 pub async fn look(
@@ -36,7 +38,8 @@ pub async fn look(
         .any(|condition| condition.type_ == "SchemaApplied" && condition.status == "True");
     let kept = memory.with(|memory| memory.schema.clone()).filter(|kept| {
         let same = kept.source == *source && kept.generation == desired.generation;
-        same && (kept.at.elapsed() < AGAIN || (applied && kept.sql.known().is_some()))
+        let again = if applied && kept.sql.known().is_some() { APPLIED_AGAIN } else { AGAIN };
+        same && kept.at.elapsed() < again
     });
     if let Some(kept) = kept {
         return kept.sql;

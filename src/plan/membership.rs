@@ -1,7 +1,7 @@
 //! Who is a node of the cluster: servers are prepared, their identities recorded, and workers registered. Nothing is
 //! removed here, and nothing is registered that could not serve.
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, settings};
+use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, settings, view::lacks_image};
 use crate::{
     api::Node,
     observe::snapshot::{Citus, Ownership, Postgres},
@@ -74,7 +74,7 @@ fn node_cannot_run(view: View, node: Node, plan: &mut Plan) {
     let Some(waiting) = &pod.waiting else { return };
     let name = view.name(node);
     match waiting.reason.as_str() {
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => plan.problem(
+        _ if lacks_image(pod) => plan.problem(
             ProblemReason::ImageNotUsable,
             format!(
                 "pod {}: {}: {}. Correct spec.image (now {}) or spec.imagePullSecrets.",

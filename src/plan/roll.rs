@@ -3,7 +3,7 @@
 
 use jiff::SignedDuration;
 
-use super::{Hold, Plan, ProblemReason, RestartCause, Server, Step, View, Wanted};
+use super::{Hold, Plan, ProblemReason, RestartCause, Server, Step, View, Wanted, view::lacks_image};
 use crate::{
     api::Node,
     observe::snapshot::{Pod, Postgres},
@@ -63,8 +63,11 @@ fn cause(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) -> Option<Res
     match view.server(node) {
         Server::Known(postgres) | Server::Fresh(postgres) => server_cause(view, wanted, node, postgres, plan)
             .or(template_differs.then_some(RestartCause::Template)),
-        // A pod that never gets ready with the old template is made again at once.
-        Server::Down(_) => (template_differs && is_stuck(pod)).then_some(RestartCause::CrashLoop),
+        // A pod that never gets ready with the old template is made again at once. What lets an image be pulled may be
+        // no reason to restart a pod that has it, and does no harm to one that never began.
+        Server::Down(_) => (template_differs && is_stuck(pod)
+            || view.update_available(node) && lacks_image(pod))
+        .then_some(RestartCause::CrashLoop),
         Server::Silent(_) | Server::Stranger(_) => None,
     }
 }

@@ -78,6 +78,16 @@ impl<'a> View<'a> {
             usable.then_some((name, object))
         })
     }
+    /// The pod's revision is not the one that its StatefulSet would make today.
+    #[must_use]
+    pub fn update_available(&self, node: Node) -> bool {
+        let Some(pod) = self.pod(node) else { return false };
+        let newest = self
+            .stateful_set(node)
+            .and_then(|set| set.json.pointer("/status/updateRevision"))
+            .and_then(|revision| revision.as_str());
+        newest.is_some() && pod.revision.is_some() && newest != pod.revision.as_deref()
+    }
     /// The claim that the node's StatefulSet mounts; before there is one, the claim that is kept for it: one that was
     /// a node's before an unused one.
     #[must_use]
@@ -265,6 +275,13 @@ pub struct Missing {
     pub timed_out: bool,
     /// Why it is not registered.
     pub why: String,
+}
+
+/// The kubelet cannot pull the pod's image.
+#[must_use]
+pub fn lacks_image(pod: &Pod) -> bool {
+    let reasons = ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"];
+    pod.waiting.as_ref().is_some_and(|waiting| reasons.contains(&waiting.reason.as_str()))
 }
 
 fn why_not_ready(pod: &Pod) -> String {

@@ -165,7 +165,7 @@ fn node_status(view: View, plan: &Plan, node: Node) -> NodeStatus {
             .or_else(|| before?.citus_version.clone()),
         wal_level: postgres.map(|postgres| postgres.wal_level.clone()),
         pending_restart: postgres.is_some_and(|postgres| !postgres.pending_restart.is_empty()),
-        update_available: update_available(view, node),
+        update_available: view.update_available(node),
         shards: row.filter(|row| row.group_id != 0).map(|_| group.map_or(0, |group| group.shards)),
         bytes: bytes(group.and_then(|group| group.bytes), before.and_then(|before| before.bytes)),
         name,
@@ -200,16 +200,6 @@ fn node_state(view: View, plan: &Plan, node: Node) -> NodeState {
             _ => NodeState::Pending,
         },
     }
-}
-
-/// The pod's revision is not the one that its StatefulSet would make today.
-fn update_available(view: View, node: Node) -> bool {
-    let Some(pod) = view.pod(node) else { return false };
-    let newest = view
-        .stateful_set(node)
-        .and_then(|set| set.json.pointer("/status/updateRevision"))
-        .and_then(|revision| revision.as_str());
-    newest.is_some() && pod.revision.is_some() && newest != pod.revision.as_deref()
 }
 
 fn rebalance(view: View, job: &Job) -> RebalanceStatus {

@@ -1,10 +1,12 @@
 //! Images that cannot be used, and fewer workers than there are: refused, and nothing is restarted.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::{
     cluster::{condition, is, is_stalled, spec},
-    story,
+    story, wait,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,11 +34,15 @@ async fn images_that_cannot_be_used_and_a_scale_in_are_refused() {
             cluster.edit(json!({"image": Value::Null})).await;
             cluster.until_settled(30).await;
         }
-        let inspections = story.kubectl(&["get", "pods", "-o", "name"]);
-        assert!(
-            !inspections.contains("-image-"),
-            "pods that asked what is in an image are gone: {inspections}"
-        );
+        wait::eventually(
+            "pods that asked what is in an image are gone",
+            Duration::from_mins(1),
+            async || {
+                let pods = story.kubectl(&["get", "pods", "-o", "name"]);
+                if pods.contains("-image-") { Err(pods) } else { Ok(()) }
+            },
+        )
+        .await;
 
         cluster.edit(json!({"workers": {"replicas": 1}})).await;
         let (_, seen) = cluster

@@ -54,7 +54,7 @@ async fn a_bad_schema_a_taken_name_and_a_table_without_a_key() {
 
         write_schema(story, "CREATE TABLE later (id bigint PRIMARY KEY);").await;
         cluster
-            .until("a changed schema is told", 30, |cluster| {
+            .until("a changed schema is told", 60, |cluster| {
                 is_settled(cluster)
                     && condition(cluster, "SchemaApplied")
                         .is_some_and(|one| one.reason == "ChangedSchemaNotRun")
