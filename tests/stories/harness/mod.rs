@@ -121,15 +121,11 @@ impl Story {
         println!("figure: {}: {what}: {value}", self.name);
     }
 
-    /// The same for a duration with a target in seconds. Fails beyond `STORY_SLACK` (2) times that: a busy machine is not
-    /// the operator's fault, and something slow is.
+    /// The same for a duration with a target in seconds on an idle machine. It is shown and not asserted: how fast a
+    /// busy machine is says nothing about the operator, and the waits of a story have deadlines of their own.
     pub fn figure_below(&self, what: &str, took: Duration, target: f64) {
-        self.figure(what, format!("{} (target {target} s)", seconds(took)));
-        let slack = u32::try_from(setting("STORY_SLACK", 2)).unwrap();
-        assert!(
-            took.as_secs_f64() < target * f64::from(slack),
-            "{what}: {took:?}, and the target is {target} s"
-        );
+        let over = if took.as_secs_f64() < target { "" } else { ", OVER" };
+        self.figure(what, format!("{} (target {target} s{over})", seconds(took)));
     }
 
     pub fn kubectl(&self, arguments: &[&str]) -> String {
