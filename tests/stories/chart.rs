@@ -26,6 +26,8 @@ async fn installed_from_the_chart_it_makes_a_cluster_and_leaves_it_behind() {
             "install",
             "dialog-operator",
             chart.to_str().unwrap(),
+            // A story's namespace has the chart's roles already, for operators outside of the cluster.
+            "--take-ownership",
             // The stories share one CRD; tests/chart.rs has the chart's own.
             "--set=crds.install=false",
             &format!("--set=watchNamespaces={{{}}}", story.namespace),

@@ -1,7 +1,7 @@
 //! Stories: the real operator, a real Kubernetes, real servers. Each has a namespace and an operator of its own, at most
 //! two are told at a time, every wait has a deadline and says what was seen when it passes. `STORIES_PARALLEL`,
 //! `STORY_ROWS`, `STORY_REST_SECONDS` and `STORY_SEED` change how much is done; `STORY_PATIENCE` multiplies every deadline
-//! and `STORY_SLACK` is how many times a target a figure may be, both for machines that have more to do.
+//! for a machine that has more to do.
 
 #![allow(
     clippy::unwrap_used,
