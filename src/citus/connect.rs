@@ -21,8 +21,11 @@ pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// - The path leads to nothing that another role could have made (a function that a cast prefers, for example).
 /// - The server's own timeouts are the second guard behind the deadlines of this program.
 /// - Citus' words are recognised by their English.
+/// - Citus keeps no connection to a worker open between two statements: the first membership call after a restart of
+///   that worker would fail with it.
 const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=60s -c lock_timeout=5s \
-    -c idle_in_transaction_session_timeout=60s -c client_min_messages=notice -c lc_messages=C -c log_duration=off";
+    -c idle_in_transaction_session_timeout=60s -c client_min_messages=notice -c lc_messages=C -c log_duration=off \
+    -c citus.max_cached_conns_per_worker=0";
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -32,10 +32,20 @@ async fn workers_fail() {
     let session = cluster.session().await;
     with_dialogs(&cluster, &session).await;
     let [first, second, third] = cluster.workers.as_slice() else { panic!("three workers") };
+    a_restarted_worker_is_no_surprise(&session, first, second).await;
     a_registered_worker_that_is_down_blocks_membership(&session, second, third).await;
     what_a_crash_left_prepared_is_recovered(&cluster, &session, first).await;
     a_worker_does_not_end_by_sigterm(&cluster, first).await;
     an_emptied_worker_looks_healthy(&cluster, &session, second).await;
+}
+
+/// Citus would keep its connection of the call before, and the first call after a restart would fail with `failure on
+/// connection marked as essential`.
+async fn a_restarted_worker_is_no_surprise(session: &Session, restarted: &Server, other: &Server) {
+    for _ in 0..2 {
+        commands::set_should_have_shards(session, "127.0.0.1", other.port, true).await.unwrap();
+        restarted.restart().await;
+    }
 }
 
 async fn a_registered_worker_that_is_down_blocks_membership(
