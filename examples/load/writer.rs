@@ -249,8 +249,7 @@ fn words(error: &anyhow::Error) -> String {
     for cause in error.chain() {
         // DETAIL comes on a line of its own.
         let words = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        let words = words.trim_start_matches("db error: ").to_owned();
-        if !text.contains(&words) {
+        if words != "db error" && !text.contains(&words) {
             text = if text.is_empty() { words } else { format!("{text}: {words}") };
         }
     }
