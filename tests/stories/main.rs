@@ -1,7 +1,7 @@
 //! Stories: the real operator, a real Kubernetes, real servers. Each has a namespace and an operator of its own, at most
 //! two are told at a time, every wait has a deadline and says what was seen when it passes. `STORIES_PARALLEL`,
 //! `STORY_ROWS`, `STORY_REST_SECONDS` and `STORY_SEED` change how much is done; `STORY_PATIENCE` multiplies every deadline
-//! for a machine that has more to do.
+//! for a machine that has more to do, and `STORY_ACCOUNT=1` shows the account of a story that went well, too.
 
 #![allow(
     clippy::unwrap_used,

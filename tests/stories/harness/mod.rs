@@ -36,7 +36,7 @@ use operator::Operator;
 /// Label of a story's namespace: the process that tells it.
 const TOLD_BY: &str = "dialogcluster.dev/story";
 /// Lines of each log that are shown when a story fails.
-const LINES: usize = 60;
+const LINES: usize = 120;
 
 /// The image that clusters run: PostgreSQL with Citus, made by images.sh.
 pub fn image() -> String {
@@ -70,7 +70,7 @@ pub async fn story(name: &str, tell: impl AsyncFnOnce(&Story)) {
         .unwrap();
     let story = Story::begin(name).await;
     let told = AssertUnwindSafe(tell(&story)).catch_unwind().await;
-    if told.is_err() {
+    if told.is_err() || setting("STORY_ACCOUNT", 0) == 1 {
         eprintln!("{}", story.account());
     }
     story.end().await;
@@ -136,7 +136,7 @@ impl Story {
 
     /// Everything that tells why a story failed.
     fn account(&self) -> String {
-        let mut text = format!("==== story {} failed; namespace {}\n", self.name, self.namespace);
+        let mut text = format!("==== story {}, namespace {}\n", self.name, self.namespace);
         for arguments in [
             &["get", "dialogclusters", "-o", "yaml"][..],
             &["get", "statefulsets,pods,pvc,services", "-o", "wide"],
