@@ -201,6 +201,14 @@ pub struct Postgres {
     pub disk: Option<Disk>,
 }
 
+impl Postgres {
+    /// It has a group, or a copy of pg_dist_node: it is, or was, a member of a cluster.
+    #[must_use]
+    pub fn holds_metadata(&self) -> bool {
+        self.group_id.unwrap_or(0) != 0 || self.known_nodes > 0
+    }
+}
+
 /// Space on a volume, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]

@@ -122,11 +122,9 @@ fn knows_cluster(view: View) -> Result<(), Broken> {
     if citus.nodes.iter().any(|row| row.group_id != 0) {
         return Ok(());
     }
-    let holder = view.seen.postgres.iter().filter(|(node, _)| node.is_worker()).find(|(_, seen)| {
-        seen.known().is_some_and(|postgres| postgres.group_id.unwrap_or(0) != 0 || postgres.known_nodes > 0)
-    });
+    let holder = view.metadata_holder();
     match holder {
-        Some((node, _)) => {
+        Some(node) => {
             Err(broken(13, "an emptied coordinator deletes no metadata", format!("{node} holds some")))
         }
         None => Ok(()),

@@ -175,13 +175,11 @@ fn emptied_coordinator(view: View, citus: &Citus, plan: &mut Plan) -> bool {
     if citus.nodes.iter().any(|row| row.group_id != 0) {
         return false;
     }
-    let holder = view.seen.postgres.iter().filter(|(node, _)| node.is_worker()).find(|(_, seen)| {
-        seen.known().is_some_and(|postgres| postgres.group_id.unwrap_or(0) != 0 || postgres.known_nodes > 0)
-    });
-    if let Some((node, _)) = holder {
+    let holder = view.metadata_holder();
+    if let Some(node) = holder {
         plan.problem(
             ProblemReason::CoordinatorEmptied,
-            format!("{} knows no nodes, and {} holds the metadata of a cluster, maybe the last copy: nothing is registered. Restore the coordinator's volume.", view.name(Node::Coordinator), view.name(*node)),
+            format!("{} knows no nodes, and {} holds the metadata of a cluster, maybe the last copy: nothing is registered. Restore the coordinator's volume.", view.name(Node::Coordinator), view.name(node)),
         );
         return true;
     }

@@ -160,6 +160,12 @@ impl<'a> View<'a> {
     pub fn postgres(&self, node: Node) -> Option<&'a Postgres> {
         self.seen.postgres.get(&node).and_then(Seen::known)
     }
+    /// A worker whose server holds metadata of a cluster: it was a member before.
+    #[must_use]
+    pub fn metadata_holder(&self) -> Option<Node> {
+        let mut workers = self.seen.postgres.iter().filter(|(node, _)| node.is_worker());
+        workers.find(|(_, seen)| seen.known().is_some_and(Postgres::holds_metadata)).map(|(node, _)| *node)
+    }
     /// Who answers under the node's name.
     #[must_use]
     pub fn server(&self, node: Node) -> Server<'a> {
@@ -205,7 +211,7 @@ impl<'a> View<'a> {
                 self.name(node)
             ));
         }
-        if node.is_worker() && (postgres.group_id.unwrap_or(0) != 0 || postgres.known_nodes > 0) {
+        if node.is_worker() && postgres.holds_metadata() {
             return Server::Stranger(format!(
                 "{} holds the metadata of a cluster that does not know it",
                 self.name(node)
