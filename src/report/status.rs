@@ -167,17 +167,8 @@ fn node_status(view: View, plan: &Plan, node: Node) -> NodeStatus {
         pending_restart: postgres.is_some_and(|postgres| !postgres.pending_restart.is_empty()),
         update_available: view.update_available(node),
         shards: row.filter(|row| row.group_id != 0).map(|_| group.map_or(0, |group| group.shards)),
-        bytes: bytes(group.and_then(|group| group.bytes), before.and_then(|before| before.bytes)),
+        bytes: group.and_then(|group| group.bytes).or_else(|| before?.bytes),
         name,
-    }
-}
-
-/// Bytes are written when they moved by a tenth: a number that always moves would be a write at rest.
-fn bytes(now: Option<i64>, before: Option<i64>) -> Option<i64> {
-    match (now, before) {
-        (Some(now), Some(before)) if (now - before).abs() * 10 < before => Some(before),
-        (None, before) => before,
-        (now, _) => now,
     }
 }
 
