@@ -12,5 +12,7 @@ mod faults;
 mod harness;
 #[path = "citus/moves.rs"]
 mod moves;
+#[path = "citus/remains.rs"]
+mod remains;
 #[path = "citus/settings.rs"]
 mod settings;

@@ -1,5 +1,6 @@
 //! Writes, one function a step of a plan. Each is idempotent, has a deadline and decides nothing; whether it may be
-//! done now was decided by the planner.
+//! done now was decided by the planner. Those about members and about what moves leave behind live in rooms of their
+//! own and are named here as well.
 
 use std::time::Duration;
 
@@ -7,6 +8,10 @@ use postgres_protocol::password;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::{Client, Transaction, types::Type};
 
+pub use super::{
+    cleanup::cleanup_orphans,
+    membership::{activate_node, add_node, remove_node, set_coordinator_host, set_should_have_shards},
+};
 use super::{
     error::{Refusal, SqlError, Words},
     node::TIMEOUTS,
@@ -102,86 +107,8 @@ fn is_about_the_value(words: &Words) -> bool {
     state.starts_with("22") || state.starts_with("42") || matches!(state, "55P02" | "0A000")
 }
 
-/// `citus_set_coordinator_host`: tells the coordinator its own address.
-///
-/// # Errors
-/// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when a registered node is silent.
-pub async fn set_coordinator_host(session: &Session, address: &str, port: u16) -> Result<(), SqlError> {
-    const SET: &str = "SELECT citus_set_coordinator_host($1, $2)";
-    membership(session, "citus_set_coordinator_host", SET, &Address::of(address, port)).await.map(drop)
-}
-
-/// `citus_add_node`. For a node that is registered it changes nothing. Answers with its nodeid.
-///
-/// # Errors
-/// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when it, or a registered node, is silent; [`Refusal::LockTimeout`]
-/// when an open DDL transaction is in its way.
-pub async fn add_node(session: &Session, address: &str, port: u16) -> Result<i32, SqlError> {
-    const ADD: &str = "SELECT citus_add_node($1, $2)";
-    let row = membership(session, "citus_add_node", ADD, &Address::of(address, port)).await?;
-    row.try_get(0).map_err(|error| SqlError::Misunderstood {
-        node: session.node().to_owned(),
-        doing: "citus_add_node",
-        why: error.to_string(),
-    })
-}
-
-/// Whether new shards may be put on a node (`shouldhaveshards`).
-///
-/// # Errors
-/// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when a registered node is silent.
-pub async fn set_should_have_shards(
-    session: &Session,
-    address: &str,
-    port: u16,
-    should: bool,
-) -> Result<(), SqlError> {
-    const ALLOW: &str = "SELECT citus_set_node_property($1, $2, 'shouldhaveshards', true)";
-    const REFUSE: &str = "SELECT citus_set_node_property($1, $2, 'shouldhaveshards', false)";
-    let statement = if should { ALLOW } else { REFUSE };
-    membership(session, "citus_set_node_property", statement, &Address::of(address, port)).await.map(drop)
-}
-
-/// `citus_remove_node`. Citus refuses while the node holds the only placement of a shard; it does not refuse while
-/// pg_dist_cleanup has rows of its group, which must be looked at before.
-///
-/// # Errors
-/// Any [`SqlError`]; [`Refusal::OnlyPlacement`].
-pub async fn remove_node(session: &Session, address: &str, port: u16) -> Result<(), SqlError> {
-    const REMOVE: &str = "SELECT citus_remove_node($1, $2)";
-    membership(session, "citus_remove_node", REMOVE, &Address::of(address, port)).await.map(drop)
-}
-
-struct Address {
-    host: String,
-    port: i32,
-}
-
-impl Address {
-    fn of(host: &str, port: u16) -> Self {
-        Self { host: host.to_owned(), port: port.into() }
-    }
-}
-
-/// A call that changes pg_dist_node on every node.
-async fn membership(
-    session: &Session,
-    doing: &'static str,
-    statement: &str,
-    address: &Address,
-) -> Result<tokio_postgres::Row, SqlError> {
-    let (mut client, call) = session.call(doing, CLUSTER_WRITE).await?;
-    let transaction = begin(&mut client, &call, Duration::from_secs(15), CLUSTER_WRITE).await?;
-    // A new node is given the roles that there are.
-    call.wait(transaction.batch_execute(QUIET)).await?;
-    let parameters: &[Parameter<'_>] = &[(&address.host, Type::TEXT), (&address.port, Type::INT4)];
-    let row = call.wait(transaction.query_typed_one(statement, parameters)).await?;
-    call.wait(transaction.commit()).await?;
-    Ok(row)
-}
-
 /// Runs a statement that may not be in a transaction, with a server-side timeout that fits the call's deadline.
-async fn alone(client: &Client, call: &Call<'_>, statement: &str) -> Result<(), SqlError> {
+pub(super) async fn alone(client: &Client, call: &Call<'_>, statement: &str) -> Result<(), SqlError> {
     let limit = format!("SET statement_timeout = '{}s'", call.seconds());
     call.wait(client.batch_execute(&limit)).await?;
     let done = call.wait(client.batch_execute(statement)).await;
@@ -208,7 +135,8 @@ pub(super) async fn begin<'a>(
 
 /// For transactions in which roles are made, here or (Citus passes SET LOCAL on first) on workers: no log shows the
 /// verifier of a password.
-const QUIET: &str = "SET LOCAL citus.propagate_set_commands = 'local'; SET LOCAL log_statement = 'none';
+pub(super) const QUIET: &str =
+    "SET LOCAL citus.propagate_set_commands = 'local'; SET LOCAL log_statement = 'none';
     SET LOCAL log_min_error_statement = 'panic'; SET LOCAL log_min_duration_statement = -1;
     SET LOCAL log_min_duration_sample = -1; SET LOCAL log_transaction_sample_rate = 0;
     SET LOCAL citus.log_remote_commands = off";
@@ -341,17 +269,6 @@ pub async fn stop_rebalance(session: &Session, job: i64) -> Result<bool, SqlErro
         Err(SqlError::Refused { refusal: Refusal::NoRebalance, .. }) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// `CALL citus_cleanup_orphaned_resources()`: drops what finished moves left behind. It succeeds also when an open
-/// transaction keeps it from dropping: look at pg_dist_cleanup afterwards. Answers with Citus' warnings.
-///
-/// # Errors
-/// Any [`SqlError`].
-pub async fn cleanup_orphans(session: &Session) -> Result<Vec<String>, SqlError> {
-    let (client, call) = session.call("citus_cleanup_orphaned_resources", CLUSTER_WRITE).await?;
-    alone(&client, &call, "CALL citus_cleanup_orphaned_resources()").await?;
-    Ok(session.take_notices())
 }
 
 /// `CHECKPOINT`: before a restart, so that the shutdown has little left to write.

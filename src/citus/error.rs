@@ -95,6 +95,8 @@ pub enum Refusal {
     NoReplicaIdentity,
     /// A node holds the only placement of a shard.
     OnlyPlacement,
+    /// pg_dist_cleanup has rows of the node's group: a removal would make them eternal.
+    CleanupPending,
     /// There is no such rebalance strategy.
     StrategyUnknown,
     /// A catalog of Citus is not there: the database does not have the extension, or another version of it.

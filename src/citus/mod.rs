@@ -9,9 +9,11 @@
 //! catalogs of the server at hand, never concluded from its version.
 
 mod catalog;
+mod cleanup;
 pub mod commands;
 mod connect;
 mod error;
+mod membership;
 mod node;
 mod quote;
 mod schema;

@@ -26,7 +26,7 @@ use tokio_postgres::{
 
 use super::{
     connect::{Target, Tls},
-    error::{SqlError, chain},
+    error::{Refusal, SqlError, Words, chain},
 };
 
 /// Deadline of a read.
@@ -224,6 +224,16 @@ impl Call<'_> {
 
     pub(super) fn misunderstood(&self, error: &dyn std::error::Error) -> SqlError {
         SqlError::Misunderstood { node: self.session.node.clone(), doing: self.doing, why: chain(error) }
+    }
+
+    /// A refusal of this program's own, in the words of the server's.
+    pub(super) fn refused(&self, refusal: Refusal, message: String) -> SqlError {
+        SqlError::Refused {
+            node: self.session.node.clone(),
+            doing: self.doing,
+            refusal,
+            words: Box::new(Words { message, ..Words::default() }),
+        }
     }
 
     fn too_late(&self) -> SqlError {

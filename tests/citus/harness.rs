@@ -81,8 +81,6 @@ pub enum OnlyCitus {
     StatementTimeout,
     #[strum(to_string = "rights on a schema that reach a later worker")]
     LaterGrants,
-    #[strum(to_string = "rows of pg_dist_cleanup that a removal made eternal")]
-    EternalCleanup,
 }
 
 /// Whether this is to be skipped.

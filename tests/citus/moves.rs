@@ -190,15 +190,20 @@ async fn a_node_is_drained(cluster: &Cluster, session: &Session) {
     assert!(!citus.nodes[2].should_have_shards);
     assert!(citus.cleanup.iter().any(|row| row.group_id == group), "{:?}", citus.cleanup);
 
-    if !skipped(OnlyCitus::EternalCleanup) {
-        removed_too_early(cluster, session, group).await;
-        drain(session, leaving.port).await;
-    }
+    let error = commands::remove_node(session, "127.0.0.1", leaving.port).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(Refusal::CleanupPending), "{error}");
+    assert!(error.to_string().contains("public.dialogs_"), "what is pending is named: {error}");
+    assert_eq!(catalog(session).await.nodes.len(), 3, "nothing was removed");
+
+    removed_too_early(cluster, session, group).await;
+    drain(session, leaving.port).await;
 
     // The way that leaves nothing: clean up, look, remove.
     commands::cleanup_orphans(session).await.unwrap();
     assert_eq!(catalog(session).await.cleanup, []);
-    commands::remove_node(session, "127.0.0.1", leaving.port).await.unwrap();
+    for _ in 0..2 {
+        commands::remove_node(session, "127.0.0.1", leaving.port).await.unwrap();
+    }
     let citus = catalog(session).await;
     assert_eq!((citus.nodes.len(), shards(&citus)), (2, vec![0, 32]));
     assert_eq!(cluster.coordinator.value("SELECT count(*) FROM dialogs").await, "5000");
@@ -214,7 +219,8 @@ async fn drain(session: &Session, port: u16) {
 
 async fn removed_too_early(cluster: &Cluster, session: &Session, group: i32) {
     let port = cluster.workers[1].port;
-    commands::remove_node(session, "127.0.0.1", port).await.unwrap();
+    let by_hand = format!("SELECT citus_remove_node('127.0.0.1', {port})");
+    cluster.coordinator.sql(&[&by_hand]).await.unwrap();
     commands::add_node(session, "127.0.0.1", port).await.unwrap();
     let _ = commands::cleanup_orphans(session).await;
     let left = catalog(session).await;
