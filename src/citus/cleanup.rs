@@ -1,10 +1,21 @@
-//! Writes about what moves leave behind. Whether it may go was decided by the planner.
+//! Writes about what moves leave behind: rows of pg_dist_cleanup, and slots, publications, subscriptions and roles
+//! that no row names any more. Whether they may go was decided by the planner.
+
+use std::time::Duration;
+
+use tokio_postgres::{Transaction, types::Type};
 
 use super::{
-    commands::alone,
+    commands::{alone, begin},
     error::SqlError,
-    session::{CLUSTER_WRITE, Session},
+    quote,
+    session::{CLUSTER_WRITE, Call, Session, WRITE},
 };
+use crate::observe::snapshot::{Leftover, LeftoverKind};
+
+/// Beginnings of the names that Citus gives to what a move or a split needs only while it runs
+/// (multi_logical_replication.c): slots, publications, subscriptions, and the roles that own these.
+pub(super) const TRANSIENT: &[&str] = &["citus_shard_move_", "citus_shard_split_"];
 
 /// `CALL citus_cleanup_orphaned_resources()`: drops what finished moves left behind. It succeeds also when an open
 /// transaction keeps it from dropping: look at pg_dist_cleanup afterwards. Answers with Citus' warnings.
@@ -15,4 +26,72 @@ pub async fn cleanup_orphans(session: &Session) -> Result<Vec<String>, SqlError>
     let (client, call) = session.call("citus_cleanup_orphaned_resources", CLUSTER_WRITE).await?;
     alone(&client, &call, "CALL citus_cleanup_orphaned_resources()").await?;
     Ok(session.take_notices())
+}
+
+/// Deletes those of these rows of pg_dist_cleanup whose group is in no row of pg_dist_node: nothing else ever ends
+/// them, and every later move of their shard fails. Answers with how many there were.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn forget_cleanup(session: &Session, record_ids: &[i64]) -> Result<u64, SqlError> {
+    const FORGET: &str = "DELETE FROM pg_dist_cleanup c WHERE record_id = ANY($1)
+        AND NOT EXISTS (SELECT FROM pg_dist_node n WHERE n.groupid = c.node_group_id)";
+    let (client, call) = session.call("the forgetting of cleanup rows", WRITE).await?;
+    call.wait(client.execute_typed(FORGET, &[(&record_ids, Type::INT8_ARRAY)])).await
+}
+
+/// Drops, on the node of the session, what a dead move left there. A subscription is cut off from its slot before, so
+/// that its publisher need not answer; a slot that is in use stays; what has none of Citus' names for such things is
+/// not touched.
+///
+/// # Errors
+/// Any [`SqlError`]; what comes before the refused one, in the order subscriptions, roles, publications, slots, is
+/// dropped.
+pub async fn drop_leftovers(session: &Session, leftovers: &[Leftover]) -> Result<(), SqlError> {
+    let (mut client, call) = session.call("the dropping of what a move left", CLUSTER_WRITE).await?;
+    let is_transient =
+        |leftover: &&Leftover| TRANSIENT.iter().any(|beginning| leftover.name.starts_with(beginning));
+    let mut leftovers: Vec<_> = leftovers.iter().filter(is_transient).collect();
+    // A role owns a subscription, a subscription uses a slot.
+    leftovers.sort_by_key(|leftover| leftover.kind);
+    for leftover in leftovers {
+        let transaction = begin(&mut client, &call, Duration::from_secs(5), WRITE).await?;
+        // On a worker too Citus would take some of it to other nodes.
+        call.wait(transaction.batch_execute("SET LOCAL citus.enable_ddl_propagation = off")).await?;
+        drop_one(&transaction, &call, leftover).await?;
+        call.wait(transaction.commit()).await?;
+    }
+    Ok(())
+}
+
+async fn drop_one(
+    transaction: &Transaction<'_>,
+    call: &Call<'_>,
+    leftover: &Leftover,
+) -> Result<(), SqlError> {
+    const SLOT: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+        WHERE slot_name = $1::text AND NOT active";
+    const SUBSCRIPTION: &str = "SELECT FROM pg_subscription WHERE subname = $1::text
+        AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let name = quote::ident(&leftover.name);
+    let parameter = [(&leftover.name as _, Type::TEXT)];
+    match leftover.kind {
+        LeftoverKind::Subscription => {
+            if call.wait(transaction.query_typed_opt(SUBSCRIPTION, &parameter)).await?.is_none() {
+                return Ok(());
+            }
+            let drop = format!(
+                "ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE);
+                DROP SUBSCRIPTION {name}"
+            );
+            call.wait(transaction.batch_execute(&drop)).await
+        }
+        LeftoverKind::Role => {
+            call.wait(transaction.batch_execute(&format!("DROP ROLE IF EXISTS {name}"))).await
+        }
+        LeftoverKind::Publication => {
+            call.wait(transaction.batch_execute(&format!("DROP PUBLICATION IF EXISTS {name}"))).await
+        }
+        LeftoverKind::Slot => call.wait(transaction.query_typed(SLOT, &parameter)).await.map(drop),
+    }
 }

@@ -3,10 +3,11 @@
 use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
+    cleanup::TRANSIENT,
     error::{Refusal, SqlError, one_line},
     session::{Call, Parameter, READ, Session},
 };
-use crate::observe::snapshot::{Disk, Postgres};
+use crate::observe::snapshot::{Disk, Leftover, Postgres};
 
 /// What is to be seen of a node.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +73,15 @@ SELECT json_build_object(
     JOIN pg_class c ON c.oid = logicalrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE p.groupid = (SELECT groupid FROM pg_dist_local_group LIMIT 1)
     AND to_regclass(CASE n.nspname WHEN 'public' THEN 'public.' ELSE '' END || shard_name(logicalrelid, shardid)) IS NULL),
+  'leftovers', (SELECT coalesce(json_agg(json_build_object('kind', kind, 'name', name) ORDER BY kind, name), '[]')
+    FROM (
+      SELECT 'slot' AS kind, slot_name AS name FROM pg_replication_slots
+      WHERE database = current_database() AND NOT active AND NOT temporary
+      UNION ALL SELECT 'publication', pubname FROM pg_publication
+      UNION ALL SELECT 'subscription', subname FROM pg_subscription
+      WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+      UNION ALL SELECT 'role', rolname FROM pg_roles) AS thing
+    WHERE name::text ^@ ANY($1::text[])),
   'disk', (SELECT json_build_object('free', available_disk_size, 'total', total_disk_size)
     FROM citus_local_disk_space_stats()))";
 
@@ -81,6 +91,7 @@ struct Member {
     group_id: Option<i32>,
     known_nodes: i64,
     missing_tables: i64,
+    leftovers: Vec<Leftover>,
     disk: Option<Disk>,
 }
 
@@ -96,8 +107,7 @@ pub async fn observe_node(session: &Session, ask: &NodeQuestion<'_>) -> Result<P
         [(&ask.database, Type::TEXT), (&ask.settings, Type::TEXT_ARRAY), (&TIMEOUTS, Type::TEXT_ARRAY)];
     let server = call.wait(client.query_typed_one(SERVER, &parameters));
     let expected = session.saw_extension();
-    let member =
-        async { if expected { Some(call.wait(client.query_typed_one(MEMBER, &[])).await) } else { None } };
+    let member = async { if expected { Some(ask_member(&client, &call).await) } else { None } };
     // Both are on their way before the first answer is read.
     let (server, member) = tokio::join!(server, member);
     let mut seen: Postgres = call.json(&server?)?;
@@ -107,9 +117,14 @@ pub async fn observe_node(session: &Session, ask: &NodeQuestion<'_>) -> Result<P
         seen.group_id = member.group_id;
         seen.known_nodes = member.known_nodes;
         seen.missing_tables = member.missing_tables;
+        seen.leftovers = member.leftovers;
         seen.disk = member.disk;
     }
     Ok(seen)
+}
+
+async fn ask_member(client: &Client, call: &Call<'_>) -> Result<Row, SqlError> {
+    call.wait(client.query_typed_one(MEMBER, &[(&TRANSIENT, Type::TEXT_ARRAY)])).await
 }
 
 async fn look_at_member(
@@ -119,7 +134,7 @@ async fn look_at_member(
 ) -> Result<Member, SqlError> {
     let row = match first {
         Some(row) => row?,
-        None => call.wait(client.query_typed_one(MEMBER, &[])).await?,
+        None => ask_member(client, call).await?,
     };
     let member: Member = call.json(&row)?;
     if member.missing_tables == 0 {
@@ -127,7 +142,7 @@ async fn look_at_member(
     }
     // The catalog is read as of the statement's beginning and the tables as of now: a shard that has just left looks
     // missing. A second look tells it from one that is.
-    call.json(&call.wait(client.query_typed_one(MEMBER, &[])).await?)
+    call.json(&ask_member(client, call).await?)
 }
 
 /// Whether a node can connect to another one the way Citus would (`citus_check_connection_to_node`).

@@ -195,6 +195,8 @@ pub struct Postgres {
     pub known_nodes: i64,
     /// Placements of the node's own group whose tables are not there: an emptied node that looks healthy.
     pub missing_tables: i64,
+    /// What moves need only while they run and is there now: a dead move's, unless one runs or pg_dist_cleanup lists it.
+    pub leftovers: Vec<Leftover>,
     /// The operator's role has its timeouts set to 0 (`ALTER ROLE postgres SET statement_timeout = 0`).
     pub timeouts_off: bool,
     /// Bytes free and in all on the data volume (`citus_local_disk_space_stats()`).
@@ -207,6 +209,29 @@ impl Postgres {
     pub fn holds_metadata(&self) -> bool {
         self.group_id.unwrap_or(0) != 0 || self.known_nodes > 0
     }
+}
+
+/// Something of a move, by the name that Citus gives to such things. A replication slot only when nobody uses it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Leftover {
+    pub kind: LeftoverKind,
+    pub name: String,
+}
+
+/// What a move leaves on a node when it dies; in the order in which these can be dropped.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, strum::Display,
+)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub enum LeftoverKind {
+    Subscription,
+    /// Owner of a subscription.
+    Role,
+    Publication,
+    #[default]
+    Slot,
 }
 
 /// Space on a volume, in bytes.

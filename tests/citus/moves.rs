@@ -233,8 +233,10 @@ async fn removed_too_early(cluster: &Cluster, session: &Session, group: i32) {
     let message = message.expect("Citus' words");
     assert!(message.contains("leftover from the previous move could not be cleaned up"), "{message}");
     // Only deleting the rows lets it go on, and then it finishes by itself.
-    let forget = format!("DELETE FROM pg_dist_cleanup WHERE node_group_id = {group}");
-    cluster.coordinator.sql(&[&forget]).await.unwrap();
+    let records: Vec<i64> = left.cleanup.iter().map(|row| row.record_id).collect();
+    let eternal = left.cleanup.iter().filter(|row| row.group_id == group).count();
+    assert_eq!(commands::forget_cleanup(session, &records).await.unwrap(), u64::try_from(eternal).unwrap());
+    assert_eq!(commands::forget_cleanup(session, &records).await.unwrap(), 0);
     finished(session, id).await;
 }
 

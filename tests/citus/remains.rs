@@ -1,13 +1,15 @@
-//! Members that are not whole, and how they are healed.
+//! What is left of members and moves that died, and how it is healed.
+
+use std::time::Duration;
 
 use dialog_operator::{
     citus::{NodeQuestion, Session, commands, observe_node},
-    observe::snapshot::DistNode,
+    observe::snapshot::{DistNode, Leftover, LeftoverKind},
 };
 
 use crate::{
-    harness::{Cluster, DATABASE, Server},
-    moves::{catalog, with_dialogs},
+    harness::{Cluster, DATABASE, Server, Signal, eventually},
+    moves::{EVEN, catalog, job, with_dialogs},
 };
 
 const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, settings: &[] };
@@ -59,4 +61,143 @@ async fn is_whole(session: &Session, worker: &Server) {
     assert!(listed.should_have_shards, "{listed:?}");
     let seen = observe_node(&worker.session(DATABASE).await, &NODE).await.unwrap();
     assert_eq!((seen.group_id, seen.known_nodes, seen.missing_tables), (Some(listed.group_id), 3, 0));
+}
+
+async fn leftovers(server: &Server) -> Vec<Leftover> {
+    observe_node(&server.session(DATABASE).await, &NODE).await.unwrap().leftovers
+}
+
+fn leftover(kind: LeftoverKind, name: &str) -> Leftover {
+    Leftover { kind, name: name.to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_dead_moves_leave_is_dropped() {
+    let cluster = Cluster::start(2, 1, "").await;
+    let [source, target] = cluster.workers.as_slice() else { panic!("two workers") };
+    what_no_row_lists_is_dropped_by_name(source, target).await;
+
+    let session = cluster.session().await;
+    with_dialogs(&cluster, &session).await;
+    commands::add_node(&session, "127.0.0.1", target.port).await.unwrap();
+    for crashed in [source, target] {
+        a_worker_crashes_in_a_move(&cluster, &session, crashed).await;
+    }
+}
+
+const PUBLICATION: &str = "citus_shard_move_publication_3_10_7";
+const SLOT: &str = "citus_shard_move_slot_3_10_7";
+const SUBSCRIPTION: &str = "citus_shard_move_subscription_10_7";
+const ROLE: &str = "citus_shard_move_subscription_role_10_7";
+
+/// What a dead move leaves on its source and on its target, and what is somebody else's or in use.
+async fn leave_behind(source: &Server, target: &Server) {
+    let slot = |name: &str| format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')");
+    source
+        .sql(&[
+            "SET citus.enable_ddl_propagation = off",
+            "CREATE TABLE t (a int PRIMARY KEY)",
+            "CREATE PUBLICATION mine FOR TABLE t",
+            &format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE t"),
+            &slot("mine"),
+            &slot(SLOT),
+            &slot("citus_shard_split_slot_in_use"),
+        ])
+        .await
+        .unwrap();
+    // One whose publisher is dead, one that works and keeps its slot in use.
+    let subscribe = |name: &str, port: u16, slot: &str| {
+        format!(
+            "CREATE SUBSCRIPTION {name} CONNECTION 'host=127.0.0.1 port={port} dbname={DATABASE} user=postgres'
+            PUBLICATION mine WITH (connect = false, slot_name = '{slot}')"
+        )
+    };
+    target
+        .sql(&[
+            "SET citus.enable_ddl_propagation = off",
+            "CREATE TABLE t (a int PRIMARY KEY)",
+            &subscribe(SUBSCRIPTION, 1, SLOT),
+            &subscribe("mine", source.port, "citus_shard_split_slot_in_use"),
+            &format!("CREATE ROLE {ROLE} SUPERUSER"),
+            &format!("ALTER SUBSCRIPTION {SUBSCRIPTION} OWNER TO {ROLE}"),
+            &format!("ALTER SUBSCRIPTION {SUBSCRIPTION} ENABLE"),
+            "ALTER SUBSCRIPTION mine ENABLE",
+        ])
+        .await
+        .unwrap();
+}
+
+async fn what_no_row_lists_is_dropped_by_name(source: &Server, target: &Server) {
+    leave_behind(source, target).await;
+    let left = [leftover(LeftoverKind::Publication, PUBLICATION), leftover(LeftoverKind::Slot, SLOT)];
+    eventually("a slot in use is not left over", Duration::from_secs(30), async || {
+        let seen = leftovers(source).await;
+        if seen == left { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    let other_left = [leftover(LeftoverKind::Role, ROLE), leftover(LeftoverKind::Subscription, SUBSCRIPTION)];
+    assert_eq!(leftovers(target).await, other_left);
+
+    let strangers =
+        [LeftoverKind::Slot, LeftoverKind::Publication, LeftoverKind::Subscription, LeftoverKind::Role]
+            .map(|kind| leftover(kind, "mine"));
+    let in_use = leftover(LeftoverKind::Slot, "citus_shard_split_slot_in_use");
+    for (server, left) in [(source, left), (target, other_left)] {
+        let session = server.session(DATABASE).await;
+        let all: Vec<_> = left.into_iter().chain(strangers.clone()).chain([in_use.clone()]).collect();
+        for _ in 0..2 {
+            commands::drop_leftovers(&session, &all).await.unwrap();
+        }
+        assert_eq!(leftovers(server).await, []);
+    }
+    let stays = "SELECT (SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots),
+        (SELECT string_agg(pubname, ',') FROM pg_publication)";
+    assert_eq!(source.value(stays).await, "citus_shard_split_slot_in_use,mine|mine");
+    assert_eq!(target.value("SELECT string_agg(subname, ',') FROM pg_subscription").await, "mine");
+    target
+        .sql(&["SET citus.enable_ddl_propagation = off", "DROP SUBSCRIPTION mine", "DROP TABLE t"])
+        .await
+        .unwrap();
+    source
+        .sql(&["SELECT pg_drop_replication_slot('mine')", "DROP PUBLICATION mine", "DROP TABLE t"])
+        .await
+        .unwrap();
+}
+
+/// What remains is listed in pg_dist_cleanup, or has Citus' name for it: both ways together leave nothing.
+async fn a_worker_crashes_in_a_move(cluster: &Cluster, session: &Session, crashed: &Server) {
+    let source = &cluster.workers[0];
+    let before = cluster.coordinator.value("SELECT count(*) FROM dialogs").await;
+    let id = commands::start_rebalance(session, &EVEN).await.unwrap().expect("a job");
+    eventually("a move has its slot", Duration::from_mins(1), async || {
+        let slots = source.value("SELECT count(*) FROM pg_replication_slots").await;
+        if slots == "0" { Err(slots) } else { Ok(()) }
+    })
+    .await;
+    crashed.stop(Signal::Quit).await;
+    assert!(commands::stop_rebalance(session, id).await.unwrap());
+    job(session, "the job ends", |job| job.id == id && !job.is_open()).await;
+    crashed.launch().await;
+
+    let remains = [leftovers(&cluster.workers[0]).await, leftovers(&cluster.workers[1]).await];
+    let listed = catalog(session).await.cleanup;
+    eprintln!("{} crashed: {remains:?}; listed: {listed:?}", crashed.name);
+    assert!(!remains.concat().is_empty(), "nothing is left of a move that died");
+    eventually("everything is gone", Duration::from_mins(1), async || {
+        commands::cleanup_orphans(session).await.unwrap();
+        let listed = catalog(session).await.cleanup;
+        for worker in &cluster.workers {
+            let names: Vec<_> = listed.iter().map(|row| row.object_name.as_str()).collect();
+            let unlisted: Vec<_> = leftovers(worker)
+                .await
+                .into_iter()
+                .filter(|left| !names.contains(&left.name.as_str()))
+                .collect();
+            commands::drop_leftovers(&worker.session(DATABASE).await, &unlisted).await.unwrap();
+        }
+        let left = [leftovers(&cluster.workers[0]).await, leftovers(&cluster.workers[1]).await].concat();
+        if left.is_empty() && listed.is_empty() { Ok(()) } else { Err((left, listed)) }
+    })
+    .await;
+    assert_eq!(cluster.coordinator.value("SELECT count(*) FROM dialogs").await, before);
 }

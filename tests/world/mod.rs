@@ -289,6 +289,7 @@ impl World {
             group_id: data.extension.then_some(data.group_id),
             known_nodes: data.known_nodes,
             missing_tables: 0,
+            leftovers: Vec::new(),
             timeouts_off: data.timeouts_off,
             disk: None,
         }))
