@@ -1,8 +1,8 @@
 //! The only SQL of the program: typed calls to PostgreSQL and Citus, their rows, and their errors by meaning. Nothing
 //! here decides anything, and nothing outside of here writes SQL.
 //!
-//! The way in is [`Sessions`]: one connection a node, kept from one reconcile to the next. [`observe_node`] and
-//! [`observe_citus`] read, and write nothing; [`commands`] writes, one function a step of a plan. Every call has a
+//! The way in is [`Sessions`]: one connection a node, kept from one reconcile to the next. [`observe_node`],
+//! [`observe_citus`] and [`lock_holders`] read, and write nothing; [`commands`] writes, one function a step of a plan. Every call has a
 //! deadline, and no call leaves a transaction open.
 //!
 //! What differs between versions of PostgreSQL and Citus (a function's arguments, a setting) is looked up in the
@@ -13,6 +13,7 @@ mod cleanup;
 pub mod commands;
 mod connect;
 mod error;
+mod holders;
 mod membership;
 mod node;
 mod quote;
@@ -26,6 +27,7 @@ pub use catalog::{CatalogQuestion, observe_citus};
 pub use commands::OWNER_SECRET;
 pub use connect::{ClientTls, Target, Tls, TlsError};
 pub use error::{Refusal, SqlError, Words};
+pub use holders::lock_holders;
 pub use node::{NodeQuestion, check_connection, observe_node};
 pub use schema::{APPLIED_HASH, BUILT_IN_SCHEMA, Schema, apply as apply_schema};
 pub use session::Session;

@@ -38,6 +38,7 @@ wal_retrieve_retry_interval = 100ms
 max_worker_processes = 32
 max_logical_replication_workers = 16
 max_replication_slots = 32
+max_prepared_transactions = 20
 max_wal_senders = 32
 citus.background_task_queue_interval = 1s
 citus.max_background_task_executors_per_node = 4
@@ -81,6 +82,8 @@ pub enum OnlyCitus {
     StatementTimeout,
     #[strum(to_string = "rights on a schema that reach a later worker")]
     LaterGrants,
+    #[strum(to_string = "the session on the coordinator for which a worker works")]
+    GlobalPids,
 }
 
 /// Whether this is to be skipped.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use dialog_operator::{
-    citus::{NodeQuestion, Session, commands, observe_node},
+    citus::{NodeQuestion, Session, commands, lock_holders, observe_node},
     observe::snapshot::{DistNode, Leftover, LeftoverKind},
 };
 
 use crate::{
-    harness::{Cluster, DATABASE, Server, Signal, eventually},
-    moves::{EVEN, catalog, job, with_dialogs},
+    harness::{Cluster, DATABASE, OnlyCitus, Server, Signal, eventually, run_statements, skipped},
+    moves::{EVEN, QUICK, catalog, job, with_dialogs},
 };
 
 const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, settings: &[] };
@@ -200,4 +200,66 @@ async fn a_worker_crashes_in_a_move(cluster: &Cluster, session: &Session, crashe
     })
     .await;
     assert_eq!(cluster.coordinator.value("SELECT count(*) FROM dialogs").await, before);
+}
+
+/// An open transaction that has read from the old shards keeps Citus from dropping them, without an error: whoever
+/// waits for it must be told whose it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_what_is_to_be_dropped_is_named() {
+    let cluster = Cluster::start(2, 2, "citus.defer_shard_delete_interval = '1h'").await;
+    let session = cluster.session().await;
+    // Few shards: each move tries again to drop what is held, a second for each shard.
+    let few = [
+        "SET citus.shard_count = 4",
+        "CREATE TABLE few (a int PRIMARY KEY)",
+        "SELECT create_distributed_table('few', 'a')",
+    ];
+    cluster.coordinator.sql(&few).await.unwrap();
+    let leaving = &cluster.workers[1];
+    let on_leaving = leaving.session(DATABASE).await;
+    let reader = cluster.coordinator.client("postgres").await.unwrap();
+    let read = ["BEGIN", "SELECT count(*) FROM few", "SELECT pg_backend_pid()"];
+    let pid = run_statements(&reader, &read).await.unwrap().remove(0);
+
+    commands::set_should_have_shards(&session, "127.0.0.1", leaving.port, false).await.unwrap();
+    let id = commands::start_drain(&session, &QUICK).await.unwrap().expect("a job");
+    job(&session, "the drain ends", |job| job.id == id && job.state == "finished").await;
+    let warnings = commands::cleanup_orphans(&session).await.unwrap();
+    assert!(warnings.iter().any(|words| words.contains("failed to clean up")), "{warnings:?}");
+    let cleanup = catalog(&session).await.cleanup;
+    let objects: Vec<&str> = cleanup.iter().map(|row| row.object_name.as_str()).collect();
+    assert_eq!(objects.len(), 2, "the rows stay: {objects:?}");
+
+    let holders = lock_holders(&on_leaving, &objects).await.unwrap();
+    let [holder] = holders.as_slice() else { panic!("one holder: {holders:?}") };
+    assert!(holder.contains(&format!("on shop-worker-1 holds {} and 1 more", objects[0])), "{holder}");
+    assert!(holder.contains("user postgres") && holder.contains("citus_internal"), "{holder}");
+    if !skipped(OnlyCitus::GlobalPids) {
+        let origin = format!("begun by pid {pid} on 127.0.0.1:{}", cluster.coordinator.port);
+        assert!(holder.contains(&origin), "{holder} <> {origin}");
+    }
+    assert_eq!(lock_holders(&on_leaving, &objects).await.unwrap(), holders, "the words stay the same");
+    assert_eq!(
+        lock_holders(&on_leaving, &["public.none_1", "no_slot"]).await.unwrap(),
+        <[String; 0]>::default()
+    );
+
+    // A transaction that is prepared holds its locks without a session.
+    let locked = format!("SELECT FROM {}", objects[0]);
+    leaving.sql(&["BEGIN", &locked, "PREPARE TRANSACTION 'left by somebody'"]).await.unwrap();
+    run_statements(&reader, &["COMMIT"]).await.unwrap();
+    eventually("only the prepared transaction holds it", Duration::from_secs(10), async || {
+        let holders = lock_holders(&on_leaving, &objects).await.unwrap();
+        if holders.len() == 1 && holders[0].contains("the prepared transaction left by somebody") {
+            Ok(())
+        } else {
+            Err(holders)
+        }
+    })
+    .await;
+    commands::cleanup_orphans(&session).await.unwrap();
+    assert_eq!(catalog(&session).await.cleanup.len(), 1);
+    leaving.sql(&["ROLLBACK PREPARED 'left by somebody'"]).await.unwrap();
+    commands::cleanup_orphans(&session).await.unwrap();
+    assert_eq!(catalog(&session).await.cleanup, []);
 }
