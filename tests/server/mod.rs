@@ -214,13 +214,15 @@ impl TestNode {
         kill("-KILL", &format!("-{}", self.pid()));
         self.wait_for_end();
         // Orphans of a killed server see its end by themselves.
-        self.until("all processes of the server are gone", |node| {
-            let data = node.path("volume/pgdata");
-            !fs::read_dir("/proc").unwrap().any(|entry| {
-                let entry = entry.unwrap().path();
-                fs::read_link(entry.join("cwd")).is_ok_and(|cwd| cwd == data)
-            })
-        });
+        self.until("all processes of the server are gone", |node| node.processes().is_empty());
+    }
+
+    /// The processes of the server: they, and nobody else, work in its data directory.
+    fn processes(&self) -> Vec<String> {
+        let data = self.path("volume/pgdata");
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let ours = all.filter(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == data));
+        ours.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
     pub fn postmaster(&self) -> String {
@@ -321,12 +323,25 @@ pub fn code(status: ExitStatus) -> i32 {
 
 impl Drop for TestNode {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.running
-            && child.try_wait().is_ok_and(|ended| ended.is_none())
-        {
-            let group = format!("-{}", child.id());
-            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
-            let _ = child.wait();
+        let (postmaster, processes) = (self.postmaster(), self.processes());
+        let Some(child) = &mut self.running else { return };
+        // The server first, which then takes its processes and its shared memory with it.
+        if processes.contains(&postmaster) {
+            let _ = Command::new("kill").args(["-QUIT", "--", &postmaster]).status();
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            if Instant::now() > deadline || !processes.contains(&postmaster) {
+                let group = format!("-{}", child.id());
+                let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+                let _ = child.wait();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // Whoever still writes there would keep the directory from being removed.
+        while !self.processes().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
