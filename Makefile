@@ -3,7 +3,7 @@ LOCAL := infrastructure/local-kubernetes
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test model check fmt up down install crds deny
+.PHONY: help demo demo-down test bench model check fmt up down install crds deny
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,10 @@ demo-down: ## remove all that the demo made, the Kubernetes with it
 
 test: ## everything: unit, property, CRD, chart and contract tests, stories on a real Kubernetes
 	infrastructure/test.sh
+
+bench: ## how much sooner a cluster is even with the operator's settings; four minutes on an idle machine with Citus
+	infrastructure/prerequisites.sh
+	$(CARGO) run --locked --release --example bench
 
 model: ## many random histories of the planner against its model: PROPTEST_CASES=100000 for a night
 	PROPTEST_CASES=$${PROPTEST_CASES:-5000} $(CARGO) test --locked --release --test plan_converges

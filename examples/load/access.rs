@@ -1,7 +1,8 @@
-//! How an application reaches its database: with what the operator wrote for it, and nothing else.
+//! How an application reaches its database: with what the operator wrote for it and nothing else, or, where there is no
+//! operator, with a password on this machine.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -15,13 +16,13 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio_postgres::{Client, Config, config::SslMode};
+use tokio_postgres::{Client, Config, NoTls, config::SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How long a connection may take, the login included.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// An address, and who to be there. Connections are those of `sslmode=verify-full`.
+/// An address, and who to be there. Connections to a cluster are those of `sslmode=verify-full`.
 #[derive(Clone)]
 pub struct Access {
     /// The address that is connected to.
@@ -33,7 +34,7 @@ pub struct Access {
     /// The application's role.
     pub user: String,
     password: SecretString,
-    tls: MakeRustlsConnect,
+    tls: Option<MakeRustlsConnect>,
 }
 
 impl Access {
@@ -69,8 +70,21 @@ impl Access {
             database: text("dbname")?,
             user: text("user")?,
             password: text("password")?.into(),
-            tls: tls(&text("sslrootcert")?)?,
+            tls: Some(tls(&text("sslrootcert")?)?),
         })
+    }
+
+    /// To a server of this machine, without TLS.
+    #[must_use]
+    pub fn on_this_machine(port: u16, database: &str, user: &str, password: &str) -> Self {
+        Self {
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
+            host: "localhost".to_owned(),
+            database: database.to_owned(),
+            user: user.to_owned(),
+            password: password.to_owned().into(),
+            tls: None,
+        }
     }
 
     /// Connects, and tries again for a while: a Service leads to a server a moment after that is ready.
@@ -102,19 +116,28 @@ impl Access {
             .dbname(&self.database)
             .user(&self.user)
             .password(self.password.expose_secret())
-            .ssl_mode(SslMode::Require)
+            .ssl_mode(if self.tls.is_some() { SslMode::Require } else { SslMode::Disable })
             .application_name("dialog-load")
             .keepalives(true)
             .keepalives_idle(Duration::from_secs(5))
             .tcp_user_timeout(Duration::from_secs(10));
-        let Ok(connected) = tokio::time::timeout(CONNECT, config.connect(self.tls.clone())).await else {
+        // Whoever uses the client gets the error when the connection ends early.
+        let connecting = async {
+            match &self.tls {
+                Some(tls) => config.connect(tls.clone()).await.map(|(client, connection)| {
+                    tokio::spawn(connection);
+                    client
+                }),
+                None => config.connect(NoTls).await.map(|(client, connection)| {
+                    tokio::spawn(connection);
+                    client
+                }),
+            }
+        };
+        let Ok(connected) = tokio::time::timeout(CONNECT, connecting).await else {
             bail!("no login at {} within {} s", self.address, CONNECT.as_secs());
         };
-        let (client, connection) =
-            connected.with_context(|| format!("cannot log in at {} as {}", self.address, self.user))?;
-        // Whoever uses the client gets the error when the connection ends early.
-        tokio::spawn(connection);
-        Ok(client)
+        connected.with_context(|| format!("cannot log in at {} as {}", self.address, self.user))
     }
 }
 

@@ -82,6 +82,8 @@ pub struct Figures {
     pub failed_tries: usize,
     /// The longest time from a first try to its acknowledgement.
     pub longest: Duration,
+    /// All but one in a thousand took no longer than this.
+    pub p999: Duration,
     /// What the failed tries were told, each sentence once, at most five.
     pub words: Vec<String>,
 }
@@ -140,13 +142,15 @@ impl Ledger {
             stretches.iter().any(|(from, to)| began >= *from && to.is_none_or(|to| began < to))
         };
         let mut figures = Figures::default();
-        for write in &self.writes {
-            if inside(write.began) {
-                figures.writes += 1;
-                figures.failed_for_good += usize::from(!write.acknowledged);
-                figures.longest = figures.longest.max(write.took);
-            }
+        let mut took = Vec::new();
+        for write in self.writes.iter().filter(|write| inside(write.began)) {
+            took.push(write.took);
+            figures.failed_for_good += usize::from(!write.acknowledged);
         }
+        took.sort_unstable();
+        figures.writes = took.len();
+        figures.longest = took.last().copied().unwrap_or_default();
+        figures.p999 = took.iter().rev().nth(took.len() / 1_000).copied().unwrap_or_default();
         for failed in self.failed_tries.iter().filter(|failed| inside(failed.began)) {
             figures.failed_tries += 1;
             if figures.words.len() < 5 && !figures.words.contains(&failed.words) {
@@ -233,6 +237,19 @@ mod tests {
         assert_eq!((restart.writes, restart.failed_for_good, restart.failed_tries), (1, 0, 1));
         assert_eq!((restart.longest, restart.words), (Duration::from_millis(560), vec!["gone".to_owned()]));
         assert_eq!(ledger.phase("none"), Figures::default());
+    }
+
+    #[test]
+    fn one_in_a_thousand_may_be_slower() {
+        let start = Instant::now();
+        let p999 = |rows: u32| {
+            let writes = (1..=rows).map(|row| write(start, row.into(), 0, row.into(), true)).collect();
+            let ledger = Ledger { writes, phases: vec![(start, "all".to_owned())], ..Ledger::default() };
+            ledger.phase("all").p999
+        };
+        assert_eq!(p999(999), Duration::from_millis(999));
+        assert_eq!(p999(1_000), Duration::from_millis(999));
+        assert_eq!(p999(2_000), Duration::from_millis(1_998));
     }
 
     #[test]

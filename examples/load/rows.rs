@@ -1,16 +1,19 @@
-//! The synthetic dialog of two people, the same each time: a row follows from its number, so that what is there
-//! already is recognised and never written twice.
+//! Synthetic messages, the same each time: a row follows from its number. The dialog of two people, of which what is
+//! there already is recognised and never written twice; and messages to everybody.
 
 use std::{fmt::Write as _, pin::pin};
 
 use anyhow::{Context as _, bail};
 use futures::SinkExt as _;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 
 use super::{access::Access, ledger::Key};
 
 /// The two who talk.
 pub const PEOPLE: [i64; 2] = [1, 1_001_110];
+
+/// Users that messages are written to, so that all shards get some.
+pub const USERS: i64 = 1_000_000;
 
 /// Rows of one transaction, all from the same one of the two.
 const CHUNK: u64 = 50_000;
@@ -26,7 +29,7 @@ pub fn key(sequence: u64) -> Key {
     Key { to_user: if sequence.is_multiple_of(2) { second } else { first }, id: u128::from(sequence) }
 }
 
-/// Loads the first `rows` rows, in both directions at once. Returns how many were not there yet.
+/// Loads the first `rows` rows of the dialog, in both directions at once. Returns how many were not there yet.
 ///
 /// # Errors
 /// When the database refuses, or holds a part of what is written in one transaction: then it is not this function's.
@@ -49,6 +52,30 @@ async fn one_way(access: &Access, rows: u64, parity: u64) -> anyhow::Result<u64>
     Ok(added)
 }
 
+/// Loads that many messages to everybody into an empty table: each shard gets about as many.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn load_everybody(access: &Access, rows: u64) -> anyhow::Result<()> {
+    let half = |from: u64, to: u64| async move {
+        let mut client = access.connect().await?;
+        for first in (from..to).step_by(usize::try_from(CHUNK)?) {
+            let sequence: Vec<u64> = (first..to.min(first + CHUNK)).collect();
+            let transaction = client.transaction().await?;
+            copy(&transaction, &sequence, |number| Key {
+                to_user: (number % USERS.unsigned_abs()).cast_signed() + 1,
+                id: u128::from(number),
+            })
+            .await
+            .with_context(|| format!("cannot load rows from {first}"))?;
+            transaction.commit().await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(half(0, rows / 2), half(rows / 2, rows))?;
+    Ok(())
+}
+
 /// All rows of a chunk, or none of them if they are there.
 async fn chunk(client: &mut Client, sequence: &[u64]) -> anyhow::Result<u64> {
     let (Some(first), Some(last)) = (sequence.first(), sequence.last()) else { return Ok(0) };
@@ -68,18 +95,27 @@ async fn chunk(client: &mut Client, sequence: &[u64]) -> anyhow::Result<u64> {
         part => bail!("{part} of {expected} rows of one transaction are there already"),
     }
     let transaction = client.transaction().await?;
-    let copy = "COPY public.dialogs (from_user, to_user, message, created_at, message_id) FROM STDIN";
-    let mut sink = pin!(transaction.copy_in(copy).await?);
-    for batch in sequence.chunks(usize::try_from(BATCH)?) {
-        sink.send(std::io::Cursor::new(lines(batch)?)).await?;
-    }
-    let added = sink.finish().await?;
+    let added = copy(&transaction, sequence, key).await?;
     transaction.commit().await?;
     Ok(added)
 }
 
+/// Copies rows, whose keys follow from their numbers. Returns how many.
+async fn copy(
+    transaction: &Transaction<'_>,
+    sequence: &[u64],
+    key: impl Fn(u64) -> Key,
+) -> anyhow::Result<u64> {
+    let copy = "COPY public.dialogs (from_user, to_user, message, created_at, message_id) FROM STDIN";
+    let mut sink = pin!(transaction.copy_in(copy).await?);
+    for batch in sequence.chunks(usize::try_from(BATCH)?) {
+        sink.send(std::io::Cursor::new(lines(batch, &key)?)).await?;
+    }
+    Ok(sink.finish().await?)
+}
+
 /// Rows in COPY's text form.
-fn lines(sequence: &[u64]) -> anyhow::Result<Vec<u8>> {
+fn lines(sequence: &[u64], key: impl Fn(u64) -> Key) -> anyhow::Result<Vec<u8>> {
     let mut text = String::new();
     for number in sequence {
         let key = key(*number);

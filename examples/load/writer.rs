@@ -21,16 +21,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     access::Access,
     ledger::{FailedTry, Key, Ledger, Write},
-    rows::PEOPLE,
+    rows::{PEOPLE, USERS},
 };
 
 /// How long a single try may take. Longer than anything a healthy cluster does to a row.
 const TRY: Duration = Duration::from_secs(30);
 /// Between two tries of a row: soon enough that the longest write is the database's doing and not this pause's.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Users that messages are written to, so that all shards get some.
-const USERS: i64 = 1_000_000;
-
 /// One row. Which key it conflicts with need not be said: the table has only the primary one.
 const INSERT: &str = "INSERT INTO public.dialogs (from_user, to_user, message, created_at, message_id)
      VALUES ($1, $2, $3, $4, $5::text::uuid) ON CONFLICT DO NOTHING";

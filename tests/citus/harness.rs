@@ -25,11 +25,15 @@ use tokio_postgres::{NoTls, SimpleQueryMessage};
 pub const DATABASE: &str = "dialogs";
 pub const OWNER: &str = "shop";
 
-/// What every server of a test has; a test adds its own.
-const CONFIGURATION: &str = "
+/// Without this a server cannot be reached, or has no Citus.
+const REACHED: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 shared_preload_libraries = 'citus'
+";
+
+/// What every server of a test has; a test adds its own.
+const CONFIGURATION: &str = "
 fsync = off
 shared_buffers = 16MB
 max_connections = 60
@@ -70,7 +74,7 @@ pub static INSTALLATION: LazyLock<Installation> = LazyLock::new(|| {
 
 #[allow(clippy::explicit_write)] // eprintln! would be kept back when the test passes
 fn tell(what: &str) {
-    writeln!(std::io::stderr(), "citus contract: {what}").unwrap();
+    writeln!(std::io::stderr(), "{}: {what}", env!("CARGO_CRATE_NAME")).unwrap();
 }
 
 /// What the stand-in cannot show.
@@ -193,8 +197,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// An initialised server with these lines in its configuration, running.
+    /// An initialised server for a test, with these lines in its configuration, running.
     pub async fn start(name: &str, configuration: &str) -> Self {
+        Self::with_defaults(name, &format!("{CONFIGURATION}{configuration}")).await
+    }
+
+    /// A server with the defaults of PostgreSQL and Citus, but for these lines, running.
+    pub async fn with_defaults(name: &str, configuration: &str) -> Self {
         let server = Self {
             name: name.to_owned(),
             port: free_port(),
@@ -203,7 +212,7 @@ impl Server {
             process: Mutex::default(),
         };
         server.copy_template();
-        server.configure(&format!("{CONFIGURATION}port = {}\n{configuration}\n", server.port));
+        server.configure(&format!("{REACHED}port = {}\n{configuration}\n", server.port));
         server.launch().await;
         server
     }
