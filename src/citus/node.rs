@@ -3,6 +3,7 @@
 use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
+    catalog::shard_table,
     cleanup::TRANSIENT,
     error::{Refusal, SqlError, one_line},
     session::{Call, Parameter, READ, Session},
@@ -63,16 +64,18 @@ SELECT json_build_object(
   'availableExtension', (SELECT default_version FROM pg_available_extensions WHERE name = 'citus'),
   'timeoutsOff', (SELECT missing = 0 FROM timeouts))";
 
-/// What a node's own copy of the Citus catalog says about itself. `shard_name()` leaves out the schema `public`.
-const MEMBER: &str = "
+/// What a node's own copy of the Citus catalog says about itself.
+const MEMBER: &str = concat!(
+    "
 SELECT json_build_object(
   'groupId', (SELECT groupid FROM pg_dist_local_group LIMIT 1),
   'knownNodes', (SELECT count(*) FROM pg_dist_node),
   'missingTables', (
     SELECT count(*) FROM pg_dist_placement p JOIN pg_dist_shard USING (shardid)
-    JOIN pg_class c ON c.oid = logicalrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE p.groupid = (SELECT groupid FROM pg_dist_local_group LIMIT 1)
-    AND to_regclass(CASE n.nspname WHEN 'public' THEN 'public.' ELSE '' END || shard_name(logicalrelid, shardid)) IS NULL),
+    AND to_regclass(",
+    shard_table!(),
+    ") IS NULL),
   'leftovers', (SELECT coalesce(json_agg(json_build_object('kind', kind, 'name', name) ORDER BY kind, name), '[]')
     FROM (
       SELECT 'slot' AS kind, slot_name AS name FROM pg_replication_slots
@@ -83,7 +86,8 @@ SELECT json_build_object(
       UNION ALL SELECT 'role', rolname FROM pg_roles) AS thing
     WHERE name::text ^@ ANY($1::text[])),
   'disk', (SELECT json_build_object('free', available_disk_size, 'total', total_disk_size)
-    FROM citus_local_disk_space_stats()))";
+    FROM citus_local_disk_space_stats()))"
+);
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
