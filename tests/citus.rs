@@ -8,6 +8,8 @@
 mod birth;
 #[path = "citus/faults.rs"]
 mod faults;
+#[path = "citus/give_up.rs"]
+mod give_up;
 #[path = "citus/harness.rs"]
 mod harness;
 #[path = "citus/moves.rs"]

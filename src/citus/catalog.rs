@@ -35,6 +35,7 @@ macro_rules! moving {
         "(t.partmethod <> 'n' OR (t.repmodel = 's' AND t.colocationid <> 0))"
     };
 }
+pub(super) use moving;
 /// The qualified name of a shard's table, of `logicalrelid` and `shardid`: shard_name() leaves out the schema `public`.
 /// Not from a joined pg_namespace: the planner may try that with schemas of other tables, and such names are errors.
 macro_rules! shard_table {

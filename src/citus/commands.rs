@@ -1,6 +1,6 @@
 //! Writes, one function a step of a plan. Each is idempotent, has a deadline and decides nothing; whether it may be
-//! done now was decided by the planner. Those about members and about what moves leave behind live in rooms of their
-//! own and are named here as well.
+//! done now was decided by the planner. Those about members, about what moves leave behind and about lost workers live in
+//! rooms of their own and are named here as well.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Transaction, types::Type};
 
 pub use super::{
     cleanup::{cleanup_orphans, drop_leftovers, forget_cleanup},
+    give_up::{GivenUp, give_up},
     membership::{activate_node, add_node, remove_node, set_coordinator_host, set_should_have_shards},
 };
 use super::{

@@ -95,8 +95,15 @@ pub enum Refusal {
     NoReplicaIdentity,
     /// A node holds the only placement of a shard.
     OnlyPlacement,
-    /// pg_dist_cleanup has rows of the node's group: a removal would make them eternal.
+    /// pg_dist_cleanup has rows that must be gone first: a removal would make them eternal, or Citus would drop what is
+    /// being made.
     CleanupPending,
+    /// A worker that was to be given up answers.
+    NodeAnswers,
+    /// There is no worker that could take over the shards of one that is given up.
+    NoSurvivor,
+    /// A worker has rows under the name of a shard that is not its own.
+    DataInTheWay,
     /// There is no such rebalance strategy.
     StrategyUnknown,
     /// A catalog of Citus is not there: the database does not have the extension, or another version of it.
@@ -122,7 +129,11 @@ impl Refusal {
             _ if says("could not find rebalance strategy") => Self::StrategyUnknown,
             // 08: connections; 57P: the other node is being shut down.
             _ if sqlstate.starts_with("08") || sqlstate.starts_with("57P") => Self::RemoteUnreachable,
-            _ if says("connection to the remote node") || says("connection marked as essential") => {
+            // The last by run_command_on_all_nodes.
+            _ if says("connection to the remote node")
+                || says("connection marked as essential")
+                || says("failed to connect to") =>
+            {
                 Self::RemoteUnreachable
             }
             "42P01" | "42883" | "42703" if says("citus") || says("pg_dist_") => Self::NoExtension,
@@ -298,6 +309,7 @@ mod tests {
         Refusal::RemoteUnreachable
     )]
     #[case("XX000", "failure on connection marked as essential: a:5432", Refusal::RemoteUnreachable)]
+    #[case("", "failed to connect to a:5432", Refusal::RemoteUnreachable)]
     #[case("57P01", "terminating connection due to administrator command", Refusal::RemoteUnreachable)]
     #[case(
         "55000",

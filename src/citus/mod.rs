@@ -13,6 +13,7 @@ mod cleanup;
 pub mod commands;
 mod connect;
 mod error;
+mod give_up;
 mod holders;
 mod membership;
 mod node;
@@ -20,6 +21,7 @@ mod quote;
 mod schema;
 mod session;
 mod sessions;
+mod spread;
 mod statements;
 mod task;
 

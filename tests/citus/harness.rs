@@ -88,6 +88,8 @@ pub enum OnlyCitus {
     LaterGrants,
     #[strum(to_string = "the session on the coordinator for which a worker works")]
     GlobalPids,
+    #[strum(to_string = "foreign keys, partitions and single shards of workers that are given up")]
+    OtherTables,
 }
 
 /// Whether this is to be skipped.
@@ -304,10 +306,22 @@ impl Server {
     /// Empties it as a lost volume does: the same name and port, nothing in it.
     pub async fn wipe(&self) {
         self.stop(Signal::Int).await;
+        let configuration = self.lose();
+        self.renew(&configuration).await;
+    }
+
+    /// Its process has ended and its data is gone. Answers with its configuration.
+    pub fn lose(&self) -> String {
+        assert!(self.has_ended(), "{} runs", self.name);
         let configuration = fs::read_to_string(self.data().join("postgresql.conf")).unwrap();
         fs::remove_dir_all(self.data()).unwrap();
+        configuration
+    }
+
+    /// A new server under the name and port of one that was lost.
+    pub async fn renew(&self, configuration: &str) {
         self.copy_template();
-        self.write("postgresql.conf", &configuration);
+        self.write("postgresql.conf", configuration);
         self.launch().await;
     }
 

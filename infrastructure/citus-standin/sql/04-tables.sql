@@ -70,6 +70,27 @@ BEGIN
   RETURN result || standin.grants_sql(rel, target) || CASE WHEN shardid IS NULL THEN standin.schema_grants_sql(rel) ELSE '' END;
 END $$;
 
+-- The commands that make a shard, for whoever makes one by hand. Citus' name the table, and the worker puts the shard's
+-- number to each name; here they have a number that no shard has, and the worker puts the shard's in its place.
+CREATE FUNCTION master_get_table_ddl_events(table_name text) RETURNS SETOF text LANGUAGE sql STABLE STRICT AS
+$$ SELECT standin.table_sql(table_name::regclass, -99999) $$;
+CREATE FUNCTION worker_apply_shard_ddl_command(shard_id bigint, schema_name text, ddl_command text) RETURNS void
+LANGUAGE plpgsql STRICT AS $$ BEGIN EXECUTE replace(ddl_command, '_-99999', '_' || shard_id); END $$;
+
+-- Whoever changes where a shard is, by hand or by a move, changes where its queries go.
+CREATE FUNCTION standin.follow_placements() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE pg_foreign_table f SET ftserver = s.oid FROM changed JOIN pg_dist_node n USING (groupid)
+    JOIN pg_foreign_server s ON srvname = 'citus_' || nodeid
+  WHERE ftrelid = to_regclass('standin.shard_' || shardid) AND noderole = 'primary';
+  UPDATE pg_depend d SET refobjid = ftserver FROM changed JOIN pg_foreign_table
+    ON ftrelid = to_regclass('standin.shard_' || shardid)
+  WHERE d.classid = 'pg_class'::regclass AND d.objid = ftrelid AND d.refclassid = 'pg_foreign_server'::regclass;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER follow_placements AFTER UPDATE ON pg_dist_placement REFERENCING NEW TABLE AS changed
+  FOR EACH STATEMENT EXECUTE FUNCTION standin.follow_placements();
+
 CREATE FUNCTION standin.index_sql(idx regclass, shardid bigint) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog AS $$
   SELECT format('CREATE %sINDEX IF NOT EXISTS %I ON %s%s;', CASE WHEN indisunique THEN 'UNIQUE ' ELSE '' END,

@@ -155,11 +155,6 @@ BEGIN
       EXECUTE format('DROP FOREIGN TABLE standin.copy_%s', r.shardid);
     END LOOP;
   END IF;
-  UPDATE pg_foreign_table f SET ftserver = fs.oid FROM pg_foreign_server fs
-  WHERE fs.srvname = 'citus_' || t.nodeid AND ftrelid IN (SELECT to_regclass('standin.shard_' || id) FROM unnest(shards) id);
-  UPDATE pg_depend d SET refobjid = fs.oid FROM pg_foreign_server fs
-  WHERE fs.srvname = 'citus_' || t.nodeid AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_foreign_server'::regclass
-    AND d.objid IN (SELECT to_regclass('standin.shard_' || id) FROM unnest(shards) id);
   UPDATE pg_dist_placement SET groupid = t.groupid, placementid = nextval('pg_dist_placement_placementid_seq')
     WHERE shardid = ANY (shards) AND groupid = s.groupid;
   PERFORM standin.run(c, format('UPDATE pg_dist_placement p SET groupid = %s, placementid = n.id FROM (VALUES %s) n(shard, id) WHERE p.shardid = n.shard', t.groupid,
