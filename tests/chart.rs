@@ -122,7 +122,7 @@ const RIGHTS: &[(&str, &str, &str)] = &[
     ("dialogcluster.dev", "dialogclusters/status", "patch"),
     ("dialogcluster.dev", "dialogclusters/finalizers", "update"),
     ("", "configmaps", "get list watch create patch delete"),
-    ("", "persistentvolumeclaims", "get list watch create patch"),
+    ("", "persistentvolumeclaims", "get list watch create patch delete"),
     ("", "pods", "get list watch create patch delete"),
     ("", "secrets", "get list watch create patch"),
     ("", "serviceaccounts", "get list watch create patch"),
@@ -473,7 +473,6 @@ fn rights_in_practice(release: &Release, group: &str) {
     assert!(release.may(&["update", "leases.coordination.k8s.io", &own]));
     assert!(!release.may(&["update", "leases.coordination.k8s.io", "--namespace=default"]));
     for (verb, resource) in [
-        ("delete", "persistentvolumeclaims"),
         ("delete", "secrets"),
         ("patch", clusters.as_str()),
         ("delete", clusters.as_str()),

@@ -4,8 +4,10 @@
 use std::time::Instant;
 
 use super::{Failure, FailureReason, Hands};
+use serde_json::json;
+
 use crate::{
-    api::{Node, names::keys},
+    api::{Node, names::keys, spec::VolumePolicy},
     observe::{kubernetes::live, snapshot::Ownership},
     resources::{self, Inputs, Rendered},
     runtime::door::{Address, Refusal},
@@ -83,7 +85,8 @@ pub(super) async fn forget_inspection(hands: &Hands<'_>, pod: &str) -> Result<()
 pub(super) async fn hurry(hands: &Hands<'_>, node: Node, pod_uid: &str, value: &str) -> Result<(), Failure> {
     let name = node.pod_name(&hands.desired.cluster.name);
     let address = hands.address("v1", "Pod", &name);
-    let answer = hands.context.door.annotate(address, pod_uid, &[(keys::HURRY, value)]).await;
+    let answer =
+        hands.context.door.note(address, pod_uid, &json!({ "annotations": { keys::HURRY: value } })).await;
     answer.map(drop).map_err(|refusal| Failure::refused(&address, &refusal))
 }
 
@@ -105,11 +108,52 @@ pub(super) async fn record_identity(
         if seen.annotation(keys::SYSTEM_IDENTIFIER) == Some(system_identifier) {
             continue;
         }
-        let annotations = [(keys::SYSTEM_IDENTIFIER, system_identifier)];
-        let answer = hands.context.door.annotate(address, &seen.uid, &annotations).await;
+        let notes = json!({ "annotations": { keys::SYSTEM_IDENTIFIER: system_identifier } });
+        let answer = hands.context.door.note(address, &seen.uid, &notes).await;
         let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
         hands.memory.with(|memory| memory.wrote(key, answer));
     }
+    Ok(())
+}
+
+/// The claim first: it is what outlives the StatefulSet.
+pub(super) async fn retire(
+    hands: &Hands<'_>,
+    node: Node,
+    claim: Option<&str>,
+    (mark, reclaim): (&str, VolumePolicy),
+) -> Result<(), Failure> {
+    let set = node.object_name(&hands.desired.cluster.name);
+    let reclaim = reclaim.to_string();
+    let of_claim = claim.map(|claim| {
+        let notes = json!({ "labels": { keys::DRAINED: mark }, "annotations": { keys::RECLAIM: reclaim } });
+        ("v1", "PersistentVolumeClaim", claim, notes)
+    });
+    let of_set = ("apps/v1", "StatefulSet", set.as_str(), json!({ "annotations": { keys::DRAINED: mark } }));
+    for (version, kind, name, notes) in of_claim.into_iter().chain([of_set]) {
+        let key = format!("{kind}/{name}");
+        let Some(seen) = hands.seen.objects.get(&key) else { continue };
+        // The first mark says when.
+        if seen.label(keys::DRAINED).or_else(|| seen.annotation(keys::DRAINED)).is_some() {
+            continue;
+        }
+        let address = hands.address(version, kind, name);
+        let answer = hands.context.door.note(address, &seen.uid, &notes).await;
+        let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
+        hands.memory.with(|memory| memory.wrote(key, answer));
+    }
+    Ok(())
+}
+
+pub(super) async fn note_restart(hands: &Hands<'_>, node: Node, booted: &str) -> Result<(), Failure> {
+    let set = node.object_name(&hands.desired.cluster.name);
+    let key = format!("StatefulSet/{set}");
+    let address = hands.address("apps/v1", "StatefulSet", &set);
+    let Some(seen) = hands.seen.objects.get(&key) else { return Ok(()) };
+    let notes = json!({ "annotations": { keys::BOOTED: booted } });
+    let answer = hands.context.door.note(address, &seen.uid, &notes).await;
+    let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
+    hands.memory.with(|memory| memory.wrote(key, answer));
     Ok(())
 }
 

@@ -45,6 +45,8 @@ pub struct DoneStep {
     pub step: Step,
     /// What came of it.
     pub result: Result<(), Failure>,
+    /// What it told beyond that it was done, for people.
+    pub said: Option<String>,
 }
 
 /// Why a step failed.
@@ -149,7 +151,11 @@ async fn in_order(hands: &Hands<'_>, lane: Vec<&Planned>) -> Vec<DoneStep> {
             hands.context.metrics.reconcile_failed(reason);
         }
         let failed = result.is_err();
-        done.push(DoneStep { step: step.clone(), result });
+        let (result, said) = match result {
+            Ok(said) => (Ok(()), said),
+            Err(failure) => (Err(failure), None),
+        };
+        done.push(DoneStep { step: step.clone(), result, said });
         if failed {
             break;
         }
@@ -157,7 +163,7 @@ async fn in_order(hands: &Hands<'_>, lane: Vec<&Planned>) -> Vec<DoneStep> {
     done
 }
 
-async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
+async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> {
     if hands.context.stop.is_cancelled() {
         return Err(Failure::new(
             FailureReason::ShuttingDown,
@@ -183,7 +189,8 @@ fn deadline(step: &Step) -> Duration {
     }
 }
 
-async fn run(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
+/// Does it; what it has to tell beyond that it is done.
+async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> {
     match step {
         Step::Create(object) => kubernetes::create(hands, object).await,
         Step::Apply { object, uid } => kubernetes::apply(hands, object, uid).await,
@@ -196,14 +203,19 @@ async fn run(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
         Step::RecordIdentity { node, system_identifier, claim } => {
             kubernetes::record_identity(hands, *node, system_identifier, claim).await
         }
-        Step::RestartNode { node, pod_uid, .. } => {
+        Step::RestartNode { node, pod_uid, booted, .. } => {
+            kubernetes::note_restart(hands, *node, booted).await?;
             // What is on disk already need not be written by the fast shutdown, nor replayed after it.
             sql::checkpoint(hands, *node).await;
             kubernetes::delete_pod(hands, *node, pod_uid).await
         }
         Step::Delete { kind, name, uid } => kubernetes::delete(hands, kind, name, uid).await,
-        _ => sql::run(hands, step).await,
+        Step::Retire { node, claim, mark, reclaim } => {
+            kubernetes::retire(hands, *node, claim.as_deref(), (mark, *reclaim)).await
+        }
+        _ => return sql::run(hands, step).await,
     }
+    .map(|()| None)
 }
 
 impl Failure {

@@ -8,7 +8,7 @@ use crate::{
     citus::{self, Schema, Session, SqlError, commands},
     observe::{
         access::{Access, NoWay, PORT},
-        snapshot::Seen,
+        snapshot::{Leftover, Seen},
     },
     plan::Step,
 };
@@ -51,9 +51,12 @@ impl Hands<'_> {
     }
 }
 
-pub(super) async fn run(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
+pub(super) async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> {
     let started = Instant::now();
-    let result = say(hands, step).await;
+    let result = match step {
+        Step::GiveUp { node, address } => give_up(hands, *node, address).await.map(Some),
+        _ => say(hands, step).await.map(|()| None),
+    };
     hands.context.metrics.sql(step.name(), started.elapsed());
     result
 }
@@ -73,12 +76,6 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
             hands.memory.with(|memory| memory.trials.insert(format!("{name}={value}"), answer));
             Ok(())
         }
-        Step::SetCoordinatorHost { address } => {
-            Ok(commands::set_coordinator_host(&*hands.coordinator().await?, address, PORT).await?)
-        }
-        Step::AddNode { address, .. } => {
-            Ok(commands::add_node(&*hands.coordinator().await?, address, PORT).await.map(drop)?)
-        }
         Step::CreateOwner { owner, secret_uid } => {
             let password = hands.application_password().await?;
             let database = &hands.desired.database.name;
@@ -94,19 +91,61 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Step::StartRebalance { strategy, transfer_mode, parallel_colocated, .. } => {
+        Step::StartRebalance { drain, strategy, transfer_mode, parallel_colocated, .. } => {
             let options = commands::RebalanceOptions {
                 strategy,
                 transfer_mode: *transfer_mode,
                 parallel_colocated: *parallel_colocated,
             };
-            let job = commands::start_rebalance(&*hands.coordinator().await?, &options).await?;
+            let coordinator = hands.coordinator().await?;
+            let job = if *drain {
+                commands::start_drain(&coordinator, &options).await?
+            } else {
+                commands::start_rebalance(&coordinator, &options).await?
+            };
             tracing::info!(job, "citus_rebalance_start answered");
             Ok(())
         }
         Step::StopRebalance { job } => {
             Ok(commands::stop_rebalance(&*hands.coordinator().await?, *job).await.map(drop)?)
         }
+        _ => about_members(hands, step).await,
+    }
+}
+
+/// Steps about who is a member, and what members hold.
+async fn about_members(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
+    match step {
+        Step::SetCoordinatorHost { address } => {
+            Ok(commands::set_coordinator_host(&*hands.coordinator().await?, address, PORT).await?)
+        }
+        Step::AddNode { address, .. } => {
+            Ok(commands::add_node(&*hands.coordinator().await?, address, PORT).await.map(drop)?)
+        }
+        Step::SetShouldHaveShards { address, should, .. } => {
+            let coordinator = hands.coordinator().await?;
+            Ok(commands::set_should_have_shards(&coordinator, address, PORT, *should).await?)
+        }
+        Step::CleanUp => {
+            let warnings = commands::cleanup_orphans(&*hands.coordinator().await?).await?;
+            if !warnings.is_empty() {
+                tracing::info!(
+                    warnings = warnings.join(" "),
+                    "citus_cleanup_orphaned_resources left something"
+                );
+            }
+            Ok(())
+        }
+        Step::RemoveNode { address, .. } => {
+            Ok(commands::remove_node(&*hands.coordinator().await?, address, PORT).await?)
+        }
+        Step::ActivateNode { address, .. } => {
+            Ok(commands::activate_node(&*hands.coordinator().await?, address, PORT).await?)
+        }
+        Step::ForgetCleanup { records } => {
+            Ok(commands::forget_cleanup(&*hands.coordinator().await?, records).await.map(drop)?)
+        }
+        Step::DropLeftovers { node, leftovers } => drop_leftovers(hands, *node, leftovers).await,
         // The other steps are Kubernetes'. A new one that is forgotten here fails loudly.
         other => Err(Failure::new(FailureReason::Postgres, format!("{} is no statement", other.name()))),
     }
@@ -117,6 +156,30 @@ async fn prepare(hands: &Hands<'_>, node: Node, extension: Option<&str>) -> Resu
     commands::prepare_server(&*access.maintenance(node, pod).await?, &hands.desired.database.name).await?;
     let session = access.session(node, pod).await?;
     Ok(commands::create_extension(&session, extension).await?)
+}
+
+/// Citus writes down what a move will make before it makes it. So what was seen on the node, and is not written down
+/// *now*, is of no move that runs.
+async fn drop_leftovers(hands: &Hands<'_>, node: Node, leftovers: &[Leftover]) -> Result<(), Failure> {
+    let names: Vec<&str> = leftovers.iter().map(|left| left.name.as_str()).collect();
+    let listed = commands::listed_for_cleanup(&*hands.coordinator().await?, &names).await?;
+    let dead: Vec<Leftover> = leftovers.iter().filter(|left| !listed.contains(&left.name)).cloned().collect();
+    Ok(commands::drop_leftovers(&*hands.session(node).await?, &dead).await?)
+}
+
+/// Answers with what went, for people.
+async fn give_up(hands: &Hands<'_>, node: Node, address: &str) -> Result<String, Failure> {
+    let name = node.object_name(&hands.desired.cluster.name);
+    let lost = commands::give_up(&*hands.coordinator().await?, &[(address, PORT)]).await?;
+    let rows =
+        lost.rows_about.map_or_else(|| "an unknown number of".to_owned(), |rows| format!("about {rows}"));
+    let shards: Vec<String> = lost.shards.iter().map(ToString::to_string).collect();
+    Ok(format!(
+        "the data of {name} was given up: {rows} rows in {} shards of {}, which exist again, empty: {}",
+        lost.shards.len(),
+        lost.tables.join(", "),
+        shards.join(" ")
+    ))
 }
 
 async fn apply_schema(hands: &Hands<'_>, hash: &str) -> Result<(), Failure> {

@@ -8,10 +8,10 @@ use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    names::{ClusterId, Node},
+    names::{ClusterId, Node, keys},
     spec::{
         ConfigMapKey, DatabaseSpec, DialogCluster, ImagePullPolicy, NodeTemplate, RebalanceMode,
-        RebalanceSpec, StorageSpec, TransferMode,
+        RebalanceSpec, StorageSpec, TransferMode, VolumesSpec,
     },
     validation,
 };
@@ -55,6 +55,10 @@ pub struct Desired {
     pub schema_source: Option<ConfigMapKey>,
     /// Who starts a rebalance, and how it is done.
     pub rebalance: Rebalance,
+    /// What becomes of volumes that are no longer used.
+    pub volumes: VolumesSpec,
+    /// The worker whose data a person gives up: value of the annotation [`keys::FORCE_REMOVE`], as it was written.
+    pub force_remove: Option<String>,
 }
 
 /// How shards are moved.
@@ -169,6 +173,8 @@ impl TryFrom<&DialogCluster> for Desired {
             shard_count: positive("schema.shardCount", spec.schema.shard_count.into())?,
             schema_source: spec.schema.config_map_ref.clone(),
             rebalance: rebalance(&spec.rebalance)?,
+            volumes: spec.volumes.clone(),
+            force_remove: cluster.annotations().get(keys::FORCE_REMOVE).cloned(),
         })
     }
 }

@@ -157,10 +157,18 @@ pub mod keys {
     pub const USER_TEMPLATE: &str = "dialogcluster.dev/user-template";
     /// Annotation of a pod: `<config hash> <time>`; patched to make the kubelet bring a changed ConfigMap at once.
     pub const HURRY: &str = "dialogcluster.dev/configuration";
+    /// Annotation of a StatefulSet: `<config hash> <time>` of the last pod that the operator had made. A server that hangs
+    /// at its start cannot say what it was started with.
+    pub const BOOTED: &str = "dialogcluster.dev/booted";
     /// Annotation of a node's ConfigMap: the user's parameters in it, as JSON.
     pub const PARAMETERS: &str = "dialogcluster.dev/parameters";
-    /// Label of a volume claim whose worker was drained and removed: such a volume is never used again as data.
+    /// Label of a volume claim, and annotation of a StatefulSet, of a worker that holds nothing any more and is removed:
+    /// when that was (`2026-11-22T21-05-00Z`). There is no way back from it: such a volume is never used again as data.
     pub const DRAINED: &str = "dialogcluster.dev/drained";
+    /// Annotation of such a volume claim: `Retain` or `Delete`, what becomes of it.
+    pub const RECLAIM: &str = "dialogcluster.dev/reclaim";
+    /// Annotation that a person sets on the DialogCluster: `<worker>/<system identifier>`, whose data is given up.
+    pub const FORCE_REMOVE: &str = "dialogcluster.dev/force-remove";
 }
 
 #[cfg(test)]

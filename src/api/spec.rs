@@ -85,6 +85,8 @@ pub struct DialogClusterSpec {
     pub schema: SchemaSpec,
     /// How shards are moved until their counts are even.
     pub rebalance: RebalanceSpec,
+    /// What becomes of volumes that are no longer used.
+    pub volumes: VolumesSpec,
     /// `true`: the operator observes and reports, and changes nothing.
     pub paused: bool,
 }
@@ -275,6 +277,27 @@ impl Default for RebalanceSpec {
             max_parallel_moves: 4,
         }
     }
+}
+
+/// What becomes of volumes that are no longer used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumesSpec {
+    /// The volume of a worker that was drained and removed. A kept one carries the label `dialogcluster.dev/drained` and
+    /// is never used again.
+    pub when_scaled: VolumePolicy,
+    /// All volumes, when the DialogCluster is deleted.
+    pub when_deleted: VolumePolicy,
+}
+
+/// Whether a volume is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display)]
+pub enum VolumePolicy {
+    /// It is kept.
+    #[default]
+    Retain,
+    /// It is deleted, and its data with it.
+    Delete,
 }
 
 /// Who starts a rebalance.

@@ -40,6 +40,18 @@ pub async fn forget_cleanup(session: &Session, record_ids: &[i64]) -> Result<u64
     call.wait(client.execute_typed(FORGET, &[(&record_ids, Type::INT8_ARRAY)])).await
 }
 
+/// Which of these names pg_dist_cleanup lists now: Citus writes down what a move will make before it makes it.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn listed_for_cleanup(session: &Session, names: &[&str]) -> Result<Vec<String>, SqlError> {
+    const LISTED: &str =
+        "SELECT coalesce(json_agg(object_name), '[]') FROM pg_dist_cleanup WHERE object_name = ANY($1)";
+    let (client, call) = session.call("the look at pg_dist_cleanup", WRITE).await?;
+    let row = call.wait(client.query_typed_one(LISTED, &[(&names, Type::TEXT_ARRAY)])).await?;
+    call.json(&row)
+}
+
 /// Drops, on the node of the session, what a dead move left there. A subscription is cut off from its slot before, so
 /// that its publisher need not answer; a slot that is in use stays; what has none of Citus' names for such things is
 /// not touched.

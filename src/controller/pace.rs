@@ -123,7 +123,7 @@ mod tests {
         Snapshot::of_nothing(&OperatorFacts { default_image: String::new(), cluster_domain: String::new() })
     }
     fn did(result: Result<(), Failure>) -> Done {
-        Done { steps: vec![DoneStep { step: Step::RecoverTransactions, result }] }
+        Done { steps: vec![DoneStep { step: Step::RecoverTransactions, result, said: None }] }
     }
     fn waits(hold: Hold) -> Plan {
         Plan { holds: vec![hold], ..Plan::default() }

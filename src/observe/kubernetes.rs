@@ -138,7 +138,8 @@ fn ownership(json: &Value, cluster: &ClusterId) -> Ownership {
     }
 }
 
-/// Pods of the cluster's nodes. A pod of an earlier StatefulSet of the same name is not the node's.
+/// Pods of the cluster's nodes. A pod of an earlier StatefulSet of the same name is not the node's, and neither is one
+/// whose StatefulSet is gone: it may be of a worker that was removed, and the next of that name starts clean.
 pub fn pods(
     scope: &Scope,
     memory: &mut Remembered,
@@ -151,8 +152,8 @@ pub fn pods(
             continue;
         };
         let set = objects.get(&format!("StatefulSet/{}", node.object_name(&cluster.name)));
-        let of_other = |set: &&LiveObject| !pod.owner_references().iter().any(|owner| owner.uid == set.uid);
-        if pod.name_any() != node.pod_name(&cluster.name) || set.as_ref().is_some_and(of_other) {
+        let of_set = |set: &LiveObject| pod.owner_references().iter().any(|owner| owner.uid == set.uid);
+        if pod.name_any() != node.pod_name(&cluster.name) || !set.is_some_and(of_set) {
             continue;
         }
         let mut pod = facts(&pod);

@@ -58,6 +58,8 @@ pub struct Sql {
     pub citus: Seen<Citus>,
     /// Connections tried.
     pub connections: Vec<ConnectionCheck>,
+    /// Sessions that keep what moves left behind, by worker.
+    pub holders: BTreeMap<Node, Vec<String>>,
 }
 
 impl Look<'_> {
@@ -80,8 +82,38 @@ impl Look<'_> {
             citus = catalog.unwrap_or(citus);
             postgres.insert(node, seen);
         }
-        let connections = self.connections(&postgres, &citus).await;
-        Sql { postgres, citus, connections }
+        let (connections, holders) =
+            tokio::join!(self.connections(&postgres, &citus), self.holders(&postgres, &citus));
+        Sql { postgres, citus, connections, holders }
+    }
+
+    /// Who keeps what moves left on a worker that was drained from being dropped. Asked only while there is such a one.
+    async fn holders(
+        &self,
+        postgres: &BTreeMap<Node, Seen<Postgres>>,
+        citus: &Seen<Citus>,
+    ) -> BTreeMap<Node, Vec<String>> {
+        let mut holders = BTreeMap::new();
+        let Some(citus) = citus.known() else { return holders };
+        for node in postgres.keys().filter(|node| node.is_worker()) {
+            let address = self.access.address(*node);
+            let left: Vec<&str> = citus
+                .nodes
+                .iter()
+                .filter(|row| row.name == address && !row.should_have_shards)
+                .flat_map(|row| citus.cleanup.iter().filter(|left| left.group_id == row.group_id))
+                .map(|left| left.object_name.as_str())
+                .collect();
+            if left.is_empty() {
+                continue;
+            }
+            let Ok(session) = self.session(*node).await else { continue };
+            let look = citus::lock_holders(&session, &left);
+            if let Seen::Known(found) = self.timed(&session, ("lock_holders", DEADLINE), look).await {
+                holders.insert(*node, found);
+            }
+        }
+        holders
     }
 
     /// A session, in the time that a look may take.
@@ -147,10 +179,25 @@ impl Look<'_> {
         };
         let look = citus::observe_citus(&session, &question);
         let mut seen = self.timed(&session, ("observe_citus", DEADLINE_CATALOG), look).await;
+        let mut with_sizes = with_sizes;
+        if !with_sizes && seen.known().is_some_and(|citus| self.a_drain_may_begin(citus)) {
+            with_sizes = true;
+            let look = CatalogQuestion { with_sizes, ..question };
+            let look = citus::observe_citus(&session, &look);
+            seen = self.timed(&session, ("observe_citus", DEADLINE_CATALOG), look).await;
+        }
         if let Seen::Known(citus) = &mut seen {
             self.memory.with(|memory| memory.sizes = Some(sized(memory.sizes.take(), citus, with_sizes)));
         }
         seen
+    }
+
+    /// A worker that is no longer asked for may still get shards: whether there is room for those it has is decided on
+    /// sizes of now, not of minutes ago.
+    fn a_drain_may_begin(&self, citus: &Citus) -> bool {
+        let surplus = self.pods.keys().filter(|node| self.desired.nodes().all(|asked| asked != **node));
+        let mut addresses = surplus.map(|node| self.access.address(*node));
+        addresses.any(|address| citus.nodes.iter().any(|row| row.name == address && row.should_have_shards))
     }
 
     /// Both ways between every worker that is about to be registered and every other node.

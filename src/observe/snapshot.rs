@@ -54,6 +54,9 @@ pub struct Snapshot {
     pub citus: Seen<Citus>,
     /// Connections tried for the workers that are about to be registered.
     pub connections: Vec<ConnectionCheck>,
+    /// Sessions that keep what moves left behind on a leaving worker from being dropped, as sentences: by worker.
+    #[serde(default)]
+    pub holders: BTreeMap<Node, Vec<String>>,
     /// What a server said to values that only it can judge: by `name=value`; `None` when it took them.
     pub trials: BTreeMap<String, Option<String>>,
     /// The images asked about, by image: what a pod of it said.

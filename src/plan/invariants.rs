@@ -2,7 +2,10 @@
 //! these is a bug of the planner; it is not carried out.
 
 use super::{Plan, RestartCause, Server, Step, View, Wanted, settings};
-use crate::api::Node;
+use crate::{
+    api::{Node, names::keys},
+    observe::snapshot::Leftover,
+};
 
 /// A rule that a plan breaks; the number is that of the list in ARCHITECTURE.md.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,9 +30,17 @@ pub fn check(view: View, wanted: &Wanted, plan: &Plan) -> Result<(), Broken> {
             Step::RestartNode { node, cause, .. } => restarts_alone(view, *node, *cause)?,
             Step::AddNode { node, .. } => registers_reachable(view, *node)?,
             Step::SetCoordinatorHost { .. } => knows_cluster(view)?,
+            Step::SetShouldHaveShards { node, .. } => changes_at_rest(view, *node)?,
+            Step::Retire { node, .. } => retires_empty(view, plan, position, *node)?,
+            Step::RemoveNode { node, .. } => removes_retired(view, plan, position, *node)?,
+            Step::GiveUp { node, .. } => gives_up_the_named(view, *node)?,
+            Step::ActivateNode { node, .. } => activates_known(view, *node)?,
+            Step::ForgetCleanup { records } => forgets_nobody(view, records)?,
+            Step::DropLeftovers { node, leftovers } => drops_unknown(view, *node, leftovers)?,
             Step::Delete { kind, name, .. } => deletes_forgotten(view, kind, name)?,
             Step::Create(object) | Step::Apply { object, .. } => {
                 initialises_newborn(view, &object.kind, &object.name, &object.json)?;
+                mounts_undrained(view, &object.kind, &object.name, &object.json)?;
             }
             _ => {}
         }
@@ -131,9 +142,145 @@ fn knows_cluster(view: View) -> Result<(), Broken> {
     }
 }
 
+fn changes_at_rest(view: View, node: Node) -> Result<(), Broken> {
+    match view.open_job() {
+        Some(job) => {
+            Err(broken(7, "shouldhaveshards never changes under a job", format!("{node}, job {}", job.id)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The row of a worker that holds nothing: no shard, no new one, and nothing that moves left behind.
+fn is_empty(view: View, node: Node) -> bool {
+    let (Some(citus), Some(row)) = (view.citus(), view.registration(node)) else { return false };
+    citus.groups.get(&row.group_id).is_some_and(|group| group.shards == 0)
+        && !row.should_have_shards
+        && !citus.cleanup.iter().any(|left| left.group_id == row.group_id)
+}
+
+fn retires_empty(view: View, plan: &Plan, position: usize, node: Node) -> Result<(), Broken> {
+    let given_up = plan
+        .steps
+        .iter()
+        .take(position)
+        .any(|planned| matches!(&planned.step, Step::GiveUp { node: of, .. } if *of == node));
+    let removed = view.citus().is_some() && view.registration(node).is_none();
+    if given_up || removed || is_empty(view, node) {
+        Ok(())
+    } else {
+        Err(broken(8, "only the volume of a worker that holds nothing is put aside", format!("{node}")))
+    }
+}
+
+fn removes_retired(view: View, plan: &Plan, position: usize, node: Node) -> Result<(), Broken> {
+    if !is_empty(view, node) {
+        return Err(broken(
+            4,
+            "a worker is removed when nothing is on it and nothing was left behind",
+            format!("{node}"),
+        ));
+    }
+    if let Some(job) = view.open_job() {
+        return Err(broken(4, "no worker is removed under a job", format!("{node}, job {}", job.id)));
+    }
+    if let Some((other, why)) = view.unwell().into_iter().next() {
+        return Err(broken(4, "a worker is removed when every member answers", format!("{other}: {why}")));
+    }
+    let before = plan.steps.iter().take(position);
+    let marked =
+        before.clone().any(|planned| matches!(&planned.step, Step::Retire { node: of, .. } if *of == node));
+    if !marked && !view.is_retired(node) {
+        return Err(broken(8, "a volume is put aside before its worker is removed", format!("{node}")));
+    }
+    if before.clone().any(|planned| planned.step == Step::RecoverTransactions) {
+        Ok(())
+    } else {
+        Err(broken(14, "prepared transactions are ended before a worker is removed", format!("{node}")))
+    }
+}
+
+fn gives_up_the_named(view: View, node: Node) -> Result<(), Broken> {
+    let asked = view.desired.force_remove.as_deref();
+    let handled = view.seen.status.handled.get(keys::FORCE_REMOVE).map(String::as_str);
+    let named = asked.and_then(|value| value.split_once('/')).is_some_and(|(worker, identity)| {
+        (worker == view.name(node) || worker == node.to_string()) && view.identity(node) == Some(identity)
+    });
+    let answers = matches!(view.server(node), Server::Known(_) | Server::Fresh(_) | Server::Stranger(_));
+    if named && asked != handled && !answers && view.open_job().is_none() {
+        Ok(())
+    } else {
+        Err(broken(
+            4,
+            "data is given up only where a person named the worker and its server",
+            format!("{node}"),
+        ))
+    }
+}
+
+fn activates_known(view: View, node: Node) -> Result<(), Broken> {
+    match view.server(node) {
+        Server::Known(postgres) if postgres.missing_tables == 0 => Ok(()),
+        _ => Err(broken(12, "only a recorded server with its tables is activated", format!("{node}"))),
+    }
+}
+
+fn forgets_nobody(view: View, records: &[i64]) -> Result<(), Broken> {
+    let citus = view.citus();
+    let of_member = citus.into_iter().flat_map(|citus| &citus.cleanup).find(|row| {
+        records.contains(&row.record_id)
+            && citus.is_some_and(|citus| citus.nodes.iter().any(|node| node.group_id == row.group_id))
+    });
+    match of_member {
+        Some(row) => Err(broken(4, "cleanup of a member is never forgotten", row.object_name.clone())),
+        None => Ok(()),
+    }
+}
+
+fn drops_unknown(view: View, node: Node, leftovers: &[Leftover]) -> Result<(), Broken> {
+    let listed = |left: &&Leftover| {
+        view.citus().is_none_or(|citus| citus.cleanup.iter().any(|row| row.object_name == left.name))
+    };
+    match leftovers.iter().find(listed) {
+        _ if view.open_job().is_some() => {
+            Err(broken(2, "nothing of a move is dropped while a job is open", format!("{node}")))
+        }
+        Some(left) => Err(broken(2, "what Citus will clean up itself is left to it", left.name.clone())),
+        None => Ok(()),
+    }
+}
+
+/// A StatefulSet on a drained volume: only to let a member that is on its way out answer once more.
+fn mounts_undrained(view: View, kind: &str, name: &str, json: &serde_json::Value) -> Result<(), Broken> {
+    let Some(node) =
+        Node::from_object_name(name, &view.desired.cluster.name).filter(|_| kind == "StatefulSet")
+    else {
+        return Ok(());
+    };
+    let volumes = json.pointer("/spec/template/spec/volumes").and_then(serde_json::Value::as_array);
+    let claims = volumes.into_iter().flatten().filter_map(|volume| {
+        volume.pointer("/persistentVolumeClaim/claimName").and_then(serde_json::Value::as_str)
+    });
+    let mut drained = claims
+        .filter_map(|claim| view.own("PersistentVolumeClaim", claim))
+        .filter(|claim| claim.label(keys::DRAINED).is_some());
+    if drained.next().is_some() && view.registration(node).is_none() {
+        return Err(broken(8, "a drained volume never comes back as data", format!("{node}")));
+    }
+    Ok(())
+}
+
 fn deletes_forgotten(view: View, kind: &str, name: &str) -> Result<(), Broken> {
     if kind == "PersistentVolumeClaim" {
-        return Err(broken(5, "no volume is deleted", name.to_owned()));
+        let forgotten = view
+            .claims()
+            .find(|(_, claim, _)| *claim == name)
+            .is_some_and(|(node, claim, object)| super::objects::is_forgotten(view, node, claim, object));
+        return if forgotten {
+            Ok(())
+        } else {
+            Err(broken(5, "a volume outlives its worker", name.to_owned()))
+        };
     }
     match Node::from_object_name(name, &view.desired.cluster.name) {
         Some(node)

@@ -1,10 +1,14 @@
 //! Who is a node of the cluster: servers are prepared, their identities recorded, and workers registered. Nothing is
 //! removed here, and nothing is registered that could not serve.
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, settings, view::lacks_image};
+use super::{
+    Hold, Plan, ProblemReason, Server, Step, View, Wanted, settings,
+    view::{PORT, lacks_image},
+};
 use crate::{
-    api::Node,
+    api::{Node, names::keys},
     observe::snapshot::{Citus, Ownership, Postgres},
+    resources::{self, Initialise},
 };
 
 /// Takes every server one step further on its way to being a member.
@@ -13,7 +17,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     for node in view.nodes() {
         match view.server(node) {
             Server::Fresh(postgres) => {
-                record(view, node, postgres, plan);
+                record(view, wanted, node, postgres, plan);
                 prepare(view, node, postgres, plan);
             }
             Server::Known(postgres) => prepare(view, node, postgres, plan),
@@ -110,7 +114,8 @@ fn node_cannot_run(view: View, node: Node, plan: &mut Plan) {
     }
 }
 
-fn record(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
+/// Writes down who was born, and at once withdraws the permission to initialise: the next look can register it.
+fn record(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &mut Plan) {
     let Some(claim) = view.claim(node) else { return };
     if view.own("PersistentVolumeClaim", claim).is_none() {
         return;
@@ -118,6 +123,12 @@ fn record(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
     let system_identifier = postgres.system_identifier.clone();
     let step = Step::RecordIdentity { node, system_identifier, claim: claim.to_owned() };
     plan.step(step, format!("{} was born; its volume is never initialised again", view.name(node)));
+    let inputs = wanted.inputs(view);
+    let map = resources::config_map(&inputs, node, &wanted.parameters, Initialise::Forbidden);
+    if let Some(live) = view.own("ConfigMap", &map.name) {
+        let step = Step::Apply { object: Box::new(map), uid: live.uid.clone() };
+        plan.step(step, format!("{} may no longer initialise its volume", view.name(node)));
+    }
 }
 
 /// Timeouts off, database, extension. A registered worker that lacks its database is not helped by a new one.
@@ -233,12 +244,8 @@ fn add_workers(view: View, wanted: &Wanted, plan: &mut Plan) {
 }
 
 fn may_join(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &mut Plan) -> bool {
-    if postgres.group_id.unwrap_or(0) != 0 {
-        // Registered a second time under another name, it would be two nodes to Citus and one to its data.
-        plan.problem(
-            ProblemReason::ForeignServer,
-            format!("{} says that it is group {} of a cluster, and pg_dist_node does not know its address {}: it is not registered a second time. See `SELECT * FROM pg_dist_node` on the coordinator.", view.name(node), postgres.group_id.unwrap_or(0), view.address(node)),
-        );
+    if let Some(group) = postgres.group_id.filter(|group| *group != 0) {
+        member_under_no_name(view, node, group, plan);
         return false;
     }
     let prepared = postgres.database && postgres.extension.is_some() && postgres.timeouts_off;
@@ -265,6 +272,22 @@ fn may_join(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: 
         return false;
     }
     is_connected(view, node, plan)
+}
+
+/// Registered a second time under another name, it would be two nodes to Citus and one to its data.
+fn member_under_no_name(view: View, node: Node, group: i32, plan: &mut Plan) {
+    let (name, address) = (view.name(node), view.address(node));
+    let row = view.citus().and_then(|citus| citus.nodes.iter().find(|row| row.group_id == group));
+    match row {
+        Some(row) => plan.problem(
+            ProblemReason::OldAddress,
+            format!("{name} is group {group}, and pg_dist_node has that group under {}:{} instead of {address}: it is not registered a second time. If that is an old address of this server, say so on the coordinator: SELECT citus_update_node({}, '{address}', {PORT});", row.name, row.port, row.node_id),
+        ),
+        None => plan.problem(
+            ProblemReason::ForeignServer,
+            format!("{name} says that it is group {group} of a cluster, and pg_dist_node knows no such group: it was removed by hand, and is not registered a second time. To put a new worker in its place, and keep this volume aside: kubectl label pvc {} {}=by-hand", view.claim(node).unwrap_or("?"), keys::DRAINED),
+        ),
+    }
 }
 
 /// The start script may no longer initialise this node's volume.

@@ -1,6 +1,9 @@
 //! The planner: a pure function from what is wanted and what was seen to what to do now. No client, no async, no
 //! clock, no randomness, no state lives here. This file is the order of concerns; each concern has a file.
 
+pub mod force_remove;
+pub mod heal;
+pub mod hold;
 pub mod image;
 pub mod invariants;
 pub mod membership;
@@ -13,7 +16,8 @@ pub mod settings;
 pub mod step;
 pub mod view;
 
-pub use step::{Hold, Plan, Planned, Problem, ProblemReason, RestartCause, Step};
+pub use hold::Hold;
+pub use step::{Plan, Planned, Problem, ProblemReason, RestartCause, Step};
 pub use view::{Server, View};
 
 use std::collections::BTreeMap;
@@ -40,10 +44,13 @@ pub fn plan(desired: &Desired, seen: &Snapshot) -> Plan {
     settings::plan(view, &wanted, &mut plan);
     membership::plan(view, &wanted, &mut plan);
     schema::plan(view, &mut plan);
-    scale_in::plan(view, &mut plan);
+    heal::plan(view, &mut plan);
+    force_remove::plan(view, &mut plan);
+    scale_in::plan(view, &wanted, &mut plan);
     roll::plan(view, &wanted, &mut plan);
     rebalance::plan(view, &wanted, &mut plan);
-    objects::grow_volumes(view, &wanted, &mut plan);
+    objects::keep_volumes(view, &wanted, &mut plan);
+    objects::protect_moves(view, &wanted, &mut plan);
     if desired.paused {
         let steps = plan.steps.len();
         plan.steps.clear();

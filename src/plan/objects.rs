@@ -8,8 +8,9 @@ use crate::{
     api::{
         Node,
         names::{SecretKind, keys},
+        spec::VolumePolicy,
     },
-    observe::snapshot::Ownership,
+    observe::snapshot::{LiveObject, Ownership, Postgres},
     resources::{self, Initialise, Moving, Rendered},
 };
 
@@ -22,14 +23,12 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     ensure(view, resources::service_account(&inputs), plan);
     ensure(view, resources::nodes_service(&inputs), plan);
     ensure(view, resources::application_service(&inputs), plan);
-    let moving = if view.move_runs() { Moving::Yes } else { Moving::No };
-    ensure(view, resources::pod_disruption_budget(&inputs, moving), plan);
     if let Some(problem) = incomplete_volumes(view) {
         plan.problem(ProblemReason::IncompleteVolumes, problem);
         return;
     }
     for node in view.nodes() {
-        if is_leftover(view, node) {
+        if is_leftover(view, node) || is_removed(view, node) {
             remove(view, node, plan);
         } else {
             node_objects(view, wanted, node, plan);
@@ -67,25 +66,70 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
     }
     // Only made here; `grow_volumes` brings it up to date, after everything else.
     if view.object("PersistentVolumeClaim", &claim).is_none() {
-        ensure(view, resources::volume_claim(&inputs, node, &claim, identity), plan);
+        ensure(view, resources::volume_claim(&inputs, node, &claim, (identity, None)), plan);
     }
-    ensure(view, resources::stateful_set(&inputs, node, &claim, identity), plan);
+    let mut set = resources::stateful_set(&inputs, node, &claim, identity);
+    if view.object("StatefulSet", &set.name).is_none() {
+        // With what its first server is started: that may hang as well.
+        set.json["metadata"]["annotations"][keys::BOOTED] = super::roll::booted(view, wanted, node).into();
+    }
+    ensure(view, set, plan);
 }
 
 /// Brings volume claims up to date. Last of all, because a storage class may refuse it and nothing else may wait for
-/// that; and never while a move runs.
-pub fn grow_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
+/// that; and never while a move runs. Of a drained one nothing changes but whether it goes with the DialogCluster.
+pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
     if view.move_runs() {
         return;
     }
-    for node in view.nodes() {
-        if let Some(claim) =
-            view.claim(node).filter(|claim| view.own("PersistentVolumeClaim", claim).is_some())
-        {
-            let want = resources::volume_claim(&wanted.inputs(view), node, claim, view.identity(node));
+    for (node, name, claim) in view.claims() {
+        if claim.label(keys::DRAINED).is_none() && view.claim(node) != Some(name) {
+            continue;
+        }
+        let size = claim.json.pointer("/spec/resources/requests/storage").and_then(|size| size.as_str());
+        let kept = claim.label(keys::DRAINED).and(size);
+        let of_node = || view.identity(node).filter(|_| kept.is_none());
+        let identity = claim.annotation(keys::SYSTEM_IDENTIFIER).or_else(of_node);
+        let want = resources::volume_claim(&wanted.inputs(view), node, name, (identity, kept));
+        if is_forgotten(view, node, name, claim) {
+            let step = Step::Delete { kind: want.kind, name: want.name, uid: claim.uid.clone() };
+            plan.step(
+                step,
+                format!(
+                    "{} was drained and removed, and spec.volumes.whenScaled was Delete",
+                    view.name(node)
+                ),
+            );
+        } else {
             ensure(view, want, plan);
         }
     }
+}
+
+/// A drained volume that was to be deleted, of a worker that pg_dist_node has verifiably forgotten.
+#[must_use]
+pub fn is_forgotten(view: View, node: Node, name: &str, claim: &LiveObject) -> bool {
+    let mounted = view.stateful_set(node).is_some() && view.claim(node) == Some(name);
+    let registered = view.registration(node).is_some() && view.claim(node).is_none_or(|claim| claim == name);
+    let delete = VolumePolicy::Delete.to_string();
+    claim.label(keys::DRAINED).is_some()
+        && claim.annotation(keys::RECLAIM) == Some(&delete)
+        && view.citus().is_some_and(|citus| !citus.nodes.is_empty())
+        && !mounted
+        && !registered
+}
+
+/// The budget for evictions: none while shards move, and that before the first one does.
+pub fn protect_moves(view: View, wanted: &Wanted, plan: &mut Plan) {
+    let about_moves = |planned: &super::Planned| {
+        matches!(planned.step, Step::RecoverTransactions | Step::StartRebalance { .. })
+    };
+    let starts = plan.steps.iter().any(|planned| matches!(planned.step, Step::StartRebalance { .. }));
+    let moving = if starts || view.move_may_run() { Moving::Yes } else { Moving::No };
+    let place = plan.steps.iter().position(about_moves).unwrap_or(plan.steps.len());
+    let later = plan.steps.split_off(place);
+    ensure(view, resources::pod_disruption_budget(&wanted.inputs(view), moving), plan);
+    plan.steps.extend(later);
 }
 
 /// A volume may be made, and initialised, only for a node that cannot have been one before.
@@ -147,12 +191,30 @@ fn is_leftover(view: View, node: Node) -> bool {
     !asked && view.citus().is_some_and(|citus| !citus.nodes.is_empty()) && view.registration(node).is_none()
 }
 
+/// A worker that held nothing any more and is no member: what is left of it makes room.
+fn is_removed(view: View, node: Node) -> bool {
+    view.is_retired(node)
+        && view.citus().is_some_and(|citus| !citus.nodes.is_empty())
+        && view.registration(node).is_none()
+}
+
 fn remove(view: View, node: Node, plan: &mut Plan) {
     let name = view.name(node);
+    let retired = view.is_retired(node);
+    if !retired && view.postgres(node).is_some_and(Postgres::holds_metadata) {
+        // Somebody has removed it by hand: its volume must not come back as that of the next worker of its name.
+        plan.step(
+            super::scale_in::retire(view, node, VolumePolicy::Retain),
+            format!("{name} was a member and is no longer one"),
+        );
+        return;
+    }
+    let why =
+        if retired { "was drained and removed" } else { "is no longer asked for and was never registered" };
     for kind in ["StatefulSet", "ConfigMap", "Service"] {
         if let Some(object) = view.own(kind, &name).filter(|object| !object.deleting) {
             let step = Step::Delete { kind: kind.to_owned(), name: name.clone(), uid: object.uid.clone() };
-            plan.step(step, format!("{name} is no longer asked for and was never registered"));
+            plan.step(step, format!("{name} {why}"));
         }
     }
 }

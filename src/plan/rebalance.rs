@@ -3,7 +3,7 @@
 
 use jiff::SignedDuration;
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, roll, scale_in, settings};
+use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, roll, settings};
 use crate::{
     api::spec::{RebalanceMode, TransferMode},
     observe::snapshot::{Job, Move, Seen},
@@ -21,7 +21,9 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         plan.hold(Hold::JobRunning { job: job.id });
         return;
     }
-    if view.desired.rebalance.mode == RebalanceMode::Off || citus.schema_hash.is_none() {
+    // Workers that go are emptied first, by `scale_in`.
+    let aside = !view.leaving().is_empty() || view.staying().values().any(|row| !row.should_have_shards);
+    if view.desired.rebalance.mode == RebalanceMode::Off || citus.schema_hash.is_none() || aside {
         return;
     }
     let moves = match &citus.plan {
@@ -32,7 +34,40 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         }
         _ => return,
     };
-    if !is_fit(view, wanted, plan) || !can_copy(view, moves, plan) {
+    let why = format!("Citus plans {} moves by {}", moves.len(), view.desired.rebalance.strategy);
+    start(view, wanted, Purpose::Even { moves }, &why, plan);
+}
+
+/// What a job is for.
+#[derive(Clone, Copy)]
+pub enum Purpose<'a> {
+    /// To even out: the moves that Citus plans.
+    Even {
+        /// These.
+        moves: &'a [Move],
+    },
+    /// To empty the workers that should have no shards.
+    Drain {
+        /// Shards on them.
+        shards: i64,
+    },
+}
+
+/// Starts a job, when nothing is in its way.
+pub fn start(view: View, wanted: &Wanted, purpose: Purpose, why: &str, plan: &mut Plan) {
+    let Some(citus) = view.citus() else { return };
+    let (drain, moves) = match purpose {
+        Purpose::Even { moves } => (false, moves.len()),
+        Purpose::Drain { shards } => (true, usize::try_from(shards).unwrap_or_default()),
+    };
+    if view.desired.rebalance.mode == RebalanceMode::Off {
+        plan.problem(
+            ProblemReason::ScaleInRefused,
+            "spec.rebalance.mode is Off in the middle of a drain, so the rest of the shards stays where it is and is served. Set it to Auto, or set spec.workers.replicas back.",
+        );
+        return;
+    }
+    if !is_fit(view, wanted, plan) || !can_copy(view, purpose, plan) {
         return;
     }
     if let Some(job) = &citus.job
@@ -48,12 +83,13 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     let rebalance = &view.desired.rebalance;
     plan.step(
         Step::StartRebalance {
+            drain,
             strategy: rebalance.strategy.clone(),
             transfer_mode: rebalance.transfer_mode,
             parallel_colocated: citus.parallel_colocated && rebalance.max_parallel_moves > 1,
-            moves: moves.len(),
+            moves,
         },
-        format!("Citus plans {} moves by {}", moves.len(), rebalance.strategy),
+        why,
     );
 }
 
@@ -86,7 +122,7 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
                 | ProblemReason::RestartDidNotHelp
         )
     });
-    if waiting || rolling || joining || harmed || !unwell.is_empty() || !scale_in::surplus(view).is_empty() {
+    if waiting || rolling || joining || harmed || !unwell.is_empty() {
         return false;
     }
     let members = std::iter::once(crate::api::Node::Coordinator).chain(view.registered_workers().into_keys());
@@ -117,14 +153,18 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
 }
 
 /// With logical replication every table that moves needs a replica identity; Citus would refuse the whole job.
-fn can_copy(view: View, moves: &[Move], plan: &mut Plan) -> bool {
+fn can_copy(view: View, purpose: Purpose, plan: &mut Plan) -> bool {
     if view.desired.rebalance.transfer_mode != TransferMode::Auto {
         return true;
     }
     let tables = view.citus().map(|citus| citus.tables.as_slice()).unwrap_or_default();
     let colocations: Vec<i32> = tables
         .iter()
-        .filter(|table| moves.iter().any(|transfer| transfer.table == table.name))
+        .filter(|table| match purpose {
+            Purpose::Even { moves } => moves.iter().any(|transfer| transfer.table == table.name),
+            // A worker that goes has a part of every table.
+            Purpose::Drain { .. } => true,
+        })
         .map(|table| table.colocation_id)
         .collect();
     let bare = tables.iter().find(|table| {

@@ -1,11 +1,11 @@
 //! The ordered, verified rolling restart: one node at a time, workers by ordinal, the coordinator last, and never
 //! while a move runs. Nothing else restarts a node.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Hold, Plan, ProblemReason, RestartCause, Server, Step, View, Wanted, view::lacks_image};
 use crate::{
-    api::Node,
+    api::{Node, names::keys},
     observe::snapshot::{Pod, Postgres},
     resources,
 };
@@ -34,7 +34,14 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     let Some(pod) = view.pod(node) else { return };
     plan.hold(Hold::Rolling { node, cause, remaining: due.len() - 1 });
     let why = format!("{} is due a restart ({cause}), {} more after it", view.name(node), due.len() - 1);
-    plan.step(Step::RestartNode { node, pod_uid: pod.uid.clone(), cause }, why);
+    let booted = booted(view, wanted, node);
+    plan.step(Step::RestartNode { node, pod_uid: pod.uid.clone(), cause, booted }, why);
+}
+
+/// With what a pod that is made now is started, and when that was.
+#[must_use]
+pub fn booted(view: View, wanted: &Wanted, node: Node) -> String {
+    format!("{} {}", wanted.hashes(node).config, view.seen.now)
 }
 
 /// Nodes that are due a restart, workers by ordinal first, the coordinator last.
@@ -65,11 +72,24 @@ fn cause(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) -> Option<Res
             .or(template_differs.then_some(RestartCause::Template)),
         // A pod that never gets ready with the old template is made again at once. What lets an image be pulled may be
         // no reason to restart a pod that has it, and does no harm to one that never began.
+        Server::Down(_) if view.is_retired(node) => None,
         Server::Down(_) => (template_differs && is_stuck(pod)
-            || view.update_available(node) && lacks_image(pod))
+            || view.update_available(node) && lacks_image(pod)
+            || hangs(view, wanted, node, pod))
         .then_some(RestartCause::CrashLoop),
         Server::Silent(_) | Server::Stranger(_) => None,
     }
+}
+
+/// The pod that we had made never got ready, and would now be started with something else.
+fn hangs(view: View, wanted: &Wanted, node: Node, pod: &Pod) -> bool {
+    let booted = view.stateful_set(node).and_then(|set| set.annotation(keys::BOOTED));
+    let Some((hash, at)) = booted.and_then(|text| text.split_once(' ')) else { return false };
+    let Ok(at) = at.parse::<Timestamp>() else { return false };
+    let after = pod.created_at.duration_since(at);
+    // Clocks of two machines differ a little, times of Kubernetes have no fractions, and a server takes time to end.
+    let of_then = after > SignedDuration::from_secs(-5) && after < SignedDuration::from_mins(1);
+    of_then && hash != wanted.hashes(node).config
 }
 
 fn is_stuck(pod: &Pod) -> bool {

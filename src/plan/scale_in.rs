@@ -1,28 +1,211 @@
-//! Fewer workers asked for than are registered. Nothing is drained or removed: that is refused, with the numbers.
+//! Fewer workers: those that go are emptied by a job of Citus, looked at, and only then removed. What cannot be done
+//! safely is refused with its numbers. A worker that is wanted again gets its shards back, as long as it was not retired.
 
-use super::{Plan, ProblemReason, View};
-use crate::api::Node;
+use std::collections::BTreeMap;
 
-/// Refuses a scale-in.
-pub fn plan(view: View, plan: &mut Plan) {
-    let surplus = surplus(view);
-    if surplus.is_empty() {
+use super::{Hold, Plan, ProblemReason, Step, View, Wanted, rebalance};
+use crate::{
+    api::{Node, spec::RebalanceMode, spec::VolumePolicy},
+    observe::snapshot::{DistNode, Job},
+};
+
+/// Citus refuses a move after which less is free (`citus.desired_percent_disk_available_after_move`).
+const KEPT_FREE_PERCENT: i64 = 10;
+
+type Workers<'a> = BTreeMap<Node, &'a DistNode>;
+
+/// Takes every worker that is to go one step further on its way out, and every one that is wanted again back in.
+pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+    if view.citus().is_none() {
         return;
     }
-    let registered = view.registered_workers().len();
-    let names: Vec<String> = surplus.iter().map(|node| view.name(*node)).collect();
-    plan.problem(
-        ProblemReason::ScaleInRefused,
-        format!("spec.workers.replicas: {} workers are asked for and {registered} are registered: scaling in is not supported yet, so {} and their shards stay and serve. Set spec.workers.replicas back to {registered}.", view.desired.workers, names.join(", ")),
-    );
+    let leaving = view.leaving();
+    for (node, row) in &leaving {
+        plan.hold(Hold::Leaving { node: *node, shards: view.shards(row) });
+    }
+    let back: Workers = view.staying().into_iter().filter(|(_, row)| !row.should_have_shards).collect();
+    if leaving.is_empty() && back.is_empty() {
+        return;
+    }
+    if let Some(job) = view.open_job() {
+        // `shouldhaveshards` never changes under a job: Citus would try its moves for ever.
+        if is_unwanted(view, job) && job.state != "cancelling" {
+            let why =
+                format!("job {} moves shards to or from workers that the spec now wants otherwise", job.id);
+            plan.step(Step::StopRebalance { job: job.id }, why);
+        }
+        return;
+    }
+    // Every call about members needs every member; that of the silent one is said by `membership`.
+    if !view.unwell().is_empty() {
+        return;
+    }
+    for (node, row) in back {
+        let step = should_have_shards(view, node, row, true);
+        plan.step(step, format!("{} is wanted again and gets shards", view.name(node)));
+    }
+    let (asked, told): (Workers, Workers) = leaving.into_iter().partition(|(_, row)| row.should_have_shards);
+    let (full, empty): (Workers, Workers) = told.into_iter().partition(|(_, row)| view.shards(row) > 0);
+    if remove(view, &empty, plan) {
+        return;
+    }
+    if !asked.is_empty() {
+        begin(view, &asked, plan);
+    } else if !full.is_empty() {
+        drain(view, wanted, &full, plan);
+    }
 }
 
-/// Registered workers that are no longer asked for.
+/// The job moves shards to a worker that is to go, or drains one that is to stay.
+fn is_unwanted(view: View, job: &Job) -> bool {
+    let (leaving, staying) = (view.leaving(), view.staying());
+    let open = job.tasks.iter().filter(|task| !matches!(task.state.as_str(), "done" | "cancelled"));
+    open.filter_map(|task| task.transfer.as_ref()).any(|transfer| {
+        leaving.values().any(|row| row.node_id == transfer.to)
+            || staying.values().any(|row| row.node_id == transfer.from && !row.should_have_shards)
+    })
+}
+
+fn should_have_shards(view: View, node: Node, row: &DistNode, should: bool) -> Step {
+    Step::SetShouldHaveShards { node, address: view.address(node), should, shards: view.shards(row) }
+}
+
+/// The last moment at which a scale-in can be refused.
+fn begin(view: View, asked: &Workers, plan: &mut Plan) {
+    let names: Vec<String> = asked.keys().map(|node| view.name(*node)).collect();
+    let names = names.join(", ");
+    let refuse = |plan: &mut Plan, why: &str| {
+        let registered = view.registered_workers().len();
+        plan.problem(
+            ProblemReason::ScaleInRefused,
+            format!("spec.workers.replicas: {} of {registered} workers are to stay, and {names} cannot be drained: {why}. Nothing was changed; they serve.", view.staying().len()),
+        );
+    };
+    if view.desired.rebalance.mode == RebalanceMode::Off {
+        refuse(
+            plan,
+            "spec.rebalance.mode is Off, and a drain moves shards; set it to Auto, or set spec.workers.replicas back",
+        );
+        return;
+    }
+    // Those who wait to join get their part first; a drain before that would move shards twice.
+    let waiting =
+        view.missing_workers().iter().any(|missing| !missing.timed_out && !view.is_retired(missing.node));
+    if waiting || view.staying().is_empty() {
+        return;
+    }
+    match room(view, asked) {
+        Err(why) => plan.hold(Hold::RoomUnknown { why }),
+        Ok(Some(lack)) => refuse(plan, &lack),
+        Ok(None) => {
+            for (node, row) in asked {
+                let why =
+                    format!("{} is no longer asked for: no shard is put on it any more", view.name(*node));
+                plan.step(should_have_shards(view, *node, row, false), why);
+            }
+        }
+    }
+}
+
+/// Whether those that stay have room for what those that go hold: `None` when they have.
+///
+/// Each is taken to get an even part, and a quarter more for indexes that are built and WAL that is written meanwhile.
+///
+/// # Errors
+/// What is not known.
+fn room(view: View, asked: &Workers) -> Result<Option<String>, String> {
+    let citus = view.citus().ok_or("the catalog is not known")?;
+    let mut total: i64 = 0;
+    for (node, row) in asked {
+        let group = citus.groups.get(&row.group_id).copied().unwrap_or_default();
+        let bytes = if group.shards == 0 { Some(0) } else { group.bytes };
+        total +=
+            bytes.ok_or_else(|| format!("the size of the shards on {} is not known", view.name(*node)))?;
+    }
+    if total == 0 {
+        return Ok(None);
+    }
+    let staying = view.staying();
+    let part = total / i64::try_from(staying.len()).unwrap_or(1).max(1);
+    let needed = part + part / 4;
+    for node in staying.into_keys() {
+        let disk = view.postgres(node).and_then(|postgres| postgres.disk);
+        let disk = disk.ok_or_else(|| format!("the free space of {} is not known", view.name(node)))?;
+        let room = (disk.free - disk.total / 100 * KEPT_FREE_PERCENT).max(0);
+        if needed > room {
+            return Ok(Some(format!(
+                "{} are to be moved, about {} to each worker that stays, a quarter for work included, and {} has room for {} ({} free of {}, {KEPT_FREE_PERCENT} % of which Citus keeps free). Grow spec.workers.storage.size, or set spec.workers.replicas back",
+                size(total),
+                size(needed),
+                view.name(node),
+                size(room),
+                size(disk.free),
+                size(disk.total)
+            )));
+        }
+    }
+    Ok(None)
+}
+
+/// Bytes as people read them.
+fn size(bytes: i64) -> String {
+    let units = [("GiB", 1_i64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = units.iter().find(|(_, unit)| bytes >= *unit);
+    unit.map_or_else(
+        || format!("{bytes} bytes"),
+        // Tenths without floating point.
+        |(name, unit)| format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
+    )
+}
+
+/// Starts the job that empties workers.
+fn drain(view: View, wanted: &Wanted, full: &Workers, plan: &mut Plan) {
+    let shards: i64 = full.values().map(|row| view.shards(row)).sum();
+    let names: Vec<String> = full.keys().map(|node| view.name(*node)).collect();
+    let why = format!("{shards} shards of {} are moved to the workers that stay", names.join(", "));
+    rebalance::start(view, wanted, rebalance::Purpose::Drain { shards }, &why, plan);
+}
+
+/// Removes workers that hold nothing any more. Answers whether there is one to remove now.
+fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
+    let Some(citus) = view.citus() else { return false };
+    let left = |row: &DistNode| citus.cleanup.iter().filter(|left| left.group_id == row.group_id).count();
+    let (dirty, clean): (Workers, Workers) =
+        empty.iter().map(|(node, row)| (*node, *row)).partition(|(_, row)| left(row) > 0);
+    for (node, row) in &dirty {
+        let holders = view.seen.holders.get(node).cloned().unwrap_or_default();
+        plan.hold(Hold::CleanupBlocked { node: *node, objects: left(row), holders });
+    }
+    if !dirty.is_empty() {
+        plan.step(Step::CleanUp, "what the moves left on a leaving worker has to go before it is removed: a row of pg_dist_cleanup that outlives its node stops every later move of that shard");
+    }
+    if clean.is_empty() {
+        return false;
+    }
+    plan.step(Step::RecoverTransactions, "transactions prepared on a leaving worker are ended first");
+    for node in clean.into_keys() {
+        let reclaim = view.desired.volumes.when_scaled;
+        let claim = view.claim(node).map(ToOwned::to_owned);
+        let kept = claim.clone().filter(|_| reclaim == VolumePolicy::Retain);
+        if !view.is_retired(node) {
+            let why =
+                format!("{} holds no shard any more and nothing that moves left behind", view.name(node));
+            plan.step(retire(view, node, reclaim), why);
+        }
+        let address = view.address(node);
+        plan.step(Step::RemoveNode { node, address, kept }, format!("{} is drained", view.name(node)));
+    }
+    true
+}
+
+/// Marks the worker and its volume. Colons are no part of a label.
 #[must_use]
-pub fn surplus(view: View) -> Vec<Node> {
-    let workers = view.desired.workers;
-    view.registered_workers()
-        .into_keys()
-        .filter(|node| matches!(node, Node::Worker(ordinal) if *ordinal >= workers))
-        .collect()
+pub fn retire(view: View, node: Node, reclaim: VolumePolicy) -> Step {
+    let claim = view.claim(node).filter(|claim| view.own("PersistentVolumeClaim", claim).is_some());
+    Step::Retire {
+        node,
+        claim: claim.map(ToOwned::to_owned),
+        mark: view.seen.now.strftime("%Y-%m-%dT%H-%M-%SZ").to_string(),
+        reclaim,
+    }
 }

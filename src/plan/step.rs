@@ -1,10 +1,18 @@
-//! What a plan is made of: [`Step`]s to do now, [`Hold`]s that say what is waited for, [`Problem`]s that a person
-//! must solve. Data only: a table test spells them out, a log line prints them, the report reads them.
+//! What a plan is made of: [`Step`]s to do now, [`Hold`]s that say what is waited for (`hold.rs`), [`Problem`]s that a
+//! person must solve. Data only: a table test spells them out, a log line prints them, the report reads them.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Hold;
 use crate::{
-    api::{Node, names::SecretKind, spec::TransferMode},
+    api::{
+        Node,
+        names::SecretKind,
+        spec::{TransferMode, VolumePolicy},
+    },
+    observe::snapshot::Leftover,
     resources::Rendered,
 };
 
@@ -18,6 +26,8 @@ pub struct Plan {
     pub holds: Vec<Hold>,
     /// What the operator cannot go on with by itself.
     pub problems: Vec<Problem>,
+    /// Requests of a person that are done, by annotation: each is acted on once.
+    pub handled: BTreeMap<String, String>,
 }
 
 /// A step and its reason.
@@ -108,6 +118,8 @@ pub enum Step {
         pod_uid: String,
         /// Why, in one word, for events.
         cause: RestartCause,
+        /// `<config hash> <time>`: with what the new pod is started.
+        booted: String,
     },
     /// `citus_set_coordinator_host`.
     SetCoordinatorHost {
@@ -133,10 +145,12 @@ pub enum Step {
         /// Hash of the SQL in the snapshot.
         hash: String,
     },
-    /// `recover_prepared_transactions()`: before each job.
+    /// `recover_prepared_transactions()`: before each job, and before a worker is removed.
     RecoverTransactions,
     /// `citus_rebalance_start`.
     StartRebalance {
+        /// Only away from workers that should have no shards (`drain_only`).
+        drain: bool,
         /// A row of pg_dist_rebalance_strategy.
         strategy: String,
         /// `shard_transfer_mode`.
@@ -150,6 +164,65 @@ pub enum Step {
     StopRebalance {
         /// The job it is about.
         job: i64,
+    },
+    /// `citus_set_node_property(..., 'shouldhaveshards', ...)`: whether shards may be put on a worker.
+    SetShouldHaveShards {
+        /// Which worker.
+        node: Node,
+        /// Address of its Service.
+        address: String,
+        /// Whether they may.
+        should: bool,
+        /// Shards on it now, for the event.
+        shards: i64,
+    },
+    /// `CALL citus_cleanup_orphaned_resources()`: drops what finished moves left behind.
+    CleanUp,
+    /// Marks a worker that holds nothing any more: its volume is never used again. From here there is no way back.
+    Retire {
+        /// Which worker.
+        node: Node,
+        /// Its volume claim, when there is one still.
+        claim: Option<String>,
+        /// The time in the mark.
+        mark: String,
+        /// What becomes of the volume.
+        reclaim: VolumePolicy,
+    },
+    /// `citus_remove_node`.
+    RemoveNode {
+        /// Which worker.
+        node: Node,
+        /// Address of its Service.
+        address: String,
+        /// Its volume claim, when that is kept, for the event.
+        kept: Option<String>,
+    },
+    /// Gives up the data of a worker that is lost for good, because a person asked for exactly this one.
+    GiveUp {
+        /// Which worker.
+        node: Node,
+        /// Address of its Service.
+        address: String,
+    },
+    /// `citus_activate_node`: for a worker that is inactive, or whose metadata is not synced.
+    ActivateNode {
+        /// Which worker.
+        node: Node,
+        /// Address of its Service.
+        address: String,
+    },
+    /// Deletes rows of pg_dist_cleanup about a group that no node has: Citus can never act on them.
+    ForgetCleanup {
+        /// `record_id` of each.
+        records: Vec<i64>,
+    },
+    /// Drops what a dead move left on a node and pg_dist_cleanup does not know.
+    DropLeftovers {
+        /// Which node.
+        node: Node,
+        /// Slots, publications and subscriptions.
+        leftovers: Vec<Leftover>,
     },
     /// Delete an object of ours, with its uid as precondition.
     Delete {
@@ -179,6 +252,14 @@ impl Step {
                 | Self::StartRebalance { .. }
                 | Self::StopRebalance { .. }
                 | Self::ApplySchema { .. }
+                | Self::SetShouldHaveShards { .. }
+                | Self::CleanUp
+                | Self::Retire { .. }
+                | Self::RemoveNode { .. }
+                | Self::GiveUp { .. }
+                | Self::ActivateNode { .. }
+                | Self::ForgetCleanup { .. }
+                | Self::DropLeftovers { .. }
                 | Self::Delete { .. }
         )
     }
@@ -196,114 +277,6 @@ pub enum RestartCause {
     Template,
     /// It cannot start, and its configuration or template has changed since.
     CrashLoop,
-}
-
-/// What is waited for: the plan's own words for "not yet".
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
-#[serde(rename_all = "camelCase")]
-pub enum Hold {
-    /// `spec.paused`: what would be done is not.
-    Paused {
-        /// Steps that wait.
-        steps: usize,
-    },
-    /// Objects of a deleted cluster of the same name are still being removed.
-    FormerObjects {
-        /// `Kind/name` of one.
-        object: String,
-    },
-    /// A pod is not ready.
-    PodNotReady {
-        /// Which node.
-        node: Node,
-        /// In Kubernetes' words.
-        why: String,
-    },
-    /// A server does not answer.
-    NotAnswering {
-        /// Which node.
-        node: Node,
-        /// In PostgreSQL's words.
-        why: String,
-    },
-    /// The coordinator's Citus catalog could not be read.
-    CatalogUnknown {
-        /// Why.
-        why: String,
-    },
-    /// A server is up and not yet prepared, recorded or configured.
-    NodeNotPrepared {
-        /// Which node.
-        node: Node,
-    },
-    /// The kubelet has not brought a changed ConfigMap yet, or it is not loaded.
-    ConfigurationOnItsWay {
-        /// Which node.
-        node: Node,
-    },
-    /// Nodes restart one by one; this one now.
-    Rolling {
-        /// Which node.
-        node: Node,
-        /// Why.
-        cause: RestartCause,
-        /// Nodes still to come after it.
-        remaining: usize,
-    },
-    /// A restart waits for running moves to end.
-    RestartWaitsForMoves {
-        /// Which node is due.
-        node: Node,
-        /// Why.
-        cause: RestartCause,
-    },
-    /// A registered node is silent, so no membership call can succeed.
-    RegisteredNodeSilent {
-        /// Which node.
-        node: Node,
-        /// Why.
-        why: String,
-    },
-    /// Two nodes cannot reach each other.
-    NotConnected {
-        /// From.
-        from: Node,
-        /// To.
-        to: Node,
-        /// In Citus' words.
-        why: String,
-    },
-    /// Workers asked for are not registered; the rest goes on without them after the join timeout.
-    WorkerMissing {
-        /// Which worker.
-        node: Node,
-        /// Why, in Kubernetes' or PostgreSQL's words.
-        why: String,
-        /// The join timeout has passed.
-        timed_out: bool,
-    },
-    /// A job runs.
-    JobRunning {
-        /// `job_id`.
-        job: i64,
-    },
-    /// The last job ended badly and the pause after it is not over.
-    RebalancePause {
-        /// How it ended.
-        state: String,
-        /// Seconds still to wait.
-        seconds: i64,
-    },
-    /// An image is being asked what is in it.
-    InspectingImage {
-        /// The image.
-        image: String,
-    },
-    /// The schema ConfigMap is not there.
-    SchemaSource {
-        /// Why.
-        why: String,
-    },
 }
 
 /// What the operator cannot go on with by itself: reason and message of `Stalled`.
@@ -346,6 +319,8 @@ pub enum ProblemReason {
     NoReplicaIdentity,
     StrategyUnknown,
     ScaleInRefused,
+    ForceRemoveRefused,
+    OldAddress,
     RestartDidNotHelp,
     NodeCannotStart,
     InvariantBroken,

@@ -66,16 +66,12 @@ impl<'a> View<'a> {
     pub fn pod(&self, node: Node) -> Option<&'a Pod> {
         self.seen.pods.get(&node)
     }
-    /// Volume claims of a node that may be used: ours, not drained, not on their way out; by name.
-    pub fn claims(&self, node: Node) -> impl Iterator<Item = (&'a str, &'a LiveObject)> {
-        let label = node.to_string();
-        self.seen.objects.iter().filter_map(move |(key, object)| {
+    /// Volume claims of all nodes: ours, not on their way out; by name.
+    pub fn claims(&self) -> impl Iterator<Item = (Node, &'a str, &'a LiveObject)> {
+        self.seen.objects.iter().filter_map(|(key, object)| {
             let name = key.strip_prefix("PersistentVolumeClaim/")?;
-            let usable = object.ownership == Ownership::Ours
-                && object.label(keys::NODE) == Some(&label)
-                && object.label(keys::DRAINED).is_none()
-                && !object.deleting;
-            usable.then_some((name, object))
+            let node = object.label(keys::NODE)?.parse().ok()?;
+            (object.ownership == Ownership::Ours && !object.deleting).then_some((node, name, object))
         })
     }
     /// The pod's revision is not the one that its StatefulSet would make today.
@@ -89,7 +85,8 @@ impl<'a> View<'a> {
         newest.is_some() && pod.revision.is_some() && newest != pod.revision.as_deref()
     }
     /// The claim that the node's StatefulSet mounts; before there is one, the claim that is kept for it: one that was
-    /// a node's before an unused one.
+    /// a node's before an unused one. One that was drained is nobody's, but for a worker that was to be removed and
+    /// is registered still.
     #[must_use]
     pub fn claim(&self, node: Node) -> Option<&'a str> {
         if let Some(set) = self.stateful_set(node) {
@@ -98,9 +95,43 @@ impl<'a> View<'a> {
             });
         }
         let used = |object: &LiveObject| object.annotation(keys::SYSTEM_IDENTIFIER).is_some();
-        let mut claims: Vec<_> = self.claims(node).collect();
-        claims.sort_by_key(|(name, object)| (!used(object), *name));
-        claims.first().map(|(name, _)| *name)
+        let drained = |object: &LiveObject| object.label(keys::DRAINED).is_some();
+        let leaves = self.registration(node).is_some_and(|row| !row.should_have_shards);
+        self.claims()
+            .filter(|(of, _, object)| *of == node && (leaves || !drained(object)))
+            .min_by_key(|(_, name, object)| (drained(object), !used(object), *name))
+            .map(|(_, name, _)| name)
+    }
+    /// The node held nothing any more and is being removed: there is no way back for it.
+    #[must_use]
+    pub fn is_retired(&self, node: Node) -> bool {
+        let marked = self.stateful_set(node).is_some_and(|set| set.annotation(keys::DRAINED).is_some());
+        marked
+            || self
+                .claim(node)
+                .and_then(|claim| self.own("PersistentVolumeClaim", claim))
+                .is_some_and(|claim| claim.label(keys::DRAINED).is_some())
+    }
+    /// Registered workers that are to go: no longer asked for, or retired.
+    #[must_use]
+    pub fn leaving(&self) -> BTreeMap<Node, &'a DistNode> {
+        let asked = |node: &Node| self.desired.nodes().any(|asked| asked == *node);
+        let mut workers = self.registered_workers();
+        workers.retain(|node, _| !asked(node) || self.is_retired(*node));
+        workers
+    }
+    /// Registered workers that are to stay.
+    #[must_use]
+    pub fn staying(&self) -> BTreeMap<Node, &'a DistNode> {
+        let leaving = self.leaving();
+        let mut workers = self.registered_workers();
+        workers.retain(|node, _| !leaving.contains_key(node));
+        workers
+    }
+    /// Shards of distributed tables on a registered worker.
+    #[must_use]
+    pub fn shards(&self, row: &DistNode) -> i64 {
+        self.citus().and_then(|citus| citus.groups.get(&row.group_id)).map_or(0, |group| group.shards)
     }
     /// Who the node is: what was recorded on its StatefulSet or on its claim.
     #[must_use]
@@ -169,6 +200,9 @@ impl<'a> View<'a> {
     /// Who answers under the node's name.
     #[must_use]
     pub fn server(&self, node: Node) -> Server<'a> {
+        if self.is_retired(node) && self.citus().is_some() && self.registration(node).is_none() {
+            return Server::Down("it is being removed".to_owned());
+        }
         let Some(pod) = self.pod(node) else { return Server::Down("it has no pod yet".to_owned()) };
         if pod.deleting {
             return Server::Down(format!("pod {} is being deleted", pod.name));
@@ -238,6 +272,18 @@ impl<'a> View<'a> {
     pub fn open_job(&self) -> Option<&'a crate::observe::snapshot::Job> {
         self.citus()?.job.as_ref().filter(|job| job.is_open())
     }
+    /// A move runs now or at any moment: a task of the open job runs, or may, and has not failed. What Kubernetes does
+    /// to a node has to wait for such a one, too.
+    #[must_use]
+    pub fn move_may_run(&self) -> bool {
+        self.open_job().is_some_and(|job| {
+            job.tasks.iter().any(|task| match task.state.as_str() {
+                "running" | "cancelling" => true,
+                "runnable" => !task.is_failing(),
+                _ => false,
+            })
+        })
+    }
     /// A move runs now: a *task* of the open job is running. Tasks that wait for their next try are no move.
     #[must_use]
     pub fn move_runs(&self) -> bool {
@@ -249,7 +295,8 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn missing_workers(&self) -> Vec<Missing> {
         let registered = self.registered_workers();
-        let asked = self.desired.nodes().filter(|node| node.is_worker() && !registered.contains_key(node));
+        let registered = |node: &Node| registered.contains_key(node) && !self.is_retired(*node);
+        let asked = self.desired.nodes().filter(|node| node.is_worker() && !registered(node));
         asked
             .map(|node| {
                 let created = self.stateful_set(node).map(|set| set.created_at);
@@ -263,6 +310,9 @@ impl<'a> View<'a> {
             .collect()
     }
     fn why_missing(&self, node: Node) -> String {
+        if self.is_retired(node) {
+            return "the worker of that name is being removed; then a new one takes its place".to_owned();
+        }
         match self.server(node) {
             Server::Down(why) | Server::Silent(why) | Server::Stranger(why) => why,
             Server::Fresh(_) | Server::Known(_) => {

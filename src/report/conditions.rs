@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::words;
 use crate::{
     act::Done,
-    api::{Node, spec::RebalanceMode},
+    api::{Node, spec::RebalanceMode, status::Purpose},
     observe::snapshot::Seen,
     plan::{Hold, Plan, Server, Step, View, Wanted, settings},
 };
@@ -125,26 +125,12 @@ pub fn reconciling(plan: &Plan, done: &Done) -> Said {
         );
     }
     if let Some(planned) = plan.steps.iter().find(|planned| !is_about_moves(&planned.step)) {
-        return yes(reason_of(&planned.step), format!("{}: {}", words::doing(&planned.step), planned.why));
+        return yes(planned.step.name(), format!("{}: {}", words::doing(&planned.step), planned.why));
     }
     match plan.holds.iter().find(|hold| is_membership(hold)) {
-        Some(hold) => yes(<&str>::from(hold).to_owned().as_str(), hold.to_string()).camel(),
+        Some(hold) => yes(hold.into(), hold.to_string()),
         None => no("UpToDate", "everything of this generation is there"),
     }
-}
-
-impl Said {
-    /// Reasons of conditions are CamelCase.
-    fn camel(mut self) -> Self {
-        if let Some(first) = self.reason.get(..1) {
-            self.reason = first.to_uppercase() + self.reason.get(1..).unwrap_or_default();
-        }
-        self
-    }
-}
-
-fn reason_of(step: &Step) -> &'static str {
-    step.name()
 }
 
 /// Moving shards is `Balanced`'s, never `Reconciling`'s.
@@ -344,7 +330,14 @@ pub fn balanced(view: View, plan: &Plan) -> Said {
         return no("WorkersMissing", format!("{}: {}", view.name(first.node), first.why));
     }
     if let Some(job) = job {
-        return no("Rebalancing", words::progress(view, job));
+        return match words::purpose(view, job) {
+            Purpose::Even => no("Rebalancing", words::progress(view, job)),
+            Purpose::Drain => no("Draining", words::progress(view, job)),
+        };
+    }
+    if let Some((node, row)) = view.leaving().first_key_value() {
+        let shards = view.shards(row);
+        return no("Draining", format!("{} is to be removed: {shards} shards are on it", view.name(*node)));
     }
     if citus.schema_hash.is_none() {
         return no("SchemaNotApplied", "there are no tables yet");

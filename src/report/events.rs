@@ -31,6 +31,10 @@ pub enum EventReason {
     RebalanceFinished,
     RebalanceFailing,
     RebalanceStopped,
+    DrainStarted,
+    WorkerDrained,
+    WorkerRemoved,
+    VolumeRetained,
     ScaleInRefused,
     ConfigurationRejected,
     SchemaApplied,
@@ -84,8 +88,33 @@ fn tell(events: &mut Vec<EventToSend>, reason: EventReason, node: Option<Node>, 
 
 /// What happens once, because its step is done once.
 fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
-    for step in story.done.succeeded() {
-        match step {
+    let name = |node: &Node| node.object_name(&story.cluster.name);
+    for done in story.done.steps.iter().filter(|done| done.result.is_ok()) {
+        match &done.step {
+            Step::SetShouldHaveShards { node, should: false, shards, .. } => {
+                let note =
+                    format!("{} is drained: {shards} shards move to the workers that stay", name(node));
+                tell(events, EventReason::DrainStarted, Some(*node), &node.to_string(), note);
+            }
+            Step::RemoveNode { node, kept, .. } => {
+                let note = format!("{} holds no shard any more", name(node));
+                tell(events, EventReason::WorkerDrained, Some(*node), &node.to_string(), note);
+                let note = format!("{} is no member any more", name(node));
+                tell(events, EventReason::WorkerRemoved, Some(*node), &node.to_string(), note);
+                if let Some(claim) = kept {
+                    let note = format!(
+                        "the volume claim {claim} of {} is kept, under the label {}, and never used again",
+                        name(node),
+                        keys::DRAINED
+                    );
+                    tell(events, EventReason::VolumeRetained, Some(*node), claim, note);
+                }
+            }
+            Step::GiveUp { node, .. } => {
+                let note =
+                    done.said.clone().unwrap_or_else(|| format!("the data of {} was given up", name(node)));
+                tell(events, EventReason::WorkerRemoved, Some(*node), "GivenUp", note);
+            }
             Step::Create(object) if object.kind == "StatefulSet" => {
                 let node = object.json.pointer("/metadata/labels").and_then(|labels| labels.get(keys::NODE));
                 let node = node.and_then(|node| node.as_str()?.parse().ok());
@@ -251,10 +280,13 @@ impl EventToSend {
     /// As Kubernetes wants it.
     #[must_use]
     pub fn event(&self, cluster: &ClusterId) -> Event {
-        let worrying = matches!(
-            self.reason,
-            EventReason::RebalanceFailing | EventReason::ScaleInRefused | EventReason::ConfigurationRejected
-        );
+        let worrying = self.about == "GivenUp"
+            || matches!(
+                self.reason,
+                EventReason::RebalanceFailing
+                    | EventReason::ScaleInRefused
+                    | EventReason::ConfigurationRejected
+            );
         let secondary = self.node.map(|node| ObjectReference {
             api_version: Some("apps/v1".to_owned()),
             kind: Some("StatefulSet".to_owned()),
@@ -308,7 +340,9 @@ mod tests {
         steps: Vec<Step>,
     ) -> Vec<EventReason> {
         let (plan, rolling, cluster) = (Plan::default(), BTreeMap::new(), cluster());
-        let done = Done { steps: steps.into_iter().map(|step| DoneStep { step, result: Ok(()) }).collect() };
+        let done = Done {
+            steps: steps.into_iter().map(|step| DoneStep { step, result: Ok(()), said: None }).collect(),
+        };
         let story = Story { before, after, plan: &plan, done: &done, rolling: &rolling, cluster: &cluster };
         events(&story).into_iter().map(|event| event.reason).collect()
     }
@@ -370,9 +404,13 @@ mod tests {
             status.conditions.extend(with_condition("Reconciling", reconciling, "R").conditions);
             status
         };
-        let restart =
-            Step::RestartNode { node: Node::Worker(0), pod_uid: "p".into(), cause: RestartCause::WalLevel };
-        let mut done = Done { steps: vec![DoneStep { step: restart, result: Ok(()) }] };
+        let restart = Step::RestartNode {
+            node: Node::Worker(0),
+            pod_uid: "p".into(),
+            cause: RestartCause::WalLevel,
+            booted: String::new(),
+        };
+        let mut done = Done { steps: vec![DoneStep { step: restart, result: Ok(()), said: None }] };
         let looks =
             [("False", "True"), ("Unknown", "True"), ("True", "True"), ("True", "False"), ("True", "False")];
         let (mut before, mut rolling, mut told) = (status("False", "True"), BTreeMap::new(), 0);
@@ -409,7 +447,7 @@ mod tests {
         let (before, plan, rolling, cluster) =
             (DialogClusterStatus::default(), Plan::default(), BTreeMap::new(), cluster());
         let failure = Failure { reason: FailureReason::Postgres, message: "no".into() };
-        let done = Done { steps: vec![DoneStep { step: add.clone(), result: Err(failure) }] };
+        let done = Done { steps: vec![DoneStep { step: add.clone(), result: Err(failure), said: None }] };
         let story = Story {
             before: &before,
             after: &before,
@@ -425,8 +463,12 @@ mod tests {
     #[test]
     fn a_rolling_restart_has_a_beginning_its_nodes_and_an_end() {
         let cluster = cluster();
-        let restart =
-            Step::RestartNode { node: Node::Worker(0), pod_uid: "p".into(), cause: RestartCause::Parameters };
+        let restart = Step::RestartNode {
+            node: Node::Worker(0),
+            pod_uid: "p".into(),
+            cause: RestartCause::Parameters,
+            booted: String::new(),
+        };
         let mut plan = Plan::default();
         plan.step(restart.clone(), "due");
         let node = |state| NodeStatus { name: "shop-worker-0".into(), state, ..Default::default() };
@@ -437,7 +479,7 @@ mod tests {
         let (calm, busy) = (status(NodeState::Active, "False"), status(NodeState::Restarting, "True"));
         let mut rolling = BTreeMap::new();
         let mut told = Vec::new();
-        let done = Done { steps: vec![DoneStep { step: restart, result: Ok(()) }] };
+        let done = Done { steps: vec![DoneStep { step: restart, result: Ok(()), said: None }] };
         let nothing = Done::default();
         for (before, after, done) in [
             (&calm, &busy, &done),

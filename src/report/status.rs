@@ -46,7 +46,13 @@ pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> D
             .and_then(|citus| citus.job.as_ref())
             .map(|job| rebalance(view, job))
             .or_else(|| seen.status.rebalance.clone()),
-        handled: seen.status.handled.clone(),
+        handled: seen
+            .status
+            .handled
+            .iter()
+            .chain(&plan.handled)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
     }
 }
 
@@ -94,6 +100,14 @@ fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> 
         Phase::Pending
     } else if hold(|hold| matches!(hold, Hold::Rolling { .. })) {
         Phase::Restarting
+    } else if view.leaving().values().any(|row| view.shards(row) > 0)
+        || view.open_job().is_some_and(|job| words::purpose(view, job) == Purpose::Drain)
+    {
+        Phase::Draining
+    } else if !view.leaving().is_empty()
+        || step(|step| matches!(step, Step::Delete { kind, .. } if kind == "StatefulSet"))
+    {
+        Phase::Removing
     } else if view.open_job().is_some() || step(|step| matches!(step, Step::StartRebalance { .. })) {
         Phase::Rebalancing
     } else if !born && !view.seen.status.nodes.iter().any(|node| node.node_id.is_some()) {
@@ -132,7 +146,9 @@ fn message(view: View, plan: &Plan, done: &Done, said: &[(&'static str, conditio
         hold.to_string()
     } else if let Some(job) = view.open_job() {
         words::last_error(view, job).unwrap_or_else(|| words::progress(view, job))
-    } else if let Some(planned) = plan.steps.first() {
+    } else if let Some(hold) = plan.holds.iter().find(|hold| matches!(hold, Hold::CleanupBlocked { .. })) {
+        hold.to_string()
+    } else if let Some(planned) = plan.steps.iter().find(|planned| !is_of_the_budget(&planned.step)) {
         format!("{}: {}", words::doing(&planned.step), planned.why)
     } else if let Some(hold) = plan.holds.first() {
         hold.to_string()
@@ -142,6 +158,11 @@ fn message(view: View, plan: &Plan, done: &Done, said: &[(&'static str, conditio
         balanced.unwrap_or("nothing to do").to_owned()
     };
     text.chars().take(1024).collect()
+}
+
+/// Whether evictions are allowed is nobody's concern who reads what happens.
+fn is_of_the_budget(step: &Step) -> bool {
+    matches!(step, Step::Apply { object, .. } if object.kind == "PodDisruptionBudget")
 }
 
 fn node_status(view: View, plan: &Plan, node: Node) -> NodeStatus {
@@ -176,9 +197,13 @@ fn node_state(view: View, plan: &Plan, node: Node) -> NodeState {
     let rolling =
         plan.holds.iter().any(|hold| matches!(hold, Hold::Rolling { node: now, .. } if *now == node));
     let member = view.registration(node).is_some();
+    let leaving = view.leaving().get(&node).copied();
     match view.server(node) {
         Server::Stranger(_) => NodeState::Foreign,
         _ if rolling => NodeState::Restarting,
+        _ if view.is_retired(node) => NodeState::Removing,
+        Server::Known(_) if leaving.is_some_and(|row| view.shards(row) > 0) => NodeState::Draining,
+        Server::Known(_) if leaving.is_some() => NodeState::Drained,
         Server::Known(_) if member => NodeState::Active,
         Server::Known(_) | Server::Fresh(_) => NodeState::Joining,
         Server::Down(_) | Server::Silent(_) if member => {
@@ -209,7 +234,7 @@ fn rebalance(view: View, job: &Job) -> RebalanceStatus {
     let before = view.seen.status.rebalance.as_ref().filter(|before| before.job_id == job.id);
     RebalanceStatus {
         job_id: job.id,
-        purpose: Purpose::Even,
+        purpose: words::purpose(view, job),
         state: job.state.clone(),
         progress: format!("{done}/{total}"),
         moves: MoveCounts {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::{
+    api::status::Purpose,
     observe::snapshot::{Job, Task},
     plan::{Hold, Step, View},
 };
@@ -38,6 +39,19 @@ impl fmt::Display for Hold {
             Self::WorkerMissing { node, why, timed_out: true } => {
                 write!(f, "going on without {node}, which did not join in time: {why}")
             }
+            Self::Leaving { node, shards: 0 } => write!(f, "{node} holds no shard any more and is removed"),
+            Self::Leaving { node, shards } => write!(f, "{node} is drained: {shards} shards are on it"),
+            Self::RoomUnknown { why } => {
+                write!(f, "nothing is drained before it is known whether those that stay have room: {why}")
+            }
+            Self::CleanupBlocked { node, objects, holders } if holders.is_empty() => {
+                write!(f, "{node} is removed when Citus has dropped {objects} objects that moves left on it")
+            }
+            Self::CleanupBlocked { node, objects, holders } => write!(
+                f,
+                "{node} is removed when {objects} objects that moves left on it are dropped, which is kept from it by {}",
+                holders.join("; ")
+            ),
             Self::JobRunning { job } => write!(f, "rebalance job {job} runs"),
             Self::RebalancePause { state, seconds } => {
                 write!(f, "the last rebalance ended {state}; the next one starts in {seconds} s")
@@ -68,7 +82,21 @@ pub fn doing(step: &Step) -> String {
         Step::AddNode { node, .. } => format!("registering {node}"),
         Step::CreateOwner { owner, .. } => format!("making the role {owner}"),
         Step::ApplySchema { .. } => "applying the schema".to_owned(),
+        Step::SetShouldHaveShards { node, should: true, .. } => format!("giving {node} shards again"),
+        Step::SetShouldHaveShards { node, should: false, .. } => {
+            format!("putting no shards on {node} any more")
+        }
+        Step::CleanUp => "dropping what moves left behind".to_owned(),
+        Step::Retire { node, .. } => format!("putting the volume of {node} aside"),
+        Step::RemoveNode { node, .. } => format!("removing {node}"),
+        Step::GiveUp { node, .. } => format!("giving up the data of {node}"),
+        Step::ActivateNode { node, .. } => format!("activating {node}"),
+        Step::ForgetCleanup { records } => format!("forgetting {} rows of pg_dist_cleanup", records.len()),
+        Step::DropLeftovers { node, leftovers } => {
+            format!("dropping {} leftovers of moves on {node}", leftovers.len())
+        }
         Step::RecoverTransactions => "recovering prepared transactions".to_owned(),
+        Step::StartRebalance { drain: true, moves, .. } => format!("starting a drain of {moves} shards"),
         Step::StartRebalance { moves, .. } => format!("starting a rebalance of {moves} moves"),
         Step::StopRebalance { job } => format!("stopping rebalance job {job}"),
         Step::Delete { kind, name, .. } => format!("deleting {kind} {name}"),
@@ -85,6 +113,20 @@ pub fn progress(view: View, job: &Job) -> String {
         let _ = write!(text, ", about {seconds} s left");
     }
     text
+}
+
+/// What an open or ended job is for: a drain moves shards only away from workers that should have none.
+#[must_use]
+pub fn purpose(view: View, job: &Job) -> Purpose {
+    let rows = view.citus().map(|citus| citus.nodes.as_slice()).unwrap_or_default();
+    let transfers: Vec<_> = job.tasks.iter().filter_map(|task| task.transfer.as_ref()).collect();
+    let drained = |id: i32| rows.iter().any(|row| row.node_id == id && !row.should_have_shards);
+    let before = view.seen.status.rebalance.as_ref().filter(|before| before.job_id == job.id);
+    if !transfers.is_empty() && transfers.iter().all(|transfer| drained(transfer.from)) {
+        return Purpose::Drain;
+    }
+    // A worker that was removed since, or is wanted again, no longer tells.
+    before.map_or(Purpose::Even, |before| before.purpose)
 }
 
 /// Seconds until the job ends at the speed so far; `None` before the first move is done.

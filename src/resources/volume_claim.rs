@@ -5,30 +5,38 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 
 use super::{
     Inputs, Rendered,
-    meta::{About, identity_annotation, render, unowned},
+    meta::{About, identity_annotation, owned, render, unowned},
     text_hash,
 };
-use crate::api::{ClusterId, Node};
+use crate::api::{ClusterId, Node, spec::VolumePolicy};
 
-/// The volume of a node. Nothing owns it: volumes are kept when the DialogCluster is deleted.
+/// The volume of a node: who the node is, and the size that it keeps when it is no longer to grow. Nothing owns it, so
+/// that it is kept when the DialogCluster is deleted, unless the user wants otherwise.
 #[must_use]
-pub fn volume_claim(inputs: &Inputs, node: Node, claim: &str, identity: Option<&str>) -> Rendered {
+pub fn volume_claim(
+    inputs: &Inputs,
+    node: Node,
+    claim: &str,
+    (identity, kept_size): (Option<&str>, Option<&str>),
+) -> Rendered {
     let storage = inputs.desired.storage(node);
+    let size = kept_size.map_or_else(|| storage.size.clone(), |size| Quantity(size.to_owned()));
+    let metadata = match inputs.desired.volumes.when_deleted {
+        VolumePolicy::Retain => unowned(inputs, claim.to_owned(), About::Node(node)),
+        VolumePolicy::Delete => owned(inputs, claim.to_owned(), About::Node(node)),
+    };
     render(&PersistentVolumeClaim {
-        metadata: ObjectMeta {
-            annotations: identity_annotation(identity),
-            ..unowned(inputs, claim.to_owned(), About::Node(node))
-        },
+        metadata: ObjectMeta { annotations: identity_annotation(identity), ..metadata },
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             storage_class_name: storage.storage_class_name.clone(),
             resources: Some(VolumeResourceRequirements {
-                requests: Some(BTreeMap::from([("storage".to_owned(), storage.size.clone())])),
+                requests: Some(BTreeMap::from([("storage".to_owned(), size)])),
                 limits: None,
             }),
             ..PersistentVolumeClaimSpec::default()

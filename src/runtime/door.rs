@@ -225,22 +225,16 @@ impl Door {
         self.counted("apply_status", address.kind, request).await.map(drop)
     }
 
-    /// Sets annotations and nothing else, by a merge patch with the uid as precondition. They belong to a manager of
-    /// their own, so that an apply of the object does not take them away.
+    /// Sets what is in `notes` of the metadata (labels, annotations) and nothing else, by a merge patch with the uid as
+    /// precondition. They belong to a manager of their own, so that an apply of the object does not take them away.
     ///
     /// # Errors
     /// [`Refusal::Conflict`] when the uid is another one, [`Refusal::NotFound`] when the object is gone.
-    pub async fn annotate(
-        &self,
-        address: Address<'_>,
-        uid: &str,
-        annotations: &[(&str, &str)],
-    ) -> Result<Value, Refusal> {
+    pub async fn note(&self, address: Address<'_>, uid: &str, notes: &Value) -> Result<Value, Refusal> {
         let api = self.api(address)?;
-        let annotations: serde_json::Map<_, _> =
-            annotations.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect();
-        let patch =
-            Patch::Merge(serde_json::json!({ "metadata": { "uid": uid, "annotations": annotations } }));
+        let mut metadata = notes.clone();
+        metadata["uid"] = uid.into();
+        let patch = Patch::Merge(serde_json::json!({ "metadata": metadata }));
         let parameters = PatchParams { field_manager: Some(NOTES.to_owned()), ..PatchParams::default() };
         self.counted("patch", address.kind, api.patch(address.name, &parameters, &patch)).await.map(json)
     }

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dialog_operator::{
-    api::{Desired, DialogCluster, DialogClusterSpec, Node, names::keys},
+    api::{Desired, DialogCluster, DialogClusterSpec, Node, names::keys, spec::VolumePolicy},
     observe::{
         Snapshot,
         snapshot::{
-            Citus, ConnectionCheck, DistNode, DistTable, Group, Job, LiveObject, Move, OperatorFacts,
-            Ownership, Pod, Postgres, RejectedConfiguration, SchemaSql, Seen, Task, Waiting,
+            Citus, CleanupRow, ConnectionCheck, Disk, DistNode, DistTable, Group, Job, Leftover, LiveObject,
+            Move, OperatorFacts, Ownership, Pod, Postgres, RejectedConfiguration, SchemaSql, Seen, Task,
+            Waiting,
         },
     },
     plan::{Plan, Step, View, invariants, plan, view::PORT, wanted},
@@ -19,6 +20,10 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 pub const SHARDS: i64 = 32;
+/// Bytes of a shard, of a volume, and free on it when there is room.
+pub const SHARD: i64 = 1_000_000;
+pub const VOLUME: i64 = 1_000_000_000;
+pub const PLENTY: i64 = 800_000_000;
 
 /// What is on a volume.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +36,7 @@ pub struct Data {
     pub timeouts_off: bool,
     pub auto_conf: BTreeMap<String, String>,
     pub last_good: Option<Config>,
+    pub leftovers: Vec<Leftover>,
 }
 
 /// What a server is started with.
@@ -59,6 +65,8 @@ pub struct Running {
     pub file_in: u32,
     pub rejected: Option<RejectedConfiguration>,
     pub refused: Option<String>,
+    /// Its server hangs at its start, with what it was started with.
+    pub hangs: bool,
     pub started_at: Timestamp,
     pub hurry: Option<String>,
 }
@@ -84,6 +92,17 @@ pub struct World {
     pub tampered: BTreeSet<Node>,
     pub nodes: Vec<DistNode>,
     pub placements: BTreeMap<i64, i32>,
+    /// On which volume claim the rows of each shard are: what must never be lost.
+    pub rows: BTreeMap<i64, String>,
+    /// pg_dist_cleanup, and how many ticks until Citus looks at it.
+    pub cleanup: Vec<CleanupRow>,
+    pub cleanup_in: u32,
+    /// Ticks for which a transaction on a node keeps what moves left there.
+    pub held: BTreeMap<Node, u32>,
+    /// Bytes free on every volume.
+    pub free: i64,
+    /// Volumes that were deleted although nobody drained them, by people: their rows are gone.
+    pub lost: BTreeSet<String>,
     pub job: Option<ModelJob>,
     pub failed_jobs: u32,
     pub moves_fail: bool,
@@ -120,6 +139,12 @@ impl World {
             tampered: BTreeSet::new(),
             nodes: Vec::new(),
             placements: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            cleanup: Vec::new(),
+            cleanup_in: 0,
+            held: BTreeMap::new(),
+            free: PLENTY,
+            lost: BTreeSet::new(),
             job: None,
             failed_jobs: 0,
             moves_fail: false,
@@ -196,9 +221,13 @@ impl World {
         let postgres =
             self.pods.keys().filter_map(|node| Some((*node, self.seen_postgres(*node)?))).collect();
         let citus = self.seen_citus();
+        let holders =
+            self.held.keys().map(|node| (*node, vec!["session 7 of somebody".to_owned()])).collect();
         let mut connections = Vec::new();
-        let members: Vec<Node> = desired
-            .nodes()
+        let members: Vec<Node> = self
+            .pods
+            .keys()
+            .copied()
             .filter(|node| *node == Node::Coordinator || self.registered(*node).is_some())
             .collect();
         for new in desired.nodes().filter(|node| self.registered(*node).is_none() && self.answers(*node)) {
@@ -221,6 +250,7 @@ impl World {
             postgres,
             citus,
             connections,
+            holders,
             trials: self.trials.clone(),
             images: BTreeMap::new(),
             schema_sql: Seen::Known(SchemaSql {
@@ -238,7 +268,7 @@ impl World {
             uid: pod.uid.clone(),
             created_at: pod.created_at,
             deleting: false,
-            ready: pod.starts_in == 0 && crash.is_none(),
+            ready: pod.starts_in == 0 && crash.is_none() && !pod.hangs,
             ready_since: Some(pod.started_at),
             address: Some("10.0.0.1".to_owned()),
             image: pod.image.clone(),
@@ -253,7 +283,7 @@ impl World {
 
     fn seen_postgres(&self, node: Node) -> Option<Seen<Postgres>> {
         let pod = &self.pods[&node];
-        if pod.starts_in > 0 || pod.refused.is_some() {
+        if pod.starts_in > 0 || pod.refused.is_some() || pod.hangs {
             return None;
         }
         if self.silent.contains_key(&node) {
@@ -289,39 +319,49 @@ impl World {
             group_id: data.extension.then_some(data.group_id),
             known_nodes: data.known_nodes,
             missing_tables: 0,
-            leftovers: Vec::new(),
             timeouts_off: data.timeouts_off,
-            disk: None,
+            disk: Some(Disk { free: self.free, total: VOLUME }),
+            leftovers: data.leftovers.clone(),
         }))
     }
 
-    pub fn planned(&self) -> Vec<Move> {
+    /// What Citus would move: away from where no shard may be, and then (but for a drain) until counts are even.
+    pub fn planned(&self, drain_only: bool) -> Vec<Move> {
         let workers: Vec<&DistNode> = self.nodes.iter().filter(|row| row.group_id > 0).collect();
         let mut counts: BTreeMap<i32, Vec<i64>> =
             workers.iter().map(|row| (row.group_id, Vec::new())).collect();
         for (shard, group) in &self.placements {
-            counts.get_mut(group).unwrap().push(*shard);
+            counts.get_mut(group).expect("a placement on a member").push(*shard);
         }
-        let id = |group: i32| workers.iter().find(|row| row.group_id == group).unwrap().node_id;
+        let row = |group: i32| *workers.iter().find(|row| row.group_id == group).unwrap();
         let mut moves = Vec::new();
         loop {
-            let (Some(most), Some(least)) = (
-                counts.iter().max_by_key(|(group, shards)| (shards.len(), -**group)).map(|(group, _)| *group),
-                counts.iter().min_by_key(|(group, shards)| (shards.len(), **group)).map(|(group, _)| *group),
-            ) else {
+            let full = |group: &i32| row(*group).should_have_shards;
+            let least = counts.iter().filter(|(group, _)| full(group));
+            let Some(least) =
+                least.min_by_key(|(group, shards)| (shards.len(), **group)).map(|(group, _)| *group)
+            else {
                 return moves;
             };
-            if counts[&most].len() <= counts[&least].len() + 1 {
-                return moves;
-            }
-            let shard = counts.get_mut(&most).unwrap().pop().unwrap();
+            let banned = counts
+                .iter()
+                .find(|(group, shards)| !full(group) && !shards.is_empty())
+                .map(|(group, _)| *group);
+            let most =
+                counts.iter().max_by_key(|(group, shards)| (shards.len(), -**group)).map(|(group, _)| *group);
+            let from = match (banned, most) {
+                (Some(banned), _) => banned,
+                (None, Some(most)) if !drain_only && counts[&most].len() > counts[&least].len() + 1 => most,
+                _ => return moves,
+            };
+            let shard = counts.get_mut(&from).unwrap().pop().unwrap();
             counts.get_mut(&least).unwrap().push(shard);
             moves.push(Move {
                 shard,
                 table: "public.dialogs".to_owned(),
-                bytes: 1000,
-                from: id(most),
-                to: id(least),
+                bytes: SHARD,
+                from: row(from).node_id,
+                to: row(least).node_id,
             });
         }
     }
@@ -335,8 +375,13 @@ impl World {
             return Seen::Unknown("no extension yet".to_owned());
         }
         let mut groups: BTreeMap<i32, Group> = BTreeMap::new();
+        for row in &self.nodes {
+            groups.entry(row.group_id).or_default().bytes = Some(0);
+        }
         for group in self.placements.values() {
-            groups.entry(*group).or_default().shards += 1;
+            let group = groups.entry(*group).or_default();
+            group.shards += 1;
+            group.bytes = Some(group.shards * SHARD);
         }
         let job = self.job.as_ref().map(|model| model.job.clone());
         let open = job.as_ref().is_some_and(Job::is_open);
@@ -355,8 +400,8 @@ impl World {
                 .collect(),
             job,
             failed_jobs: self.failed_jobs,
-            cleanup: Vec::new(),
-            plan: (!open).then(|| Seen::Known(self.planned())),
+            cleanup: self.cleanup.clone(),
+            plan: (!open).then(|| Seen::Known(self.planned(false))),
             parallel_colocated: true,
             owner_exists: self.owner.is_some(),
             owner_secret: self.owner.clone(),
@@ -380,7 +425,11 @@ impl World {
             self.log.push(format!("{}: {}", planned.step.name(), planned.why));
             let result = self.obey(&planned.step);
             let failed = result.is_err();
-            done.steps.push(dialog_operator::act::DoneStep { step: planned.step.clone(), result });
+            done.steps.push(dialog_operator::act::DoneStep {
+                step: planned.step.clone(),
+                result,
+                said: None,
+            });
             if failed {
                 break;
             }
@@ -457,7 +506,7 @@ impl World {
                     .then(|| format!("invalid value for parameter \"{name}\": \"garbage\""));
                 self.trials.insert(format!("{name}={value}"), refused);
             }
-            Step::RestartNode { node, pod_uid, .. } => return self.restart(*node, pod_uid),
+            Step::RestartNode { node, pod_uid, booted, .. } => return self.restart(*node, pod_uid, booted),
             Step::SetCoordinatorHost { address } => {
                 if self.nodes.is_empty() {
                     self.nodes.push(DistNode {
@@ -480,15 +529,57 @@ impl World {
                 self.placements = (0..SHARDS)
                     .map(|shard| (102_008 + shard, groups[shard as usize % groups.len()]))
                     .collect();
+                let placements = self.placements.clone();
+                self.rows = placements
+                    .into_iter()
+                    .map(|(shard, group)| (shard, self.claim_of_group(group)))
+                    .collect();
             }
             Step::RecoverTransactions => {}
-            Step::StartRebalance { .. } => self.start(),
+            Step::StartRebalance { drain, .. } => self.start(*drain),
+            Step::SetShouldHaveShards { address, should, .. } => {
+                let open = self.job.as_ref().is_some_and(|model| model.job.is_open());
+                assert!(!open, "shouldhaveshards changes under a job");
+                if !self.everybody_answers() {
+                    return Self::fail("connection to the remote node failed");
+                }
+                let row = self.nodes.iter_mut().find(|row| row.name == *address);
+                row.expect("a member").should_have_shards = *should;
+            }
+            Step::CleanUp => self.clean_up(),
+            Step::Retire { node, claim, mark, reclaim } => {
+                self.retire(*node, claim.as_deref(), (mark, *reclaim))
+            }
+            Step::RemoveNode { node, .. } => return self.remove(*node),
+            Step::GiveUp { node, .. } => self.give_up(*node),
+            Step::ActivateNode { node, .. } => {
+                if !self.everybody_answers() {
+                    return Self::fail("connection to the remote node failed");
+                }
+                let address = Self::address(*node);
+                let row = self.nodes.iter_mut().find(|row| row.name == address).expect("a member");
+                (row.active, row.has_metadata, row.metadata_synced) = (true, true, true);
+            }
+            Step::ForgetCleanup { records } => {
+                let groups: BTreeSet<i32> = self.nodes.iter().map(|row| row.group_id).collect();
+                for row in self.cleanup.iter().filter(|row| records.contains(&row.record_id)) {
+                    assert!(!groups.contains(&row.group_id), "cleanup of a member is forgotten");
+                }
+                self.cleanup.retain(|row| !records.contains(&row.record_id));
+            }
+            Step::DropLeftovers { node, leftovers } => {
+                if let Some(data) = self.data(*node) {
+                    data.leftovers.retain(|left| !leftovers.contains(left));
+                }
+            }
             Step::StopRebalance { job } => self.stop(*job),
             Step::Delete { kind, name, uid } => {
                 let key = format!("{kind}/{name}");
+                if kind == "PersistentVolumeClaim" {
+                    return self.delete_volume(name, uid);
+                }
                 let node = Node::from_object_name(name, "dialogs").unwrap();
                 assert!(self.registered(node).is_none(), "{key} is deleted while pg_dist_node knows it");
-                assert_ne!(kind, "PersistentVolumeClaim");
                 if self.objects.get(&key).is_some_and(|live| live.uid == *uid) {
                     self.objects.remove(&key);
                     if kind == "StatefulSet" {
@@ -533,12 +624,14 @@ impl World {
         }
     }
 
-    fn restart(&mut self, node: Node, uid: &str) -> Result<(), dialog_operator::act::Failure> {
+    fn restart(&mut self, node: Node, uid: &str, note: &str) -> Result<(), dialog_operator::act::Failure> {
         if self.pods.get(&node).is_none_or(|pod| pod.uid != uid) {
             return Self::fail("the pod is another one");
         }
         let member = node == Node::Coordinator || self.registered(node).is_some();
-        if member {
+        // One that never got ready is not taken down.
+        let up = self.pods[&node].booted.is_some();
+        if member && up {
             let running =
                 self.job.iter().flat_map(|model| &model.job.tasks).any(|task| task.state == "running");
             assert!(!running, "{node} is restarted while a move runs");
@@ -549,6 +642,8 @@ impl World {
             }
         }
         *self.restarts.entry(node).or_default() += 1;
+        let set = self.objects.get_mut(&format!("StatefulSet/{}", node.object_name("dialogs"))).unwrap();
+        set.json["metadata"]["annotations"][keys::BOOTED] = json!(note);
         self.pods.remove(&node);
         Ok(())
     }
@@ -579,7 +674,154 @@ impl World {
         Ok(())
     }
 
-    fn start(&mut self) {
+    /// The claim that the pod of a group's node has, or would get.
+    fn claim_of_group(&self, group: i32) -> String {
+        let node = self.node_of_group(group);
+        self.pods.get(&node).expect("a pod of a member that does something").claim.clone()
+    }
+
+    /// Nothing is ever lost: each shard's rows are on the volume that its node mounts.
+    pub fn assert_nothing_is_lost(&self) {
+        for (shard, group) in &self.placements {
+            let (node, claim) = (self.node_of_group(*group), &self.rows[shard]);
+            if self.lost.contains(claim) {
+                continue;
+            }
+            assert!(
+                self.volumes.contains_key(claim),
+                "shard {shard} was on {claim}, which is gone\n{}",
+                self.log.join("\n")
+            );
+            if let Some(pod) = self.pods.get(&node) {
+                assert_eq!(
+                    pod.claim,
+                    *claim,
+                    "shard {shard} of {node} is on another volume\n{}",
+                    self.log.join("\n")
+                );
+            }
+        }
+    }
+
+    fn clean_up(&mut self) {
+        let groups: BTreeMap<i32, Node> = self
+            .nodes
+            .iter()
+            .map(|row| {
+                (
+                    row.group_id,
+                    Node::from_object_name(row.name.split('.').next().unwrap(), "dialogs").unwrap(),
+                )
+            })
+            .collect();
+        let stays = |row: &CleanupRow| {
+            groups.get(&row.group_id).is_none_or(|node| self.held.contains_key(node) || !self.answers(*node))
+        };
+        let left: Vec<CleanupRow> = self.cleanup.iter().filter(|row| stays(row)).cloned().collect();
+        self.cleanup = left;
+    }
+
+    fn left_behind(&mut self, shard: i64, group: i32) {
+        self.next += 1;
+        self.cleanup.push(CleanupRow {
+            record_id: self.next as i64,
+            group_id: group,
+            object_type: 1,
+            object_name: format!("public.dialogs_{shard}"),
+        });
+    }
+
+    fn retire(&mut self, node: Node, claim: Option<&str>, (mark, reclaim): (&str, VolumePolicy)) {
+        if let Some(row) = self.registered(node) {
+            let full = self.placements.values().any(|group| *group == row.group_id);
+            assert!(!full, "{node} is retired with shards on it");
+        }
+        if let Some(claim) = claim
+            && let Some(live) = self.objects.get_mut(&format!("PersistentVolumeClaim/{claim}"))
+            && live.label(keys::DRAINED).is_none()
+        {
+            live.json["metadata"]["labels"][keys::DRAINED] = json!(mark);
+            live.json["metadata"]["annotations"][keys::RECLAIM] = json!(reclaim.to_string());
+        }
+        if let Some(live) = self.objects.get_mut(&format!("StatefulSet/{}", node.object_name("dialogs"))) {
+            live.json["metadata"]["annotations"][keys::DRAINED] = json!(mark);
+        }
+    }
+
+    fn remove(&mut self, node: Node) -> Result<(), dialog_operator::act::Failure> {
+        let Some(row) = self.registered(node).cloned() else { return Ok(()) };
+        if !self.everybody_answers() {
+            return Self::fail("connection to the remote node failed");
+        }
+        let open = self.job.as_ref().is_some_and(|model| model.job.is_open());
+        assert!(!open, "{node} is removed under a job");
+        assert!(
+            !self.placements.values().any(|group| *group == row.group_id),
+            "{node} is removed with shards on it"
+        );
+        assert!(
+            !self.cleanup.iter().any(|left| left.group_id == row.group_id),
+            "{node} is removed before its cleanup"
+        );
+        self.nodes.retain(|other| other.node_id != row.node_id);
+        Ok(())
+    }
+
+    /// What only a person may ask for.
+    fn give_up(&mut self, node: Node) {
+        assert!(!self.answers(node), "the data of {node} is given up while it answers");
+        let value = self
+            .cluster
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(keys::FORCE_REMOVE))
+            .expect("a person asked");
+        let set = &self.objects[&format!("StatefulSet/{}", node.object_name("dialogs"))];
+        let identity = set.annotation(keys::SYSTEM_IDENTIFIER).expect("a node that was born");
+        assert_eq!(*value, format!("{node}/{identity}"), "another worker is given up");
+        let Some(row) = self.registered(node).cloned() else { return };
+        self.nodes.retain(|other| other.node_id != row.node_id);
+        self.cleanup.retain(|left| left.group_id != row.group_id);
+        let groups: Vec<i32> =
+            self.nodes.iter().filter(|row| row.group_id > 0).map(|row| row.group_id).collect();
+        let shards: Vec<i64> = self
+            .placements
+            .iter()
+            .filter(|(_, group)| **group == row.group_id)
+            .map(|(shard, _)| *shard)
+            .collect();
+        for (number, shard) in shards.into_iter().enumerate() {
+            let group = groups[number % groups.len()];
+            self.placements.insert(shard, group);
+            self.rows.insert(shard, self.claim_of_group(group));
+        }
+    }
+
+    fn delete_volume(&mut self, name: &str, uid: &str) -> Result<(), dialog_operator::act::Failure> {
+        let key = format!("PersistentVolumeClaim/{name}");
+        let Some(live) = self.objects.get(&key).filter(|live| live.uid == uid) else {
+            return Self::fail("conflict");
+        };
+        assert!(live.label(keys::DRAINED).is_some(), "{name} is deleted and was not drained");
+        assert_eq!(live.annotation(keys::RECLAIM), Some("Delete"), "{name} is deleted and was to be kept");
+        assert!(!self.rows.values().any(|claim| claim == name), "{name} is deleted with rows on it");
+        self.objects.remove(&key);
+        self.volumes.remove(name);
+        Ok(())
+    }
+
+    pub fn start_by_hand(&mut self) {
+        let wal_level =
+            |pod: &Running| pod.booted.as_ref().is_some_and(|booted| booted.wal_level == "logical");
+        let fit = self.everybody_answers() && self.pods.values().all(wal_level);
+        let open = self.job.as_ref().is_some_and(|model| model.job.is_open());
+        if self.schema.is_some() && fit && !open && !self.planned(false).is_empty() {
+            self.start(false);
+        }
+    }
+
+    fn start(&mut self, drain: bool) {
         assert!(self.job.as_ref().is_none_or(|model| !model.job.is_open()), "a second job is started");
         for row in &self.nodes {
             let node = Node::from_object_name(row.name.split('.').next().unwrap(), "dialogs").unwrap();
@@ -592,7 +834,7 @@ impl World {
         }
         let id = 1 + self.job.as_ref().map_or(0, |model| model.job.id);
         let tasks = self
-            .planned()
+            .planned(drain)
             .into_iter()
             .enumerate()
             .map(|(number, transfer)| Task {
@@ -614,6 +856,21 @@ impl World {
             model.job.state = "cancelled".to_owned();
             model.job.finished_at = Some(self.now);
             self.failed_jobs += 1;
+            // A move that is cancelled leaves its half made copy on the target.
+            let mut halves = Vec::new();
+            for task in model.job.tasks.iter_mut().filter(|task| task.state != "done") {
+                if task.state == "running" {
+                    halves.extend(task.transfer.clone());
+                }
+                task.state = "cancelled".to_owned();
+            }
+            for half in halves {
+                if let Some(group) =
+                    self.nodes.iter().find(|row| row.node_id == half.to).map(|row| row.group_id)
+                {
+                    self.left_behind(half.shard, group);
+                }
+            }
         }
     }
 
@@ -625,8 +882,17 @@ impl World {
             *left -= 1;
             *left > 0
         });
+        self.held.retain(|_, left| {
+            *left -= 1;
+            *left > 0
+        });
+        self.cleanup_in = self.cleanup_in.checked_sub(1).unwrap_or(15);
+        if self.cleanup_in == 0 && self.answers(Node::Coordinator) {
+            self.clean_up();
+        }
         self.tick_pods();
         self.tick_job();
+        self.assert_nothing_is_lost();
     }
 
     fn tick_pods(&mut self) {
@@ -666,6 +932,7 @@ impl World {
                     file_in: 0,
                     rejected: None,
                     refused: None,
+                    hangs: false,
                     started_at: self.now,
                     hurry: None,
                 };
@@ -715,6 +982,10 @@ impl World {
             self.volumes.insert(pod.claim.clone(), Data { system_identifier: fresh, ..Data::default() });
         }
         pod.refused = None;
+        pod.hangs |= config.parameters.get("max_connections").is_some_and(|value| value == "2000000");
+        if pod.hangs {
+            return;
+        }
         let data = self.volumes.get_mut(&pod.claim).unwrap();
         let bad = config.parameters.get("max_connections").is_some_and(|value| value == "1000000");
         let boots = match (&data.last_good, bad) {
@@ -757,14 +1028,23 @@ impl World {
 
     fn tick_tasks(&mut self, model: &mut ModelJob) {
         let mut running = 0;
+        let mut moved = Vec::new();
         for task in &mut model.job.tasks {
             let transfer = task.transfer.clone().unwrap();
             let group = |id: i32| self.nodes.iter().find(|row| row.node_id == id).unwrap().group_id;
             let (from, to) = (group(transfer.from), group(transfer.to));
-            let fit = [from, to].into_iter().map(|group| self.node_of_group(group)).all(|node| {
-                self.answers(node)
-                    && self.pods[&node].booted.as_ref().is_some_and(|booted| booted.wal_level == "logical")
-            });
+            let groups: BTreeSet<i32> = self.nodes.iter().map(|row| row.group_id).collect();
+            let orphan = format!("public.dialogs_{}", transfer.shard);
+            let orphaned =
+                self.cleanup.iter().any(|row| row.object_name == orphan && !groups.contains(&row.group_id));
+            let fit = !orphaned
+                && [from, to].into_iter().map(|group| self.node_of_group(group)).all(|node| {
+                    self.answers(node)
+                        && self.pods[&node]
+                            .booted
+                            .as_ref()
+                            .is_some_and(|booted| booted.wal_level == "logical")
+                });
             match task.state.as_str() {
                 "runnable"
                     if running < model.parallel && (task.retried == 0 || self.now.as_second() % 5 == 0) =>
@@ -785,6 +1065,7 @@ impl World {
                         Some(from),
                         "a shard moves from where it is"
                     );
+                    moved.push((transfer.shard, from, to));
                 }
                 "running" => {
                     task.state = "runnable".to_owned();
@@ -792,6 +1073,10 @@ impl World {
                 }
                 _ => {}
             }
+        }
+        for (shard, from, to) in moved {
+            self.rows.insert(shard, self.claim_of_group(to));
+            self.left_behind(shard, from);
         }
     }
 }

@@ -1,6 +1,6 @@
 {{/*
 What the operator may do where its DialogClusters are, and nothing more. tests/chart.rs has the same list as a table.
-Absent on purpose: it deletes no volume claim and no Secret, executes nothing in a pod, and writes no spec of a DialogCluster.
+Absent on purpose: it deletes no Secret, executes nothing in a pod, and writes no spec of a DialogCluster.
 */}}
 {{- define "dialog-operator.rules" -}}
 - apiGroups: [dialogcluster.dev]
@@ -14,9 +14,13 @@ Absent on purpose: it deletes no volume claim and no Secret, executes nothing in
   resources: [dialogclusters/finalizers]
   verbs: [update]
 - apiGroups: [""]
-  resources: [persistentvolumeclaims, secrets, serviceaccounts]
+  resources: [secrets, serviceaccounts]
   verbs: [get, list, watch, create, patch]
-# delete: what was made for a worker that is no longer asked for and was never registered.
+# delete: the volume of a worker that was drained and removed, where spec.volumes.whenScaled is Delete.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, create, patch, delete]
+# delete: what was made for a worker that is no longer asked for.
 - apiGroups: [""]
   resources: [configmaps, services]
   verbs: [get, list, watch, create, patch, delete]
