@@ -24,6 +24,9 @@ bench: ## how much sooner a cluster is even with the operator's settings; four m
 model: ## many random histories of the planner against its model: PROPTEST_CASES=100000 for a night
 	PROPTEST_CASES=$${PROPTEST_CASES:-5000} $(CARGO) test --locked --release --test plan_converges
 
+guards: ## take each guard of the planner away, one after another: a test must fail (about a minute each)
+	$(CARGO) test --locked --test guards -- --ignored --nocapture
+
 check: ## format and lint
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings

@@ -1,0 +1,117 @@
+//! Each guard of the planner, by name: what must never happen, and the line that keeps it from happening. Taking any one
+//! away must make a test fail (`make guards`, which takes each away in a copy of the project). That the list still fits the
+//! code is checked in every run.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// A guard: the rule it is for (the number in ARCHITECTURE.md, or a word), where it stands, and how it is taken away.
+struct Guard {
+    name: String,
+    file: PathBuf,
+    there: String,
+    away: String,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// tests/guards.txt: `## name`, the file, lines that begin with `-` (as they are) and with `+` (taken away).
+fn guards() -> Vec<Guard> {
+    let text = fs::read_to_string(root().join("tests/guards.txt")).unwrap();
+    text.split("\n## ")
+        .skip(1)
+        .map(|part| {
+            let mut lines = part.lines();
+            let name = lines.next().unwrap().to_owned();
+            let file = root().join(lines.next().unwrap());
+            let side = |sign: char| {
+                let lines = part.lines().skip(2).filter_map(|line| line.strip_prefix(sign));
+                lines.collect::<Vec<_>>().join("\n")
+            };
+            Guard { name, file, there: side('-'), away: side('+') }
+        })
+        .collect()
+}
+
+#[test]
+fn each_guard_is_where_the_list_says() {
+    let guards = guards();
+    assert!(guards.len() > 20, "{} guards", guards.len());
+    for guard in guards {
+        let text = fs::read_to_string(&guard.file).unwrap();
+        let times = text.matches(&guard.there).count();
+        assert_eq!(times, 1, "{}: {} times in {}:\n{}", guard.name, times, guard.file.display(), guard.there);
+        assert_ne!(guard.there, guard.away, "{}", guard.name);
+    }
+}
+
+/// A copy of what the planner's tests need; cargo builds it beside the real one, with its own lock and cache.
+fn copy(to: &Path) {
+    for entry in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "build.rs",
+        "src",
+        "tests",
+        "examples",
+        "infrastructure",
+        "crds",
+        "charts",
+    ] {
+        let from = root().join(entry);
+        if from.exists() {
+            let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+            assert!(copied.success());
+        }
+    }
+}
+
+/// Whether the planner's tests pass in the copy; what cargo says when it does not even build.
+fn passes(copy: &Path) -> Result<bool, String> {
+    let cargo = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO"));
+        command
+            .arg("test")
+            .args(arguments)
+            .current_dir(copy)
+            .env("CARGO_TARGET_DIR", root().join("target/guards"));
+        command.env("PROPTEST_CASES", "40").stdin(Stdio::null()).output().unwrap()
+    };
+    let built = cargo(&["--locked", "--no-run", "--lib", "--test", "plan_converges"]);
+    if !built.status.success() {
+        return Err(String::from_utf8_lossy(&built.stderr).into_owned());
+    }
+    Ok(cargo(&["--locked", "--lib", "plan::"]).status.success()
+        && cargo(&["--locked", "--test", "plan_converges"]).status.success())
+}
+
+#[test]
+#[ignore = "takes a minute a guard: make guards"]
+fn taking_any_guard_away_makes_a_test_fail() {
+    let directory = tempfile::TempDir::with_prefix("guards-").unwrap();
+    copy(directory.path());
+    let only = std::env::var("GUARD").unwrap_or_default();
+    let mut survived = Vec::new();
+    for guard in guards().into_iter().filter(|guard| guard.name.contains(&only)) {
+        let file = directory.path().join(guard.file.strip_prefix(root()).unwrap());
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replacen(&guard.there, &guard.away, 1)).unwrap();
+        match passes(directory.path()) {
+            Ok(true) => {
+                println!("SURVIVED  {}", guard.name);
+                survived.push(guard.name);
+            }
+            Ok(false) => println!("caught    {}", guard.name),
+            Err(words) => panic!("{}: without it the code does not build:\n{words}", guard.name),
+        }
+        fs::write(&file, text).unwrap();
+    }
+    assert!(survived.is_empty(), "taken away, and no test fails: {survived:#?}");
+}
