@@ -354,6 +354,24 @@ fn lose(world: &mut World, node: Node) {
 }
 
 #[test]
+fn two_lost_workers_are_given_up_together() {
+    let mut world = born(4);
+    let lost = [1, 3].map(|number| format!("worker-{number}/{}", identity(&world, Node::Worker(number))));
+    lose(&mut world, Node::Worker(1));
+    lose(&mut world, Node::Worker(3));
+    annotate(&mut world, lost[0].clone());
+    for _ in 0..30 {
+        world.reconcile(None);
+        world.tick();
+    }
+    assert_eq!(world.nodes.len(), 5, "one cannot go while the other is silent");
+    annotate(&mut world, lost.join(","));
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 5);
+}
+
+#[test]
 fn the_only_worker_is_not_given_up() {
     let mut world = born(1);
     let only = identity(&world, Node::Worker(0));

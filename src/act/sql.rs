@@ -54,7 +54,7 @@ impl Hands<'_> {
 pub(super) async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> {
     let started = Instant::now();
     let result = match step {
-        Step::GiveUp { node, address } => give_up(hands, *node, address).await.map(Some),
+        Step::GiveUp { workers } => give_up(hands, workers).await.map(Some),
         _ => say(hands, step).await.map(|()| None),
     };
     hands.context.metrics.sql(step.name(), started.elapsed());
@@ -168,14 +168,17 @@ async fn drop_leftovers(hands: &Hands<'_>, node: Node, leftovers: &[Leftover]) -
 }
 
 /// Answers with what went, for people.
-async fn give_up(hands: &Hands<'_>, node: Node, address: &str) -> Result<String, Failure> {
-    let name = node.object_name(&hands.desired.cluster.name);
-    let lost = commands::give_up(&*hands.coordinator().await?, &[(address, PORT)]).await?;
+async fn give_up(hands: &Hands<'_>, workers: &[(Node, String)]) -> Result<String, Failure> {
+    let names: Vec<String> =
+        workers.iter().map(|(node, _)| node.object_name(&hands.desired.cluster.name)).collect();
+    let addresses: Vec<(&str, u16)> = workers.iter().map(|(_, address)| (address.as_str(), PORT)).collect();
+    let lost = commands::give_up(&*hands.coordinator().await?, &addresses).await?;
     let rows =
         lost.rows_about.map_or_else(|| "an unknown number of".to_owned(), |rows| format!("about {rows}"));
     let shards: Vec<String> = lost.shards.iter().map(ToString::to_string).collect();
     Ok(format!(
-        "the data of {name} was given up: {rows} rows in {} shards of {}, which exist again, empty: {}",
+        "the data of {} was given up: {rows} rows in {} shards of {}, which exist again, empty: {}",
+        names.join(", "),
         lost.shards.len(),
         lost.tables.join(", "),
         shards.join(" ")

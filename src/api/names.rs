@@ -167,7 +167,8 @@ pub mod keys {
     pub const DRAINED: &str = "dialogcluster.dev/drained";
     /// Annotation of such a volume claim: `Retain` or `Delete`, what becomes of it.
     pub const RECLAIM: &str = "dialogcluster.dev/reclaim";
-    /// Annotation that a person sets on the DialogCluster: `<worker>/<system identifier>`, whose data is given up.
+    /// Annotation that a person sets on the DialogCluster: `<worker>/<system identifier>`, whose data is given up; several
+    /// with commas between them.
     pub const FORCE_REMOVE: &str = "dialogcluster.dev/force-remove";
 }
 

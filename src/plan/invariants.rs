@@ -33,7 +33,11 @@ pub fn check(view: View, wanted: &Wanted, plan: &Plan) -> Result<(), Broken> {
             Step::SetShouldHaveShards { node, .. } => changes_at_rest(view, *node)?,
             Step::Retire { node, .. } => retires_empty(view, plan, position, *node)?,
             Step::RemoveNode { node, .. } => removes_retired(view, plan, position, *node)?,
-            Step::GiveUp { node, .. } => gives_up_the_named(view, *node)?,
+            Step::GiveUp { workers } => {
+                for (node, _) in workers {
+                    gives_up_the_named(view, *node)?;
+                }
+            }
             Step::ActivateNode { node, .. } => activates_known(view, *node)?,
             Step::ForgetCleanup { records } => forgets_nobody(view, records)?,
             Step::DropLeftovers { node, leftovers } => drops_unknown(view, *node, leftovers)?,
@@ -164,7 +168,7 @@ fn retires_empty(view: View, plan: &Plan, position: usize, node: Node) -> Result
         .steps
         .iter()
         .take(position)
-        .any(|planned| matches!(&planned.step, Step::GiveUp { node: of, .. } if *of == node));
+        .any(|planned| matches!(&planned.step, Step::GiveUp { workers } if workers.iter().any(|(of, _)| *of == node)));
     let removed = view.citus().is_some() && view.registration(node).is_none();
     if given_up || removed || is_empty(view, node) {
         Ok(())
@@ -203,8 +207,8 @@ fn removes_retired(view: View, plan: &Plan, position: usize, node: Node) -> Resu
 fn gives_up_the_named(view: View, node: Node) -> Result<(), Broken> {
     let asked = view.desired.force_remove.as_deref();
     let handled = view.seen.status.handled.get(keys::FORCE_REMOVE).map(String::as_str);
-    let named = asked.and_then(|value| value.split_once('/')).is_some_and(|(worker, identity)| {
-        (worker == view.name(node) || worker == node.to_string()) && view.identity(node) == Some(identity)
+    let named = asked.and_then(|value| super::force_remove::named(view, value)).is_some_and(|named| {
+        named.iter().any(|(of, identity)| *of == node && view.identity(node) == Some(*identity))
     });
     let answers = matches!(view.server(node), Server::Known(_) | Server::Fresh(_) | Server::Stranger(_));
     if named && asked != handled && !answers && view.open_job().is_none() {

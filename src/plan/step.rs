@@ -198,12 +198,10 @@ pub enum Step {
         /// Its volume claim, when that is kept, for the event.
         kept: Option<String>,
     },
-    /// Gives up the data of a worker that is lost for good, because a person asked for exactly this one.
+    /// Gives up the data of workers that are lost for good, because a person asked for exactly these.
     GiveUp {
-        /// Which worker.
-        node: Node,
-        /// Address of its Service.
-        address: String,
+        /// Which workers, and the addresses of their Services.
+        workers: Vec<(Node, String)>,
     },
     /// `citus_activate_node`: for a worker that is inactive, or whose metadata is not synced.
     ActivateNode {

@@ -40,6 +40,9 @@ pub enum EventReason {
     SchemaApplied,
 }
 
+/// What the event is about that says that data went.
+const GIVEN_UP: &str = "GivenUp";
+
 /// An event that is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventToSend {
@@ -110,10 +113,10 @@ fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
                     tell(events, EventReason::VolumeRetained, Some(*node), claim, note);
                 }
             }
-            Step::GiveUp { node, .. } => {
+            Step::GiveUp { .. } => {
                 let note =
-                    done.said.clone().unwrap_or_else(|| format!("the data of {} was given up", name(node)));
-                tell(events, EventReason::WorkerRemoved, Some(*node), "GivenUp", note);
+                    done.said.clone().unwrap_or_else(|| "the data of lost workers was given up".to_owned());
+                tell(events, EventReason::WorkerRemoved, None, GIVEN_UP, note);
             }
             Step::Create(object) if object.kind == "StatefulSet" => {
                 let node = object.json.pointer("/metadata/labels").and_then(|labels| labels.get(keys::NODE));
@@ -280,7 +283,7 @@ impl EventToSend {
     /// As Kubernetes wants it.
     #[must_use]
     pub fn event(&self, cluster: &ClusterId) -> Event {
-        let worrying = self.about == "GivenUp"
+        let worrying = self.about == GIVEN_UP
             || matches!(
                 self.reason,
                 EventReason::RebalanceFailing

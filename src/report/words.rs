@@ -89,7 +89,10 @@ pub fn doing(step: &Step) -> String {
         Step::CleanUp => "dropping what moves left behind".to_owned(),
         Step::Retire { node, .. } => format!("putting the volume of {node} aside"),
         Step::RemoveNode { node, .. } => format!("removing {node}"),
-        Step::GiveUp { node, .. } => format!("giving up the data of {node}"),
+        Step::GiveUp { workers } => {
+            let names: Vec<String> = workers.iter().map(|(node, _)| node.to_string()).collect();
+            format!("giving up the data of {}", names.join(", "))
+        }
         Step::ActivateNode { node, .. } => format!("activating {node}"),
         Step::ForgetCleanup { records } => format!("forgetting {} rows of pg_dist_cleanup", records.len()),
         Step::DropLeftovers { node, leftovers } => {

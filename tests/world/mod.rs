@@ -551,7 +551,7 @@ impl World {
                 self.retire(*node, claim.as_deref(), (mark, *reclaim))
             }
             Step::RemoveNode { node, .. } => return self.remove(*node),
-            Step::GiveUp { node, .. } => self.give_up(*node),
+            Step::GiveUp { workers } => self.give_up(workers),
             Step::ActivateNode { node, .. } => {
                 if !self.everybody_answers() {
                     return Self::fail("connection to the remote node failed");
@@ -768,31 +768,28 @@ impl World {
     }
 
     /// What only a person may ask for.
-    fn give_up(&mut self, node: Node) {
-        assert!(!self.answers(node), "the data of {node} is given up while it answers");
-        let value = self
-            .cluster
-            .metadata
-            .annotations
-            .as_ref()
-            .and_then(|all| all.get(keys::FORCE_REMOVE))
-            .expect("a person asked");
-        let set = &self.objects[&format!("StatefulSet/{}", node.object_name("dialogs"))];
-        let identity = set.annotation(keys::SYSTEM_IDENTIFIER).expect("a node that was born");
-        assert_eq!(*value, format!("{node}/{identity}"), "another worker is given up");
-        let Some(row) = self.registered(node).cloned() else { return };
-        self.nodes.retain(|other| other.node_id != row.node_id);
-        self.cleanup.retain(|left| left.group_id != row.group_id);
-        let groups: Vec<i32> =
+    fn give_up(&mut self, workers: &[(Node, String)]) {
+        let asked = self.cluster.metadata.annotations.as_ref().and_then(|all| all.get(keys::FORCE_REMOVE));
+        let asked: BTreeSet<&str> = asked.expect("a person asked").split(',').collect();
+        let mut groups = BTreeSet::new();
+        for (node, _) in workers {
+            assert!(!self.answers(*node), "the data of {node} is given up while it answers");
+            let set = &self.objects[&format!("StatefulSet/{}", node.object_name("dialogs"))];
+            let identity = set.annotation(keys::SYSTEM_IDENTIFIER).expect("a node that was born");
+            assert!(
+                asked.contains(format!("{node}/{identity}").as_str()),
+                "{node} is given up, and was not named"
+            );
+            groups.extend(self.registered(*node).map(|row| row.group_id));
+        }
+        self.nodes.retain(|row| !groups.contains(&row.group_id));
+        self.cleanup.retain(|left| !groups.contains(&left.group_id));
+        let stay: Vec<i32> =
             self.nodes.iter().filter(|row| row.group_id > 0).map(|row| row.group_id).collect();
-        let shards: Vec<i64> = self
-            .placements
-            .iter()
-            .filter(|(_, group)| **group == row.group_id)
-            .map(|(shard, _)| *shard)
-            .collect();
-        for (number, shard) in shards.into_iter().enumerate() {
-            let group = groups[number % groups.len()];
+        let lost = self.placements.iter().filter(|(_, group)| groups.contains(group));
+        let lost: Vec<i64> = lost.map(|(shard, _)| *shard).collect();
+        for (number, shard) in lost.into_iter().enumerate() {
+            let group = stay[number % stay.len()];
             self.placements.insert(shard, group);
             self.rows.insert(shard, self.claim_of_group(group));
         }
