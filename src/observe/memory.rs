@@ -68,7 +68,9 @@ pub struct Sizes {
     pub at: Instant,
     /// The newest job then, and whether it was open.
     pub job: Option<(i64, bool)>,
-    /// A job has begun or ended since.
+    /// Whether there were tables then.
+    pub tables: bool,
+    /// A job has begun or ended since, or tables were made.
     pub stale: bool,
 }
 

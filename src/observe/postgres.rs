@@ -261,19 +261,21 @@ impl Look<'_> {
 /// Remembers sizes that were asked for, and fills them in where they were not.
 fn sized(before: Option<Sizes>, citus: &mut Citus, asked: bool) -> Sizes {
     let job = citus.job.as_ref().map(|job| (job.id, job.is_open()));
+    let tables = citus.schema_hash.is_some();
     let mut sizes = before.unwrap_or_else(|| Sizes {
         groups: BTreeMap::new(),
         shards: BTreeMap::new(),
         at: Instant::now(),
         job,
+        tables,
         stale: false,
     });
     if asked {
         sizes.groups = citus.groups.iter().filter_map(|(id, group)| Some((*id, group.bytes?))).collect();
         sizes.at = Instant::now();
     }
-    sizes.stale = !asked && sizes.job != job;
-    sizes.job = job;
+    sizes.stale = !asked && (sizes.job != job || sizes.tables != tables);
+    (sizes.job, sizes.tables) = (job, tables);
     for (id, group) in &mut citus.groups {
         group.bytes = group.bytes.or_else(|| sizes.groups.get(id).copied());
     }
@@ -316,6 +318,19 @@ mod tests {
         assert_eq!(later.groups[&1].bytes, Some(700));
         assert_eq!(later.job.unwrap().tasks[0].transfer.as_ref().unwrap().bytes, 700);
         assert!(!sizes.stale);
+    }
+
+    #[test]
+    fn tables_that_are_made_make_sizes_stale_once() {
+        let sizes = sized(None, &mut catalog(0, "finished"), true);
+        let born = || Citus { schema_hash: Some("h".into()), ..catalog(0, "finished") };
+        let sizes = sized(Some(sizes), &mut born(), false);
+        assert!(
+            sizes.stale,
+            "what a worker holds is known minutes later, and then written in a steady state"
+        );
+        let sizes = sized(Some(sizes), &mut born(), true);
+        assert!(!sized(Some(sizes), &mut born(), false).stale);
     }
 
     #[test]
