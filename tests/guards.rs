@@ -52,7 +52,7 @@ fn each_guard_is_where_the_list_says() {
     }
 }
 
-/// A copy of what the planner's tests need; cargo builds it beside the real one, with its own lock and cache.
+/// A copy of what the planner's tests need, so that nothing here is ever changed.
 fn copy(to: &Path) {
     for entry in [
         "Cargo.toml",
@@ -82,14 +82,13 @@ fn passes(copy: &Path) -> Result<bool, String> {
             .args(arguments)
             .current_dir(copy)
             .env("CARGO_TARGET_DIR", root().join("target/guards"));
-        command.env("PROPTEST_CASES", "40").stdin(Stdio::null()).output().unwrap()
+        command.env("PROPTEST_CASES", "200").stdin(Stdio::null()).output().unwrap()
     };
-    let built = cargo(&["--locked", "--no-run", "--lib", "--test", "plan_converges"]);
+    let built = cargo(&["--no-run", "--test", "plan_converges"]);
     if !built.status.success() {
         return Err(String::from_utf8_lossy(&built.stderr).into_owned());
     }
-    Ok(cargo(&["--locked", "--lib", "plan::"]).status.success()
-        && cargo(&["--locked", "--test", "plan_converges"]).status.success())
+    Ok(cargo(&["--test", "plan_converges"]).status.success())
 }
 
 #[test]

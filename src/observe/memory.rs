@@ -70,7 +70,7 @@ pub struct Sizes {
     pub job: Option<(i64, bool)>,
     /// Whether there were tables then.
     pub tables: bool,
-    /// A job has begun or ended since, or tables were made.
+    /// A job has begun or ended since.
     pub stale: bool,
 }
 

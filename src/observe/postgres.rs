@@ -163,9 +163,7 @@ impl Look<'_> {
         if server.extension.is_none() {
             return Seen::Unknown("the coordinator does not have the citus extension yet".to_owned());
         }
-        let with_sizes = self.memory.with(|memory| {
-            memory.sizes.as_ref().is_none_or(|sizes| sizes.at.elapsed() >= SIZES_EVERY || sizes.stale)
-        });
+        let with_sizes = self.memory.with(|memory| memory.sizes.as_ref().is_none_or(Sizes::are_due));
         let question = CatalogQuestion {
             strategy: &self.desired.rebalance.strategy,
             owner: &self.desired.database.owner,
@@ -258,6 +256,14 @@ impl Look<'_> {
     }
 }
 
+impl Sizes {
+    /// Every few minutes, and after a job. As long as there are no tables each look asks, which costs nothing: the first
+    /// one that sees tables tells their sizes with the rest, and not later in a write of its own.
+    fn are_due(&self) -> bool {
+        self.at.elapsed() >= SIZES_EVERY || self.stale || !self.tables
+    }
+}
+
 /// Remembers sizes that were asked for, and fills them in where they were not.
 fn sized(before: Option<Sizes>, citus: &mut Citus, asked: bool) -> Sizes {
     let job = citus.job.as_ref().map(|job| (job.id, job.is_open()));
@@ -274,7 +280,7 @@ fn sized(before: Option<Sizes>, citus: &mut Citus, asked: bool) -> Sizes {
         sizes.groups = citus.groups.iter().filter_map(|(id, group)| Some((*id, group.bytes?))).collect();
         sizes.at = Instant::now();
     }
-    sizes.stale = !asked && (sizes.job != job || sizes.tables != tables);
+    sizes.stale = !asked && sizes.job != job;
     (sizes.job, sizes.tables) = (job, tables);
     for (id, group) in &mut citus.groups {
         group.bytes = group.bytes.or_else(|| sizes.groups.get(id).copied());
@@ -321,16 +327,11 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_are_made_make_sizes_stale_once() {
+    fn sizes_are_asked_for_until_there_are_tables() {
         let sizes = sized(None, &mut catalog(0, "finished"), true);
-        let born = || Citus { schema_hash: Some("h".into()), ..catalog(0, "finished") };
-        let sizes = sized(Some(sizes), &mut born(), false);
-        assert!(
-            sizes.stale,
-            "what a worker holds is known minutes later, and then written in a steady state"
-        );
-        let sizes = sized(Some(sizes), &mut born(), true);
-        assert!(!sized(Some(sizes), &mut born(), false).stale);
+        assert!(sizes.are_due());
+        let mut born = Citus { schema_hash: Some("h".into()), ..catalog(700, "finished") };
+        assert!(!sized(Some(sizes), &mut born, true).are_due());
     }
 
     #[test]
