@@ -324,6 +324,8 @@ fn a_lost_worker_is_given_up_when_a_person_names_it_and_only_once() {
         assert_eq!(world.nodes.len(), 4, "{wrong}: a worker that answers is given up");
     }
     lose(&mut world, Node::Worker(1));
+    world.cluster.metadata.annotations = None;
+    world.reconcile(None);
     annotate(&mut world, format!("worker-1/{lost}"));
     settle(&mut world);
     assert_serves(&world);
@@ -351,6 +353,92 @@ fn lose(world: &mut World, node: Node) {
         world.volumes.remove(&pod.claim);
         world.lost.insert(pod.claim);
     }
+}
+
+#[test]
+fn a_refused_request_does_not_lie_in_wait_for_a_restart() {
+    let mut world = born(3);
+    let lives = identity(&world, Node::Worker(1));
+    annotate(&mut world, format!("worker-1/{lives}"));
+    settle(&mut world);
+    world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
+    settle(&mut world);
+    assert_eq!((identity(&world, Node::Worker(1)), world.restarts.len()), (lives, 4));
+    assert_eq!(condition(&world, "Stalled"), "True", "it is said as long as the annotation is there");
+    world.cluster.metadata.annotations = None;
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn a_lost_worker_of_which_nothing_is_left_can_be_given_up() {
+    let mut world = born(3);
+    lose(&mut world, Node::Worker(1));
+    world.objects.retain(|key, _| {
+        !key.starts_with("StatefulSet/dialogs-worker-1")
+            && !key.starts_with("PersistentVolumeClaim/dialogs-worker-1")
+    });
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    annotate(&mut world, "worker-1/none".to_owned());
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn an_operator_with_another_cluster_domain_removes_nobody() {
+    let mut world = born(3);
+    world.cluster_domain = "example.internal".to_owned();
+    world.edit(|spec| spec.workers.replicas = 2);
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    assert!(world.objects.contains_key("StatefulSet/dialogs-worker-2"));
+    assert_eq!(drained(&world).len(), 0);
+    world.cluster_domain = "cluster.local".to_owned();
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn a_worker_that_may_have_no_shards_yet_is_not_balanced() {
+    let mut world = born(3);
+    world.held.insert(Node::Worker(2), 200);
+    world.edit(|spec| spec.workers.replicas = 2);
+    until(&mut world, "drained", |world| {
+        world.job.as_ref().is_some_and(|model| !model.job.is_open()) && !world.nodes[3].should_have_shards
+    });
+    world.edit(|spec| {
+        spec.workers.replicas = 3;
+        spec.paused = true;
+    });
+    world.reconcile(None);
+    assert_eq!(condition(&world, "Balanced"), "False");
+}
+
+#[test]
+fn a_volume_that_is_to_be_kept_after_all_is_kept() {
+    let mut world = born(2);
+    world.edit(|spec| {
+        spec.workers.replicas = 1;
+        spec.volumes.when_scaled = VolumePolicy::Delete;
+    });
+    until(&mut world, "removed", |world| world.nodes.len() == 2);
+    world.edit(|spec| spec.volumes.when_scaled = VolumePolicy::Retain);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(drained(&world).len(), 1);
+}
+
+#[test]
+fn a_drain_that_citus_cannot_plan_is_not_begun() {
+    let mut world = born(3);
+    world.edit(|spec| spec.workers.replicas = 2);
+    let mut seen = world.observe();
+    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    citus.plan = Some(snapshot::Seen::Unknown("strategy by_luck does not exist".to_owned()));
+    let plan = plan(&world.desired(), &seen);
+    assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    assert_eq!(plan.problems[0].reason.to_string(), "StrategyUnknown");
 }
 
 #[test]

@@ -184,7 +184,7 @@ async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failu
 /// The last resort: requests and statements have shorter deadlines of their own, which end them in order.
 fn deadline(step: &Step) -> Duration {
     match step {
-        Step::ApplySchema { .. } => Duration::from_mins(6),
+        Step::ApplySchema { .. } | Step::GiveUp { .. } | Step::PrepareNode { .. } => Duration::from_mins(6),
         _ => Duration::from_mins(2),
     }
 }

@@ -104,6 +104,12 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
                 commands::start_rebalance(&coordinator, &options).await?
             };
             tracing::info!(job, "citus_rebalance_start answered");
+            if *drain && job.is_none() {
+                let message = format!(
+                    "Citus plans no move away from the workers that are to go (strategy {strategy}): where may their shards be?"
+                );
+                return Err(Failure::new(FailureReason::Postgres, message));
+            }
             Ok(())
         }
         Step::StopRebalance { job } => {

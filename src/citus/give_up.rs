@@ -70,7 +70,8 @@ link AS (
     JOIN pg_class c ON c.oid = confrelid JOIN pg_namespace ON pg_namespace.oid = c.relnamespace)
 SELECT json_build_object(
   'groups', (SELECT coalesce(json_agg(groupid), '[]') FROM lost),
-  'targets', (SELECT coalesce(json_agg(groupid ORDER BY nodeid), '[]') FROM staying WHERE shouldhaveshards),
+  'targets', (SELECT coalesce(json_agg(groupid ORDER BY nodeid), '[]') FROM staying WHERE shouldhaveshards
+    OR (groupid <> 0 AND NOT EXISTS (SELECT FROM staying WHERE shouldhaveshards AND groupid <> 0))),
   'held', (SELECT coalesce(json_agg(json_build_object('group', groupid, 'family', family, 'shards', shards)), '[]')
     FROM (SELECT groupid, family, count(*) AS shards FROM shard WHERE NOT gone GROUP BY 1, 2) AS h),
   'shards', (SELECT coalesce(json_agg(json_build_object('id', shardid, 'table', logicalrelid::text, 'schema', schema,

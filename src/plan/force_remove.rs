@@ -12,10 +12,12 @@ type Named<'a> = Vec<(Node, &'a str)>;
 /// Acts on the annotation, once.
 pub fn plan(view: View, plan: &mut Plan) {
     let Some(value) = view.desired.force_remove.as_deref() else { return };
+    let named = named(view, value);
     if view.seen.status.handled.get(keys::FORCE_REMOVE).is_some_and(|handled| handled == value) {
+        was_refused(view, value, named.as_deref().unwrap_or_default(), plan);
         return;
     }
-    let Some(named) = named(view, value) else {
+    let Some(named) = named else {
         let example = view.name(Node::Worker(0));
         let why = format!(
             "it names no workers: write <worker>/<system identifier>, such as {example}/7436000000000000000, and commas between several"
@@ -37,11 +39,34 @@ pub fn plan(view: View, plan: &mut Plan) {
             plan.step(step, format!("{} was given up; {UNUSED}", view.name(node)));
         }
         match why_not(view, &members) {
-            Some(why) => refuse(plan, value, &why),
+            Some(why) => {
+                // Refused for good: it must not lie in wait for the next time that the worker is away for a moment.
+                plan.handled.insert(keys::FORCE_REMOVE.to_owned(), value.to_owned());
+                refuse(plan, value, &why);
+            }
             None => give_up(view, members, plan),
         }
     }
 }
+
+/// A value that was acted on, and whose worker is there: it was refused then, and means nothing now.
+fn was_refused(view: View, value: &str, named: &[(Node, &str)], plan: &mut Plan) {
+    let there = named.iter().find(|(node, identity)| {
+        view.registration(*node).is_some()
+            && view.identity(*node) == Some(*identity)
+            && !view.is_retired(*node)
+    });
+    if let Some((node, _)) = there {
+        let why = format!(
+            "it was refused when it was set, and is not tried again. If {} is lost now, remove the annotation and set it again",
+            view.name(*node)
+        );
+        refuse(plan, value, &why);
+    }
+}
+
+/// In place of the system identifier of a worker of which nothing is left that could tell it.
+const NOBODY: &str = "none";
 
 const UNUSED: &str = "a volume of it that turns up again is not used";
 
@@ -54,11 +79,23 @@ pub fn named<'a>(view: View, value: &'a str) -> Option<Named<'a>> {
             Node::from_object_name(worker, &view.desired.cluster.name).or_else(|| worker.parse().ok())?;
         (node.is_worker() && !identity.is_empty()).then_some((node, identity))
     };
-    value.split(',').map(one).collect()
+    let mut all: Named = value.split(',').map(one).collect::<Option<_>>()?;
+    all.sort_unstable();
+    all.dedup();
+    Some(all)
+}
+
+/// Who is recorded for a worker.
+#[must_use]
+pub fn recorded(view: View<'_>, node: Node) -> &str {
+    view.identity(node).unwrap_or(NOBODY)
 }
 
 /// Its StatefulSet or a volume of it carries the mark, and it is no member: whoever has its name now is another one.
 fn was_given_up(view: View, node: Node, identity: &str) -> bool {
+    if identity == NOBODY {
+        return view.is_no_member(node);
+    }
     let is = |object: &LiveObject| object.annotation(keys::SYSTEM_IDENTIFIER) == Some(identity);
     let set = view.stateful_set(node).filter(|set| is(set));
     let of_node =
@@ -71,9 +108,9 @@ fn was_given_up(view: View, node: Node, identity: &str) -> bool {
 
 /// The worker that is meant is not there any more.
 fn is_another(view: View, named: &Named) -> Option<String> {
-    let other = |(node, identity): &&(Node, &str)| view.identity(*node) != Some(*identity);
+    let other = |(node, identity): &&(Node, &str)| recorded(view, *node) != *identity;
     named.iter().find(other).map(|(node, _)| {
-        let recorded = view.identity(*node).unwrap_or("none");
+        let recorded = recorded(view, *node);
         format!(
             "the system identifier recorded for {} is {recorded}: the worker that is meant is not there any more",
             view.name(*node)
@@ -102,7 +139,8 @@ fn why_not(view: View, lost: &Named) -> Option<String> {
 }
 
 fn give_up(view: View, lost: Named, plan: &mut Plan) {
-    if lost.is_empty() {
+    let restarts = plan.steps.iter().any(|planned| matches!(planned.step, Step::RestartNode { .. }));
+    if lost.is_empty() || restarts {
         return;
     }
     // The others hold what is left, and get the lost shards: each has to be there.

@@ -8,12 +8,16 @@ use crate::observe::snapshot::Citus;
 
 /// Leaves what can be left.
 pub fn plan(view: View, plan: &mut Plan) {
-    let Some(citus) = view.citus() else { return };
+    let Some(citus) = view.citus().filter(|_| view.is_catalog_ours()) else { return };
     cleanup_of_nobody(citus, plan);
     if view.unwell().is_empty() && !view.move_may_run() {
         inactive_workers(view, plan);
     }
-    if view.open_job().is_none() {
+}
+
+/// What dead moves left, last of all: whether it can be dropped concerns nothing else.
+pub fn tidy(view: View, plan: &mut Plan) {
+    if let Some(citus) = view.citus().filter(|_| view.is_catalog_ours() && view.open_job().is_none()) {
         leftovers(view, citus, plan);
     }
 }

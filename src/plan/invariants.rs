@@ -169,7 +169,7 @@ fn retires_empty(view: View, plan: &Plan, position: usize, node: Node) -> Result
         .iter()
         .take(position)
         .any(|planned| matches!(&planned.step, Step::GiveUp { workers } if workers.iter().any(|(of, _)| *of == node)));
-    let removed = view.citus().is_some() && view.registration(node).is_none();
+    let removed = view.is_no_member(node);
     if given_up || removed || is_empty(view, node) {
         Ok(())
     } else {
@@ -208,7 +208,9 @@ fn gives_up_the_named(view: View, node: Node) -> Result<(), Broken> {
     let asked = view.desired.force_remove.as_deref();
     let handled = view.seen.status.handled.get(keys::FORCE_REMOVE).map(String::as_str);
     let named = asked.and_then(|value| super::force_remove::named(view, value)).is_some_and(|named| {
-        named.iter().any(|(of, identity)| *of == node && view.identity(node) == Some(*identity))
+        named
+            .iter()
+            .any(|(of, identity)| *of == node && super::force_remove::recorded(view, node) == *identity)
     });
     let answers = matches!(view.server(node), Server::Known(_) | Server::Fresh(_) | Server::Stranger(_));
     if named && asked != handled && !answers && view.open_job().is_none() {
@@ -287,9 +289,7 @@ fn deletes_forgotten(view: View, kind: &str, name: &str) -> Result<(), Broken> {
         };
     }
     match Node::from_object_name(name, &view.desired.cluster.name) {
-        Some(node)
-            if node == Node::Coordinator || view.citus().is_none() || view.registration(node).is_some() =>
-        {
+        Some(node) if node == Node::Coordinator || !view.is_no_member(node) => {
             Err(broken(5, "a node's objects outlive its registration", name.to_owned()))
         }
         _ => Ok(()),

@@ -45,10 +45,11 @@ pub fn plan(desired: &Desired, seen: &Snapshot) -> Plan {
     membership::plan(view, &wanted, &mut plan);
     schema::plan(view, &mut plan);
     heal::plan(view, &mut plan);
-    force_remove::plan(view, &mut plan);
     scale_in::plan(view, &wanted, &mut plan);
     roll::plan(view, &wanted, &mut plan);
     rebalance::plan(view, &wanted, &mut plan);
+    force_remove::plan(view, &mut plan);
+    heal::tidy(view, &mut plan);
     objects::keep_volumes(view, &wanted, &mut plan);
     objects::protect_moves(view, &wanted, &mut plan);
     if desired.paused {

@@ -110,13 +110,15 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
 #[must_use]
 pub fn is_forgotten(view: View, node: Node, name: &str, claim: &LiveObject) -> bool {
     let mounted = view.stateful_set(node).is_some() && view.claim(node) == Some(name);
-    let registered = view.registration(node).is_some() && view.claim(node).is_none_or(|claim| claim == name);
+    // Another worker may have its name by now, on another volume.
+    let succeeded = view.claim(node).is_some_and(|claim| claim != name);
     let delete = VolumePolicy::Delete.to_string();
     claim.label(keys::DRAINED).is_some()
         && claim.annotation(keys::RECLAIM) == Some(&delete)
-        && view.citus().is_some_and(|citus| !citus.nodes.is_empty())
+        // A person who has changed the policy since wants it kept.
+        && view.desired.volumes.when_scaled == VolumePolicy::Delete
+        && (view.is_no_member(node) || succeeded && view.is_catalog_ours())
         && !mounted
-        && !registered
 }
 
 /// The budget for evictions: none while shards move, and that before the first one does.
@@ -126,7 +128,9 @@ pub fn protect_moves(view: View, wanted: &Wanted, plan: &mut Plan) {
     };
     let starts = plan.steps.iter().any(|planned| matches!(planned.step, Step::StartRebalance { .. }));
     let moving = if starts || view.move_may_run() { Moving::Yes } else { Moving::No };
-    let place = plan.steps.iter().position(about_moves).unwrap_or(plan.steps.len());
+    // Moves that run are protected first of all: whatever else fails must not leave them open to evictions.
+    let end = if moving == Moving::Yes { 0 } else { plan.steps.len() };
+    let place = plan.steps.iter().position(about_moves).unwrap_or(end);
     let later = plan.steps.split_off(place);
     ensure(view, resources::pod_disruption_budget(&wanted.inputs(view), moving), plan);
     plan.steps.extend(later);
@@ -149,7 +153,7 @@ fn may_be_born(view: View, node: Node, plan: &mut Plan) -> bool {
         let name = view.name(node);
         plan.problem(
             ProblemReason::IncompleteVolumes,
-            format!("{name} is registered in pg_dist_node, and no volume claim of it is left: nothing is initialised in its place. Bring its volume back (labels {}, {}), or restore from a backup.", keys::CLUSTER, keys::NODE),
+            format!("{name} is registered in pg_dist_node, and no volume claim of it is left: nothing is initialised in its place. Bring its volume back (labels {}, {}), or restore from a backup, or give its data up: annotation {}={name}/none.", keys::CLUSTER, keys::NODE, keys::FORCE_REMOVE),
         );
         return false;
     }
@@ -188,20 +192,20 @@ fn incomplete_volumes(view: View) -> Option<String> {
 /// A worker that is no longer asked for and was never registered: nothing of the cluster's data can be on it.
 fn is_leftover(view: View, node: Node) -> bool {
     let asked = view.desired.nodes().any(|asked| asked == node);
-    !asked && view.citus().is_some_and(|citus| !citus.nodes.is_empty()) && view.registration(node).is_none()
+    !asked && view.is_no_member(node)
 }
 
 /// A worker that held nothing any more and is no member: what is left of it makes room.
 fn is_removed(view: View, node: Node) -> bool {
-    view.is_retired(node)
-        && view.citus().is_some_and(|citus| !citus.nodes.is_empty())
-        && view.registration(node).is_none()
+    view.is_retired(node) && view.is_no_member(node)
 }
 
 fn remove(view: View, node: Node, plan: &mut Plan) {
     let name = view.name(node);
     let retired = view.is_retired(node);
-    if !retired && view.postgres(node).is_some_and(Postgres::holds_metadata) {
+    let was_member =
+        view.identity(node).is_some() && view.postgres(node).is_none_or(Postgres::holds_metadata);
+    if !retired && was_member {
         // Somebody has removed it by hand: its volume must not come back as that of the next worker of its name.
         plan.step(
             super::scale_in::retire(view, node, VolumePolicy::Retain),

@@ -67,7 +67,7 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, why: &str, plan: &mu
         );
         return;
     }
-    if !is_fit(view, wanted, plan) || !can_copy(view, purpose, plan) {
+    if !is_fit(view, wanted, plan) || !can_move(view, purpose, plan) {
         return;
     }
     if let Some(job) = &citus.job
@@ -91,6 +91,17 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, why: &str, plan: &mu
         },
         why,
     );
+}
+
+/// Citus can plan moves at all, and copy what has to move.
+pub fn can_move(view: View, purpose: Purpose, plan: &mut Plan) -> bool {
+    match view.citus().and_then(|citus| citus.plan.as_ref()) {
+        Some(Seen::Unknown(why)) => {
+            unplannable(view, why, plan);
+            false
+        }
+        _ => can_copy(view, purpose, plan),
+    }
 }
 
 fn unplannable(view: View, why: &str, plan: &mut Plan) {

@@ -91,7 +91,15 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
     // Those who wait to join get their part first; a drain before that would move shards twice.
     let waiting =
         view.missing_workers().iter().any(|missing| !missing.timed_out && !view.is_retired(missing.node));
-    if waiting || view.staying().is_empty() {
+    if view.staying().is_empty() && !waiting {
+        refuse(plan, "no worker would stay that could take their shards");
+        return;
+    }
+    if waiting {
+        return;
+    }
+    let shards = asked.values().map(|row| view.shards(row)).sum();
+    if !rebalance::can_move(view, rebalance::Purpose::Drain { shards }, plan) {
         return;
     }
     match room(view, asked) {

@@ -162,6 +162,27 @@ impl<'a> View<'a> {
             .filter(|(node, _)| node.is_worker())
             .collect()
     }
+    /// The catalog is that of the recorded coordinator, under the address that we give it.
+    #[must_use]
+    pub fn is_catalog_ours(&self) -> bool {
+        let own = self.address(Node::Coordinator);
+        let rows = self.citus().map(|citus| citus.nodes.as_slice()).unwrap_or_default();
+        let told = rows.iter().any(|row| row.group_id == 0 && row.name == own && row.port == PORT);
+        // By its identity and not by `server`, which asks this.
+        told && self.postgres(Node::Coordinator).is_some_and(|coordinator| {
+            self.identity(Node::Coordinator) == Some(coordinator.system_identifier.as_str())
+        })
+    }
+    /// The node is verifiably no member: the catalog is that of the recorded coordinator, under the address that we give
+    /// it, and knows neither the node's address nor the group that its server says it is. A catalog that knows the
+    /// cluster under other names, or that is another one's, proves nothing.
+    #[must_use]
+    pub fn is_no_member(&self, node: Node) -> bool {
+        let Some(citus) = self.citus().filter(|_| self.is_catalog_ours()) else { return false };
+        let group = self.postgres(node).and_then(|postgres| postgres.group_id).filter(|group| *group != 0);
+        self.registration(node).is_none()
+            && group.is_none_or(|group| citus.nodes.iter().all(|row| row.group_id != group))
+    }
     /// The node may be a member: it was born, and nothing says that it is not registered. A catalog that cannot be read
     /// says nothing.
     #[must_use]
@@ -200,7 +221,7 @@ impl<'a> View<'a> {
     /// Who answers under the node's name.
     #[must_use]
     pub fn server(&self, node: Node) -> Server<'a> {
-        if self.is_retired(node) && self.citus().is_some() && self.registration(node).is_none() {
+        if self.is_retired(node) && self.is_no_member(node) {
             return Server::Down("it is being removed".to_owned());
         }
         let Some(pod) = self.pod(node) else { return Server::Down("it has no pod yet".to_owned()) };

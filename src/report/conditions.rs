@@ -339,6 +339,9 @@ pub fn balanced(view: View, plan: &Plan) -> Said {
         let shards = view.shards(row);
         return no("Draining", format!("{} is to be removed: {shards} shards are on it", view.name(*node)));
     }
+    if let Some((node, _)) = view.staying().iter().find(|(_, row)| !row.should_have_shards) {
+        return no("Draining", format!("{} may have no shards yet, and is wanted again", view.name(*node)));
+    }
     if citus.schema_hash.is_none() {
         return no("SchemaNotApplied", "there are no tables yet");
     }

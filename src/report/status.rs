@@ -51,6 +51,8 @@ pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> D
             .handled
             .iter()
             .chain(&plan.handled)
+            // A request that is withdrawn may be made again.
+            .filter(|(key, _)| key.as_str() != keys::FORCE_REMOVE || desired.force_remove.is_some())
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
     }

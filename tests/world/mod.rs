@@ -774,8 +774,8 @@ impl World {
         let mut groups = BTreeSet::new();
         for (node, _) in workers {
             assert!(!self.answers(*node), "the data of {node} is given up while it answers");
-            let set = &self.objects[&format!("StatefulSet/{}", node.object_name("dialogs"))];
-            let identity = set.annotation(keys::SYSTEM_IDENTIFIER).expect("a node that was born");
+            let set = self.objects.get(&format!("StatefulSet/{}", node.object_name("dialogs")));
+            let identity = set.and_then(|set| set.annotation(keys::SYSTEM_IDENTIFIER)).unwrap_or("none");
             assert!(
                 asked.contains(format!("{node}/{identity}").as_str()),
                 "{node} is given up, and was not named"
@@ -786,6 +786,7 @@ impl World {
         self.cleanup.retain(|left| !groups.contains(&left.group_id));
         let stay: Vec<i32> =
             self.nodes.iter().filter(|row| row.group_id > 0).map(|row| row.group_id).collect();
+        assert!(!stay.is_empty(), "somebody stays");
         let lost = self.placements.iter().filter(|(_, group)| groups.contains(group));
         let lost: Vec<i64> = lost.map(|(shard, _)| *shard).collect();
         for (number, shard) in lost.into_iter().enumerate() {
