@@ -256,6 +256,10 @@ BEGIN
   IF property <> 'shouldhaveshards' THEN
     RAISE EXCEPTION 'only the ''shouldhaveshards'' property can be set using this function' USING ERRCODE = 'internal_error';
   END IF;
+  IF value AND n.groupid = 0 THEN
+    -- Two sessions of one node would wait for each other, and no deadlock would be seen.
+    RAISE EXCEPTION 'the stand-in keeps no shards on the coordinator' USING ERRCODE = 'feature_not_supported';
+  END IF;
   UPDATE pg_dist_node SET shouldhaveshards = value WHERE nodeid = n.nodeid;
   PERFORM standin.sync_metadata();
 END $$;
