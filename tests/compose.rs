@@ -84,10 +84,6 @@ fn every_node_is_made_alike() {
 /// The script of the service `register`, twice, over three servers of this machine.
 #[test]
 fn the_registration_can_be_repeated() {
-    if !server::has_citus() {
-        eprintln!("this machine's PostgreSQL has no Citus");
-        return;
-    }
     let secrets = Secrets::new();
     let nodes = [Node::Coordinator, Node::Worker(0), Node::Worker(1)].map(|node| {
         let mut node = TestNode::new(node, &secrets);

@@ -193,10 +193,6 @@ async fn rustls_takes_the_certificates_as_well() {
 /// coordinator's connections to itself, and the subscription of a shard move.
 #[test]
 fn citus_works_through_them() {
-    if !server::has_citus() {
-        eprintln!("this machine's PostgreSQL has no Citus");
-        return;
-    }
     let secrets = Secrets::new();
     let [coordinator, first, second] =
         [Node::Coordinator, Node::Worker(0), Node::Worker(1)].map(|node| born(node, &secrets));
@@ -208,10 +204,15 @@ fn citus_works_through_them() {
         ""
     );
     // The coordinator holds shards as well here, so that it connects to itself.
-    coordinator.ask(&format!(
-        "select citus_set_node_property('localhost', {}, 'shouldhaveshards', true)",
-        coordinator.port
-    ));
+    let mut holders = vec![&first, &second];
+    if !server::cannot_show("shards on the coordinator, and how it connects to itself") {
+        holders.insert(0, &coordinator);
+        let sharing = coordinator.ask(&format!(
+            "select citus_set_node_property('localhost', {}, 'shouldhaveshards', true)",
+            coordinator.port
+        ));
+        assert_eq!(sharing, "");
+    }
     for node in [&first, &second] {
         let added = coordinator.ask(&format!("select citus_add_node('localhost', {})", node.port));
         assert!(added.parse::<i32>().is_ok(), "{added}");
@@ -227,8 +228,7 @@ fn citus_works_through_them() {
 
     let shard = coordinator.ask("select shardid from citus_shards order by nodeport, shardid limit 1");
     let from = coordinator.ask("select nodeport from citus_shards order by nodeport, shardid limit 1");
-    let to = [coordinator.port, first.port, second.port].map(|port| port.to_string());
-    let to = to.iter().find(|port| **port != from).unwrap();
+    let to = holders.iter().map(|node| node.port).find(|port| port.to_string() != from).unwrap();
     let moved = coordinator.ask(&format!(
         "select citus_move_shard_placement({shard}, 'localhost', {from}, 'localhost', {to}, 'force_logical')"
     ));

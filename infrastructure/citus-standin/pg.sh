@@ -7,6 +7,11 @@ here=$(cd "$(dirname "$0")" && pwd)
 lib=/usr/lib/postgresql/15
 share=/usr/share/postgresql/15
 
+case ${DIALOG_CITUS:-} in
+  '' | citus | standin) ;;
+  *) echo "DIALOG_CITUS must be citus or standin, not $DIALOG_CITUS" >&2; exit 1 ;;
+esac
+
 if [ ! -x $lib/bin/postgres ]; then
   {
     apt-get update -q
@@ -51,5 +56,5 @@ if [ ! -e "$tree/complete" ]; then
   "$here/build.sh" "$tree"
   touch "$tree/complete"
 fi
-echo "the stand-in" >&2
+echo "the stand-in for Citus" >&2
 echo "$tree$lib/bin"

@@ -6,10 +6,12 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write as _,
     net::TcpListener,
     os::unix::{fs::MetadataExt, process::CommandExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output},
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -80,21 +82,45 @@ fn set_mode(file: &Path, mode: u32) {
     fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// The directory of the server's programs.
-pub fn binaries() -> PathBuf {
-    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .expect("no PostgreSQL in /usr/lib/postgresql on this machine")
-        .map(|entry| entry.unwrap().path().join("bin"))
-        .filter(|directory| directory.join("postgres").exists())
-        .collect();
-    found.sort();
-    found.pop().expect("no postgres in /usr/lib/postgresql/*/bin on this machine")
+/// The directory of the server's programs: of a PostgreSQL that has Citus, the real one or the stand-in, as
+/// `DIALOG_CITUS` wants it. The first use says which one that is.
+pub fn binaries() -> &'static Path {
+    static BINARIES: LazyLock<PathBuf> = LazyLock::new(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("infrastructure/citus-standin/pg.sh");
+        let output = Command::new(&script).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", script.display());
+        tell(&format!("{}: {}", env!("CARGO_CRATE_NAME"), said.lines().last().unwrap()));
+        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    });
+    &BINARIES
 }
 
-/// Whether this machine's PostgreSQL has the real Citus.
-pub fn has_citus() -> bool {
-    let library = binaries().parent().unwrap().join("lib/citus.so");
-    fs::metadata(library).is_ok_and(|file| file.len() > 1_000_000)
+/// Past the test's own output, which is kept back when it passes.
+#[allow(clippy::explicit_write)]
+fn tell(what: &str) {
+    writeln!(std::io::stderr(), "{what}").unwrap();
+}
+
+/// The control file of the extension citus.
+pub fn control() -> String {
+    let output = Command::new(binaries().join("pg_config")).arg("--sharedir").output().unwrap();
+    fs::read_to_string(Path::new(&text(&output)).join("extension/citus.control")).unwrap()
+}
+
+/// Whether that is the stand-in for Citus. What it cannot show is skipped, and said by name.
+pub fn cannot_show(what: &str) -> bool {
+    let stand_in = control().contains("stand-in");
+    if stand_in {
+        tell(&format!("{}: skipped on the stand-in for Citus: {what}", env!("CARGO_CRATE_NAME")));
+    }
+    stand_in
+}
+
+/// `PATH` for scripts that look for a server: they find the machine's own where Debian keeps it, a copy only on this.
+pub fn path() -> String {
+    let path = std::env::var("PATH").unwrap();
+    if binaries().starts_with("/usr/lib") { path } else { format!("{}:{path}", binaries().display()) }
 }
 
 fn is_root() -> bool {
@@ -132,14 +158,7 @@ impl TestNode {
         secrets.write(SecretKind::Server, &directory.path().join("server"));
         secrets.write(SecretKind::Node, &directory.path().join("node"));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let node = Self {
-            node,
-            port,
-            directory,
-            shell: vec!["sh"],
-            libraries: if has_citus() { "citus" } else { "" },
-            running: None,
-        };
+        let node = Self { node, port, directory, shell: vec!["sh"], libraries: "citus", running: None };
         node.give_to_server_user();
         node
     }
@@ -191,6 +210,7 @@ impl TestNode {
             .env("DIALOG_PORT", self.port.to_string())
             .env("DIALOG_ADDRESSES", "*")
             .env("DIALOG_LIBRARIES", self.libraries)
+            .env("PATH", path())
             .env("PGDATA", "/nonexistent")
             .current_dir("/")
             .process_group(0)
