@@ -161,15 +161,22 @@ impl Cluster {
         seconds: u64,
         condition: impl Fn(&DialogCluster) -> bool,
     ) -> (Instant, DialogCluster) {
-        let api: Api<DialogCluster> = self.api();
-        let waiting = await_condition(api, &self.name, |cluster: Option<&DialogCluster>| {
-            cluster.is_some_and(&condition)
-        });
+        let waiting = async {
+            let mut tick = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                tick.tick().await;
+                let met = |cluster: Option<&DialogCluster>| cluster.is_some_and(&condition);
+                // A watch ends when the API server has forgotten where it was: soon, when a CRD is applied meanwhile.
+                match await_condition(self.api(), &self.name, met).await {
+                    Ok(seen) => break seen,
+                    Err(error) => eprintln!("watched again: {error}"),
+                }
+            }
+        };
         let deadline = super::wait::patient(Duration::from_secs(seconds));
-        let Ok(waited) = tokio::time::timeout(deadline, waiting).await else {
+        let Ok(seen) = tokio::time::timeout(deadline, waiting).await else {
             panic!("not within {deadline:?}: {what}; last seen: {}", said(&self.get().await));
         };
-        let seen = waited.unwrap_or_else(|error| panic!("{what}: {error}"));
         (Instant::now(), seen.unwrap_or_else(|| panic!("{what}: the DialogCluster is gone")))
     }
 
