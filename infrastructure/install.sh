@@ -7,10 +7,10 @@ shift
 cd "$(dirname "$0")/.."
 eval "$(infrastructure/local-kubernetes/up.sh)"
 PATH=$(infrastructure/local-kubernetes/bin.sh helm kubectl):$PATH
-infrastructure/local-kubernetes/images.sh all "$binary"
+postgres=$(infrastructure/local-kubernetes/images.sh all "$binary")
 # The tag stays the same when the program changes: the annotation is what makes the pods new.
 helm upgrade dialog-operator charts/dialog-operator --install --namespace dialog-operator --create-namespace \
   --set image.repository=localhost/dialog-operator,image.tag=dev \
-  --set defaultPostgresImage=localhost/dialog-postgres:dev \
+  --set defaultPostgresImage="$postgres" \
   --set-string "podAnnotations.dialogcluster\.dev/program=$(sha256sum "$binary" | cut -c1-16)" \
   --wait --timeout 3m "$@"

@@ -253,7 +253,7 @@ fn values_reach_the_operators_command_line() {
     ];
     assert_eq!(args(&[]), default);
     let changed = args(&[
-        "defaultPostgresImage=localhost/dialog-postgres:dev",
+        "defaultPostgresImage=localhost/dialog-postgres:citus",
         "clusterDomain=example.org",
         "watchNamespaces={shop,market}",
         "logFormat=text",
@@ -261,7 +261,7 @@ fn values_reach_the_operators_command_line() {
     ]);
     let expected = [
         "run",
-        "--default-image=localhost/dialog-postgres:dev",
+        "--default-image=localhost/dialog-postgres:citus",
         "--cluster-domain=example.org",
         "--namespaces=shop,market",
         "--lease-namespace=$(POD_NAMESPACE)",

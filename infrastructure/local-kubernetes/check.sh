@@ -4,6 +4,7 @@ set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 
 PATH=$STATE/bin:$PATH
+image=$("$HERE/images.sh" postgres)
 namespace=check-$$
 trap 'kubectl delete namespace "$namespace" --wait=false >/dev/null' EXIT
 in_namespace() { kubectl --namespace "$namespace" "$@"; }
@@ -13,7 +14,7 @@ kubectl create namespace "$namespace" >/dev/null
 kubectl label namespace "$namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
 # The service account is made a moment after the namespace, and a pod needs it.
 wait_for 20 "the service account" in_namespace get serviceaccount default
-in_namespace apply --filename - >/dev/null <<'EOF'
+in_namespace apply --filename - >/dev/null <<EOF
 apiVersion: v1
 kind: Service
 metadata: { name: nodes }
@@ -42,7 +43,7 @@ spec:
       securityContext: { runAsNonRoot: true, runAsUser: 999, runAsGroup: 999, fsGroup: 999, seccompProfile: { type: RuntimeDefault } }
       containers:
         - name: postgres
-          image: localhost/dialog-postgres:dev
+          image: $image
           command:
             - sh
             - -ec

@@ -60,7 +60,7 @@ copy_files() {
 citus_layer() {
   CITUS_ROOT=$(mktemp -d)
   chmod 755 "$CITUS_ROOT"
-  if [[ $1 == real ]]; then
+  if [[ $1 == citus ]]; then
     copy_files "$CITUS_ROOT" /$PG_LIB/citus* /$PG_SHARE/extension/citus*
   else
     "$HERE/../citus-standin/build.sh" "$CITUS_ROOT" >&2
@@ -104,28 +104,25 @@ EOF
 }
 
 postgres_images() {
-  local kind=${DIALOG_CITUS:-} name=localhost/dialog-postgres tag
+  local kind=${DIALOG_CITUS:-} name=localhost/dialog-postgres which
   if [[ -z $kind ]]; then
-    [[ -e /$PG_LIB/citus.so && -e /$PG_SHARE/extension/citus.control ]] && kind=real || kind=standin
+    [[ -e /$PG_LIB/citus.so && -e /$PG_SHARE/extension/citus.control ]] && kind=citus || kind=standin
   fi
   case $kind in
-    real)
-      [[ -e /$PG_LIB/citus.so ]] || die "DIALOG_CITUS=real, but this machine has no /$PG_LIB/citus.so"
-      tag=citus
-      ;;
-    standin)
-      [[ -x $HERE/../citus-standin/build.sh ]] || die "this machine has no Citus, and infrastructure/citus-standin/build.sh does not exist yet"
-      tag=standin
-      ;;
-    *) die "DIALOG_CITUS must be real or standin, not $kind" ;;
+    citus) [[ -e /$PG_LIB/citus.so ]] || die "DIALOG_CITUS=citus, but this machine has no /$PG_LIB/citus.so" ;;
+    standin) ;;
+    *) die "DIALOG_CITUS must be citus or standin, not $kind" ;;
   esac
   base_layer
   citus_layer "$kind"
-  say "Citus: $kind, $(sed -n 's/^default_version = //p' "$CITUS_ROOT/$PG_SHARE/extension/citus.control")"
-  import_image "$(postgres_config '')" "$name:dev $name:$tag" "$BASE" "$CITUS_LAYER"
+  # The tests show this line.
+  [[ $kind == citus ]] && which="this machine's Citus" || which="the stand-in for Citus"
+  say "Citus: $which $(sed -n "s/^default_version = '\(.*\)'/\1/p" "$CITUS_ROOT/$PG_SHARE/extension/citus.control")"
+  import_image "$(postgres_config '')" "$name:$kind" "$BASE" "$CITUS_LAYER"
   other_citus_layer
   import_image "$(postgres_config '')" "$name:other-citus" "$BASE" "$CITUS_LAYER" "$LAYERS/other-citus.tar"
   other_major_layer
   import_image "$(postgres_config /opt/other-major)" "$name:other-major" "$BASE" "$CITUS_LAYER" "$LAYERS/other-major.tar"
   rm -rf "$CITUS_ROOT"
+  printf '%s\n' "$name:$kind"
 }

@@ -13,10 +13,11 @@ pub mod writer;
 
 use std::{
     fmt::Write as _,
+    io::Write as _,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Mutex, OnceLock},
+    sync::{LazyLock, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -38,9 +39,26 @@ const TOLD_BY: &str = "dialogcluster.dev/story";
 /// Lines of each log that are shown when a story fails.
 const LINES: usize = 120;
 
-/// The image that clusters run: PostgreSQL with Citus, made by images.sh.
+/// The image that clusters run: PostgreSQL with Citus, made by images.sh. On a Kubernetes that is not the local one it
+/// is there already, and `DIALOG_IMAGE` is its name.
 pub fn image() -> String {
-    std::env::var("DIALOG_IMAGE").unwrap_or_else(|_| "localhost/dialog-postgres:dev".to_owned())
+    static IMAGE: LazyLock<String> = LazyLock::new(|| {
+        let (image, citus) = if std::env::var("DIALOG_USE_KUBECONFIG").is_ok() {
+            let image = std::env::var("DIALOG_IMAGE").expect("DIALOG_USE_KUBECONFIG=1 needs DIALOG_IMAGE");
+            (image, "whichever Citus it has".to_owned())
+        } else {
+            kubernetes::kubeconfig();
+            let images = kubernetes::repository("infrastructure/local-kubernetes/images.sh");
+            let output = Command::new(images).arg("postgres").output().unwrap();
+            assert!(output.status.success(), "{}", kubernetes::said(&output));
+            let said = String::from_utf8_lossy(&output.stderr);
+            let citus = said.lines().find_map(|line| line.strip_prefix("Citus: ")).expect("which Citus");
+            (String::from_utf8_lossy(&output.stdout).trim().to_owned(), citus.to_owned())
+        };
+        tell(&format!("stories: {image} with {citus}"));
+        image
+    });
+    IMAGE.clone()
 }
 
 /// A number from the environment.
@@ -173,17 +191,19 @@ fn without_span(line: &str) -> String {
 fn environment() {
     static DONE: OnceLock<()> = OnceLock::new();
     DONE.get_or_init(|| {
-        kubernetes::kubeconfig();
-        if std::env::var("DIALOG_USE_KUBECONFIG").is_err() {
-            let images = kubernetes::repository("infrastructure/local-kubernetes/images.sh");
-            kubernetes::run(Command::new(images).arg("postgres"));
-        }
+        image();
         let crd = kubernetes::repository("crds/dialogclusters.yaml");
         kubernetes::run(
             kubernetes::tool("kubectl").args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(crd),
         );
         kubernetes::at_the_end(remove_leftovers());
     });
+}
+
+/// Past the test's own output, which is kept back when it passes.
+#[allow(clippy::explicit_write)]
+fn tell(what: &str) {
+    writeln!(std::io::stderr(), "{what}").unwrap();
 }
 
 /// Namespaces of stories whose process was killed.
