@@ -8,40 +8,14 @@ use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::json;
 
 use crate::harness::{
-    cluster::{Cluster, is_settled, is_stalled, spec, with},
+    cluster::{Cluster, is_settled_with, is_stalled, spec, with},
     seconds, setting, sql, story, wait,
 };
-
-/// Settled, and no worker is there but those that are asked for.
-fn is_settled_with(cluster: &DialogCluster, workers: usize) -> bool {
-    is_settled(cluster) && cluster.status.as_ref().is_some_and(|status| status.nodes.len() == workers + 1)
-}
 
 /// Volume claims that were drained.
 async fn drained(cluster: &Cluster) -> Vec<PersistentVolumeClaim> {
     let api: Api<PersistentVolumeClaim> = cluster.api();
     api.list(&ListParams::default().labels(keys::DRAINED)).await.unwrap().items
-}
-
-/// What moves may leave behind is gone, on every node.
-async fn assert_nothing_is_left_behind(cluster: &Cluster, workers: u16) {
-    let coordinator = cluster.coordinator().await;
-    wait::eventually("Citus has cleaned up", Duration::from_mins(1), async || {
-        let rows: i64 = sql::value(&coordinator, "SELECT count(*) FROM pg_dist_cleanup").await;
-        if rows == 0 { Ok(()) } else { Err(format!("{rows} rows of pg_dist_cleanup")) }
-    })
-    .await;
-    for node in std::iter::once(Node::Coordinator).chain((0..workers).map(Node::Worker)) {
-        let admin = cluster.admin(node).await;
-        let left =
-            "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_subscription)
-            + (SELECT count(*) FROM pg_publication)";
-        assert_eq!(
-            sql::value::<i64>(&admin, left).await,
-            0,
-            "slots, subscriptions and publications on {node}"
-        );
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,7 +35,7 @@ async fn five_to_two_to_five_to_one_to_three_workers_under_load() {
                 cluster.until(&what, 300, |cluster| is_settled_with(cluster, workers.into())).await;
             story.figure(&format!("{from} to {workers} workers"), seconds(settled - edited));
             cluster.assert_even(workers.into()).await;
-            assert_nothing_is_left_behind(&cluster, workers).await;
+            cluster.assert_nothing_is_left_behind(workers).await;
             let sets: Api<StatefulSet> = cluster.api();
             let sets = sets.list(&ListParams::default()).await.unwrap().items;
             assert_eq!(sets.len(), usize::from(workers) + 1);
@@ -114,7 +88,7 @@ async fn people_change_their_minds_in_the_middle_of_a_drain() {
         let (_, seen) = cluster.until("settled with 4", 300, |cluster| is_settled_with(cluster, 4)).await;
         assert_eq!(identities(&seen), before[..5], "those that were wanted again are the same servers");
         cluster.assert_even(4).await;
-        assert_nothing_is_left_behind(&cluster, 4).await;
+        cluster.assert_nothing_is_left_behind(4).await;
         // The volume of the fifth is deleted, as the spec says.
         wait::eventually("the volume is deleted", Duration::from_secs(30), async || {
             let left = drained(&cluster).await;
@@ -173,7 +147,7 @@ async fn what_keeps_a_worker_from_being_removed_is_named() {
         assert_eq!(nodes, 3, "it is not removed meanwhile");
         sql::run(&reader, "COMMIT").await;
         cluster.until("settled with 1", 90, |cluster| is_settled_with(cluster, 1)).await;
-        assert_nothing_is_left_behind(&cluster, 1).await;
+        cluster.assert_nothing_is_left_behind(1).await;
         assert_eq!(cluster.rows().await, 2_000);
     })
     .await;

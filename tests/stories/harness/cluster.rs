@@ -77,6 +77,11 @@ pub fn is_settled(cluster: &DialogCluster) -> bool {
         && is(cluster, "ConfigurationApplied", "True")
 }
 
+/// Settled, and no worker is there but those that are asked for.
+pub fn is_settled_with(cluster: &DialogCluster, workers: usize) -> bool {
+    is_settled(cluster) && cluster.status.as_ref().is_some_and(|status| status.nodes.len() == workers + 1)
+}
+
 /// The conditions in one line each.
 pub fn said(cluster: &DialogCluster) -> String {
     let mut text = format!("generation {:?}", cluster.metadata.generation);
@@ -182,6 +187,17 @@ impl Cluster {
 
     pub async fn until_settled(&self, seconds: u64) -> (Instant, DialogCluster) {
         self.until("the cluster is settled", seconds, is_settled).await
+    }
+
+    /// Settled with as many workers as this.
+    pub async fn until_settled_with(&self, workers: u16, seconds: u64) -> (Instant, DialogCluster) {
+        let what = format!("settled with {workers} workers");
+        self.until(&what, seconds, |cluster| is_settled_with(cluster, workers.into())).await
+    }
+
+    /// How many workers are wanted.
+    pub async fn scale(&self, workers: u16) {
+        self.edit(json!({"workers": {"replicas": workers}})).await;
     }
 
     /// Pods of nodes by name.

@@ -4,7 +4,10 @@
 #![allow(dead_code)] // what one story uses another does not
 
 pub mod audit;
+pub mod busy;
 pub mod cluster;
+pub mod held;
+pub mod machine;
 pub mod operator;
 pub mod sql;
 pub mod volume;
@@ -13,6 +16,7 @@ pub mod writer;
 
 use std::{
     fmt::Write as _,
+    fs::File,
     io::Write as _,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
@@ -29,7 +33,7 @@ use kube::{
 };
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::kubernetes;
 use operator::Operator;
@@ -80,19 +84,47 @@ pub struct Story {
 
 /// Tells a story in a namespace of its own, and shows everything that is known when it fails.
 pub async fn story(name: &str, tell: impl AsyncFnOnce(&Story)) {
+    tell_at(take_seat(false).await, name, tell).await;
+}
+
+/// The same for a story that disturbs the whole machine: no other one is told meanwhile, by this process or another.
+pub async fn story_alone(name: &str, tell: impl AsyncFnOnce(&Story)) {
+    tell_at(take_seat(true).await, name, tell).await;
+}
+
+/// The right to tell a story, until this is dropped.
+struct Seat {
+    _seats: SemaphorePermit<'static>,
+    _machine: File,
+}
+
+async fn take_seat(alone: bool) -> Seat {
     static SEATS: OnceLock<Semaphore> = OnceLock::new();
-    let seats = SEATS
-        .get_or_init(|| Semaphore::new(usize::try_from(setting("STORIES_PARALLEL", 2)).unwrap()))
-        .acquire()
-        .await
-        .unwrap();
+    let all = u32::try_from(setting("STORIES_PARALLEL", 2)).unwrap();
+    let seats = SEATS.get_or_init(|| Semaphore::new(usize::try_from(all).unwrap()));
+    let seats = seats.acquire_many(if alone { all } else { 1 }).await.unwrap();
+    Seat { _seats: seats, _machine: tokio::task::spawn_blocking(move || machine(alone)).await.unwrap() }
+}
+
+/// A lock that is shared by all that tell stories on this machine, or held by one. Each waits for its turn, so that who
+/// wants to be alone is not passed by for ever.
+fn machine(alone: bool) -> File {
+    let open = |name: &str| File::create(std::env::temp_dir().join(name)).unwrap();
+    let turn = open("dialog-stories.turn");
+    turn.lock().unwrap();
+    let stories = open("dialog-stories.lock");
+    if alone { stories.lock() } else { stories.lock_shared() }.unwrap();
+    stories
+}
+
+async fn tell_at(seat: Seat, name: &str, tell: impl AsyncFnOnce(&Story)) {
     let story = Story::begin(name).await;
     let told = AssertUnwindSafe(tell(&story)).catch_unwind().await;
     if told.is_err() || setting("STORY_ACCOUNT", 0) == 1 {
         eprintln!("{}", story.account());
     }
     story.end().await;
-    drop(seats);
+    drop(seat);
     if let Err(panic) = told {
         std::panic::resume_unwind(panic);
     }
@@ -126,12 +158,22 @@ impl Story {
         self.operator_with(&[])
     }
 
+    /// The same under another clock, such as `+1h`: libfaketime, for this process alone.
+    pub fn operator_at(&self, shift: &str) -> Operator {
+        let log = self.next_log();
+        Operator::start(&self.kubeconfig, &self.namespace, log, &[], Some(shift))
+    }
+
     /// The same with more arguments, which win.
     pub fn operator_with(&self, arguments: &[&str]) -> Operator {
+        Operator::start(&self.kubeconfig, &self.namespace, self.next_log(), arguments, None)
+    }
+
+    fn next_log(&self) -> PathBuf {
         let mut logs = self.logs.lock().unwrap();
         let log = self.directory.path().join(format!("operator-{}.log", logs.len()));
         logs.push(log.clone());
-        Operator::start(&self.kubeconfig, &self.namespace, log, arguments)
+        log
     }
 
     /// Shows a figure that the story measured.

@@ -50,8 +50,18 @@ pub struct Operator {
 }
 
 impl Operator {
-    pub(super) fn start(kubeconfig: &Path, namespace: &str, log: PathBuf, arguments: &[&str]) -> Self {
+    pub(super) fn start(
+        kubeconfig: &Path,
+        namespace: &str,
+        log: PathBuf,
+        arguments: &[&str],
+        clock: Option<&str>,
+    ) -> Self {
         let file = File::create(&log).unwrap();
+        // How long something takes is measured by the monotonic clock, which nobody sets.
+        let library = "/usr/$LIB/faketime/libfaketimeMT.so.1";
+        let another =
+            |shift| [("LD_PRELOAD", library), ("FAKETIME", shift), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
         let child = Command::new(env!("CARGO_BIN_EXE_dialog-operator"))
             .args(["run", "--log-format", "text", "--log", "info,dialog_operator=debug"])
             .args(["--namespaces", namespace, "--lease-namespace", namespace, "--listen", "127.0.0.1:0"])
@@ -63,6 +73,7 @@ impl Operator {
             .args(arguments)
             .env("KUBECONFIG", kubeconfig)
             .env("NO_COLOR", "1")
+            .envs(clock.map(another).into_iter().flatten())
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
@@ -90,6 +101,11 @@ impl Operator {
             if self.logged().contains("starting") { Ok(()) } else { Err(self.logged()) }
         })
         .await;
+    }
+
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
     }
 
     /// SIGKILL: no last word.

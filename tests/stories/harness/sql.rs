@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use dialog_operator::api::{ClusterId, Node, names::SecretKind};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use rustls::{
     ClientConfig, RootCertStore,
@@ -13,7 +13,7 @@ use rustls::{
 use tokio_postgres::{Client, Config, NoTls, config::SslMode, types::FromSqlOwned};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::cluster::Cluster;
+use super::{cluster::Cluster, wait};
 
 /// With what somebody tries to get in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +126,17 @@ impl Cluster {
         client.unwrap_or_else(|error| panic!("as postgres at {node}: {}", words(&error)))
     }
 
+    /// A superuser's connection to a node that may be away.
+    pub async fn log_in_as_admin(&self, node: Node) -> Result<Client, String> {
+        let pods: Api<Pod> = self.api();
+        let pod = pods.get_opt(&node.pod_name(&self.name)).await.map_err(|error| error.to_string())?;
+        let address = pod.and_then(|pod| pod.status?.pod_ip).ok_or("no pod with an address")?;
+        let mut config = Config::new();
+        config.hostaddr(address.parse().unwrap()).host(self.id().address(node, "cluster.local"));
+        let client = self.connect(config, "postgres", None, Shows::Certificate).await;
+        client.map_err(|error| words(&error))
+    }
+
     /// A superuser's connection to the coordinator.
     pub async fn coordinator(&self) -> Client {
         self.admin(Node::Coordinator).await
@@ -153,6 +164,21 @@ impl Cluster {
         assert_eq!(shards.len(), workers, "{shards:?}");
         let (least, most) = (shards.values().min().unwrap(), shards.values().max().unwrap());
         assert!(most - least <= 1 && shards.values().sum::<i64>() == 32, "{shards:?}");
+    }
+
+    /// Fails unless, soon, nothing of a move is left on any node.
+    pub async fn assert_nothing_is_left_behind(&self, workers: u16) {
+        let nodes = std::iter::once(Node::Coordinator).chain((0..workers).map(Node::Worker));
+        let catalogs = ["pg_replication_slots", "pg_subscription", "pg_publication", "pg_prepared_xacts"];
+        let left = nodes.flat_map(|node| catalogs.map(|catalog| (node, catalog)));
+        for (node, catalog) in left.chain([(Node::Coordinator, "pg_dist_cleanup")]) {
+            let admin = self.admin(node).await;
+            wait::eventually("moves leave nothing behind", Duration::from_mins(2), async || {
+                let rows: i64 = value(&admin, &format!("SELECT count(*) FROM {catalog}")).await;
+                if rows == 0 { Ok(()) } else { Err(format!("{node}: {rows} rows of {catalog}")) }
+            })
+            .await;
+        }
     }
 
     /// Messages in the cluster.

@@ -1,5 +1,7 @@
 //! The load: rows that are loaded at once, a writer that never gives a key up, and the comparison of both with the table.
 
+use std::time::Duration;
+
 use super::cluster::Cluster;
 use crate::load::{
     access::Access,
@@ -17,6 +19,13 @@ impl Cluster {
     /// A writer as the application: a hundred rows a second over two connections.
     pub async fn writer(&self) -> Writer {
         let pace = Pace { connections: 2, rows_per_second: 100, ..Pace::default() };
+        Writer::start(&self.access().await, &pace, "all")
+    }
+
+    /// The same where a node may be away for minutes: each row is tried for half an hour.
+    pub async fn patient_writer(&self) -> Writer {
+        let patience = Duration::from_mins(30);
+        let pace = Pace { connections: 2, rows_per_second: 100, patience };
         Writer::start(&self.access().await, &pace, "all")
     }
 
