@@ -9,10 +9,10 @@ source local-kubernetes/lib/packages.sh
 for tool in cargo go; do
   command -v "$tool" >/dev/null || die "$tool is missing: this project needs the toolchains of Rust (see rust-version in Cargo.toml) and Go (see infrastructure/local-kubernetes/binaries)"
 done
-command -v dpkg-query >/dev/null || die "this is no Debian: install gcc, make, openssl, PostgreSQL 15 and its server headers by hand"
+command -v dpkg-query >/dev/null || die "this is no Debian: install gcc, make, openssl, faketime, PostgreSQL 15 and its server headers by hand"
 # PostgreSQL's package would make and start a server of its own.
 if [[ ! -e /etc/postgresql-common/createcluster.conf && $EUID == 0 ]]; then
   mkdir -p /etc/postgresql-common
   echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 fi
-need_packages gcc libc6-dev make openssl postgresql-15 postgresql-server-dev-15
+need_packages gcc libc6-dev make openssl faketime postgresql-15 postgresql-server-dev-15
