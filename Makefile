@@ -3,7 +3,7 @@ LOCAL := infrastructure/local-kubernetes
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test bench model check fmt up down install crds deny
+.PHONY: help demo demo-down test bench model chaos check fmt up down install crds deny
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,11 @@ model: ## many random histories of the planner against its model: PROPTEST_CASES
 
 guards: ## take each guard of the planner away, one after another: a test must fail (about a minute each)
 	$(CARGO) test --locked --test guards -- --ignored --nocapture
+
+chaos: ## workers come and go while faults drawn from SEED=n strike for SECONDS=600; disturbs the whole machine
+	infrastructure/prerequisites.sh
+	CHAOS_SECONDS=$(or $(SECONDS),600) $(if $(SEED),CHAOS_SEED=$(SEED)) $(CARGO) test --locked --test stories -- \
+		--ignored --exact --nocapture chaos::workers_come_and_go_whatever_strikes
 
 check: ## format and lint
 	$(CARGO) fmt --check
