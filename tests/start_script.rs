@@ -281,6 +281,25 @@ fn a_crash_of_a_server_that_was_ready_is_an_end() {
 }
 
 #[test]
+fn the_number_of_a_killed_server_may_be_somebody_elses() {
+    let mut node = born(&parameters([("work_mem", "7MB")]));
+    kill("-KILL", &node.postmaster());
+    node.wait_for_end();
+    // In a container, numbers begin at 1 again.
+    let mut somebody = as_server_user("sleep").arg("120").spawn().unwrap();
+    let lock = node.read("volume/pgdata/postmaster.pid");
+    let (_, rest) = lock.split_once('\n').unwrap();
+    fs::write(node.path("volume/pgdata/postmaster.pid"), format!("{}\n{rest}", somebody.id())).unwrap();
+    node.configure(&parameters([("work_mem", "9MB")]), Initialise::Forbidden);
+    node.start();
+    node.until_ready();
+    somebody.kill().unwrap();
+    somebody.wait().unwrap();
+    assert_eq!(node.ask("select coalesce(current_setting('dialog.rejected_message', true), '')"), "");
+    assert_eq!(node.ask("show work_mem"), "9MB");
+}
+
+#[test]
 fn a_data_directory_that_the_kubelet_opened_to_the_group_still_starts() {
     let mut node = born(&Parameters::new());
     node.stop();

@@ -241,6 +241,21 @@ is_ready() {
     read_pid_file && [ "$pid" = "$server" ] && [ "$state" = ready ] && [ "$pid_file" != "$stale" ]
 }
 
+# The lock file of a server that was killed names its process in the container's last life. That number may be another
+# process's now, such as the reader's of the log, and the server would refuse to start. The number of its parent it does
+# not mind, and it still looks whether the old one's shared memory is in use.
+disown_lock() {
+    if ! read_pid_file || [ "$pid" = "$$" ]; then return; fi
+    process=
+    { read -r process <"/proc/$pid/comm"; } 2>/dev/null
+    if [ "$process" = postgres ]; then return; fi
+    lock=$pgdata/postmaster.pid
+    if ! { printf '%s\n' "$$" && sed 1d "$lock"; } >"$lock.new" || ! mv "$lock.new" "$lock"; then
+        rm -f "$lock.new"
+        say "cannot write $lock"
+    fi
+}
+
 # Runs the server with the configuration in a directory (and more arguments) until it ends. Sets 'status', and
 # 'became_ready' when it did.
 run_server() {
@@ -250,6 +265,7 @@ run_server() {
     rm -f "$ready_mark" "$words" "$pipe"
     true >"$words" || die "cannot write $words"
     mkfifo "$pipe" || die "cannot make $pipe"
+    disown_lock
     read_pid_file
     stale=$pid_file
     pass_log_on <"$pipe" &
