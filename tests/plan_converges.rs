@@ -131,6 +131,23 @@ fn a_parameter_that_needs_a_restart_rolls_workers_first() {
 }
 
 #[test]
+fn the_coordinator_is_restarted_last_also_when_it_loads_its_configuration_first() {
+    let mut world = born(2);
+    world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
+    for _ in 0..40 {
+        world.reconcile(None);
+        if let Some(pod) = world.pods.get_mut(&Node::Worker(0)) {
+            pod.file_in = 5;
+        }
+        world.tick();
+    }
+    assert!(world.restarts.is_empty(), "{:?}", world.restarts);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.restarts.len(), 3);
+}
+
+#[test]
 fn a_parameter_that_postgres_refuses_restarts_nothing_and_heals() {
     let mut world = born(2);
     world.edit(|spec| drop(spec.postgres.parameters.insert("work_mem".to_owned(), "garbage".to_owned())));

@@ -203,6 +203,7 @@ fn pause(view: View, job: &Job, failed: u32) -> Option<(String, i64)> {
     }
     let doubled = FIRST_PAUSE.as_secs().saturating_mul(1_i64 << failed.saturating_sub(1).min(10));
     let pause = SignedDuration::from_secs(doubled).min(LONGEST_PAUSE);
-    let left = pause.as_secs() - view.seen.now.duration_since(ended).as_secs();
+    // The clock of the servers may be ahead of ours.
+    let left = (pause.as_secs() - view.seen.now.duration_since(ended).as_secs()).min(pause.as_secs());
     (left > 0).then(|| (job.state.clone(), left))
 }

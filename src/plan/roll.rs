@@ -27,6 +27,14 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     {
         return;
     }
+    // Who is due is known of those alone that have loaded their configuration: the coordinator, faster than a worker,
+    // must not go first.
+    if cause == RestartCause::Parameters
+        && let Some(earlier) = not_loaded_before(view, wanted, node)
+    {
+        plan.hold(Hold::ConfigurationOnItsWay { node: earlier });
+        return;
+    }
     if !template_is_current(view, wanted, node) {
         plan.hold(Hold::ConfigurationOnItsWay { node });
         return;
@@ -36,6 +44,15 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     let why = format!("{} is due a restart ({cause}), {} more after it", view.name(node), due.len() - 1);
     let booted = booted(view, wanted, node);
     plan.step(Step::RestartNode { node, pod_uid: pod.uid.clone(), cause, booted }, why);
+}
+
+/// A node that comes before this one in the order of restarts, and has not loaded the wanted configuration yet.
+fn not_loaded_before(view: View, wanted: &Wanted, node: Node) -> Option<Node> {
+    let order = |node: Node| (!node.is_worker(), node);
+    view.nodes().into_iter().filter(|other| order(*other) < order(node)).find(|other| {
+        matches!(view.server(*other), Server::Known(postgres)
+            if postgres.rejected.is_none() && postgres.config_hash.as_ref() != Some(&wanted.hashes(*other).config))
+    })
 }
 
 /// With what a pod that is made now is started, and when that was.
