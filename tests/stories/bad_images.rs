@@ -1,4 +1,4 @@
-//! Images that cannot be used, and fewer workers than there are: refused, and nothing is restarted.
+//! Images that cannot be used: refused, and nothing is restarted.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::harness::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn images_that_cannot_be_used_and_a_scale_in_are_refused() {
+async fn images_that_cannot_be_used_are_refused() {
     story("images", async |story| {
         let _operator = story.operator();
         let cluster = story.settled_cluster("talk", spec(2)).await;
@@ -43,18 +43,6 @@ async fn images_that_cannot_be_used_and_a_scale_in_are_refused() {
             },
         )
         .await;
-
-        cluster.edit(json!({"workers": {"replicas": 1}})).await;
-        let (_, seen) = cluster
-            .until("the scale-in is refused", 30, |cluster| is_stalled(cluster, "ScaleInRefused"))
-            .await;
-        let message = &condition(&seen, "Stalled").unwrap().message;
-        assert!(message.contains("talk-worker-1") && message.contains("spec.workers.replicas"), "{message}");
-        assert!(is(&seen, "Ready", "True"), "the cluster serves");
-        cluster.assert_even(2).await;
-        cluster.edit(json!({"workers": {"replicas": 2}})).await;
-        cluster.until_settled(30).await;
-        assert_eq!(cluster.count_events("ScaleInRefused").await, 1);
         assert_eq!(cluster.lives().await, born);
         assert_eq!(cluster.rows().await, 1_000);
     })

@@ -247,6 +247,22 @@ BEGIN
   PERFORM standin.sync_metadata();
 END $$;
 
+-- Without a look at the node, as in Citus: it may be the one that is to be reached again.
+CREATE FUNCTION citus_update_node(node_id int, new_node_name text, new_node_port int, force bool DEFAULT false,
+                                  lock_cooldown int DEFAULT 10000)
+RETURNS void LANGUAGE plpgsql STRICT AS $$
+BEGIN
+  PERFORM standin.ensure_coordinator();
+  IF EXISTS (SELECT FROM pg_dist_node WHERE (nodename, nodeport) = ($2, $3) AND nodeid <> $1) THEN
+    RAISE EXCEPTION 'there is already another node with the specified hostname and port' USING ERRCODE = 'internal_error';
+  END IF;
+  UPDATE pg_dist_node SET nodename = $2, nodeport = $3 WHERE nodeid = $1;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'node %s not found', $1 USING ERRCODE = 'internal_error';
+  END IF;
+  PERFORM standin.sync_metadata();
+END $$;
+
 CREATE FUNCTION citus_set_node_property(nodename text, nodeport int, property text, value bool)
 RETURNS void LANGUAGE plpgsql STRICT AS $$
 DECLARE n pg_dist_node;
