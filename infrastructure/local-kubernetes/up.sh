@@ -13,7 +13,7 @@ fi
 for part in packages process pki network image components; do source "$HERE/lib/$part.sh"; done
 need_root
 lock
-need_packages containerd runc containernetworking-plugins iptables iproute2 procps openssl conntrack socat gcc libc6-dev
+need_packages containerd runc containernetworking-plugins iptables iproute2 procps openssl faketime conntrack socat gcc libc6-dev
 BIN=$("$HERE/bin.sh")
 PATH=$BIN:$PATH
 
