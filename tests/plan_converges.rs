@@ -7,13 +7,16 @@
 mod world;
 
 use dialog_operator::{
+    act::Done,
     api::{
         DialogClusterSpec, Node,
         names::keys,
         spec::{RebalanceMode, VolumePolicy},
+        status::NodeState,
     },
     observe::snapshot::{self, CleanupRow, Leftover, LeftoverKind, Snapshot, Waiting},
     plan::{Hold, Plan, Step, plan},
+    report,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -596,6 +599,31 @@ fn a_pod_that_cannot_pull_its_image_is_made_again_when_that_may_help_and_only_th
     };
     assert_eq!(revision("old"), [], "nothing has changed that could help");
     assert_eq!(revision("new"), [Node::Worker(1)]);
+}
+
+#[test]
+fn a_pod_whose_machine_is_gone_is_told_with_what_to_type() {
+    let mut world = born(2);
+    let said = |deleted_for: i64, world: &mut World| {
+        let mut seen = world.observe();
+        let pod = seen.pods.get_mut(&Node::Worker(1)).unwrap();
+        pod.deleting = true;
+        pod.ends_by = Some(seen.now - jiff::SignedDuration::from_secs(deleted_for));
+        seen.postgres.remove(&Node::Worker(1));
+        let desired = world.desired();
+        let decided = plan(&desired, &seen);
+        assert!(decided.steps.is_empty(), "{:?}", decided.steps);
+        let status = report::status(&desired, &seen, &decided, &Done::default());
+        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+        let state = status.nodes.iter().find(|node| node.name == "dialogs-worker-1").unwrap().state;
+        (ready.message.clone(), state)
+    };
+    let (message, state) = said(5, &mut world);
+    assert!(message.ends_with("is being deleted"), "{message}");
+    assert_eq!(state, NodeState::Restarting);
+    let (message, state) = said(120, &mut world);
+    assert!(message.contains("kubectl delete node local"), "{message}");
+    assert_eq!(state, NodeState::Unreachable);
 }
 
 #[test]

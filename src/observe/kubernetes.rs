@@ -175,6 +175,8 @@ fn facts(pod: &KubernetesPod) -> Pod {
         uid: pod.uid().unwrap_or_default(),
         created_at: pod.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |at| at.0),
         deleting: pod.metadata.deletion_timestamp.is_some(),
+        ends_by: pod.metadata.deletion_timestamp.as_ref().map(|at| at.0),
+        machine: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         ready: ready.is_some_and(|condition| condition.status == "True"),
         ready_since: ready.and_then(|condition| condition.last_transition_time.as_ref()).map(|at| at.0),
         address: status.pod_ip.clone().filter(|ip| !ip.is_empty()),

@@ -130,6 +130,12 @@ pub struct Pod {
     pub created_at: Timestamp,
     /// It has a deletion timestamp.
     pub deleting: bool,
+    /// `metadata.deletionTimestamp`: when it was to have ended, its grace included.
+    #[serde(default)]
+    pub ends_by: Option<Timestamp>,
+    /// `spec.nodeName`: the machine that it is on.
+    #[serde(default)]
+    pub machine: Option<String>,
     /// Condition Ready.
     pub ready: bool,
     /// When Ready became what it is.

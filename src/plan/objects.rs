@@ -64,7 +64,7 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
     if !(service && config) {
         return;
     }
-    // Only made here; `grow_volumes` brings it up to date, after everything else.
+    // Only made here; `keep_volumes` brings it up to date, after everything else.
     if view.object("PersistentVolumeClaim", &claim).is_none() {
         ensure(view, resources::volume_claim(&inputs, node, &claim, (identity, None)), plan);
     }

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::SignedDuration;
+
 use crate::{
     api::{Desired, Node, names::keys},
     observe::snapshot::{Citus, DistNode, LiveObject, Ownership, Pod, Postgres, Seen, Snapshot},
@@ -10,6 +12,9 @@ use crate::{
 
 /// Port of every node's server and Service.
 pub const PORT: i32 = 5432;
+
+/// Longer than a kubelet takes to say that a pod has ended, once its grace is over.
+const LATE: SignedDuration = SignedDuration::from_secs(60);
 
 /// What is wanted and what was seen, together.
 #[derive(Clone, Copy)]
@@ -226,7 +231,7 @@ impl<'a> View<'a> {
         }
         let Some(pod) = self.pod(node) else { return Server::Down("it has no pod yet".to_owned()) };
         if pod.deleting {
-            return Server::Down(format!("pod {} is being deleted", pod.name));
+            return Server::Down(self.why_still_there(pod));
         }
         if !pod.ready {
             return Server::Down(why_not_ready(pod));
@@ -235,6 +240,21 @@ impl<'a> View<'a> {
             None => Server::Silent(format!("pod {} has no address yet", pod.name)),
             Some(Seen::Unknown(why)) => Server::Silent(why.clone()),
             Some(Seen::Known(postgres)) => self.who(node, postgres),
+        }
+    }
+    /// The pod was to have ended a while ago: a pod that is being deleted stays for ever when its machine is gone, for
+    /// only its kubelet, or the end of its Node, says that it has ended (Kubernetes: "Force Delete StatefulSet Pods").
+    #[must_use]
+    pub fn is_overdue(&self, pod: &Pod) -> bool {
+        pod.deleting && pod.ends_by.is_some_and(|by| self.seen.now.duration_since(by) > LATE)
+    }
+    fn why_still_there(&self, pod: &Pod) -> String {
+        match (pod.ends_by, &pod.machine) {
+            (Some(by), Some(machine)) if self.is_overdue(pod) => format!(
+                "pod {} was to have ended by {by}, and its machine {machine} does not say that it has. If {machine} is gone for good, `kubectl delete node {machine}`: the pod is made again where its volume can be mounted",
+                pod.name
+            ),
+            _ => format!("pod {} is being deleted", pod.name),
         }
     }
     fn who(&self, node: Node, postgres: &'a Postgres) -> Server<'a> {

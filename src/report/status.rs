@@ -12,7 +12,7 @@ use crate::{
     },
     observe::{
         Snapshot,
-        snapshot::{Job, Task},
+        snapshot::{Job, Pod, Task},
     },
     plan::{Hold, Plan, Problem, ProblemReason, Server, Step, View, wanted},
 };
@@ -209,7 +209,9 @@ fn node_state(view: View, plan: &Plan, node: Node) -> NodeState {
         Server::Known(_) if member => NodeState::Active,
         Server::Known(_) | Server::Fresh(_) => NodeState::Joining,
         Server::Down(_) | Server::Silent(_) if member => {
-            let restarting = view.pod(node).is_none_or(|pod| pod.deleting || pod.waiting.is_none());
+            let ends = |pod: &Pod| pod.deleting && !view.is_overdue(pod);
+            let restarting =
+                view.pod(node).is_none_or(|pod| ends(pod) || !pod.deleting && pod.waiting.is_none());
             if restarting { NodeState::Restarting } else { NodeState::Unreachable }
         }
         Server::Silent(_) => NodeState::Starting,

@@ -268,6 +268,8 @@ impl World {
             uid: pod.uid.clone(),
             created_at: pod.created_at,
             deleting: false,
+            ends_by: None,
+            machine: Some("local".to_owned()),
             ready: pod.starts_in == 0 && crash.is_none() && !pod.hangs,
             ready_since: Some(pod.started_at),
             address: Some("10.0.0.1".to_owned()),
