@@ -104,7 +104,8 @@ impl Cluster {
         shows: Shows,
     ) -> Result<Client, tokio_postgres::Error> {
         config.port(5432).user(user).dbname("dialogs").connect_timeout(Duration::from_secs(5));
-        config.application_name("story");
+        // As nodes do: a peer that is not reached is given up, and hears nothing of it even when it is reached again.
+        config.application_name("story").tcp_user_timeout(Duration::from_secs(5));
         if let Some(password) = password {
             config.password(password);
         }
