@@ -1,6 +1,6 @@
 //! Hashes of text, short enough to stand in a name, a label or a setting. Nothing secret is hashed here.
 
-use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -26,14 +26,36 @@ pub(super) fn hex(parts: &[&str]) -> String {
 
 /// The JSON in one spelling: keys in order, whatever map the JSON library is built with. A hash must outlive that.
 pub(super) fn canonical(value: &Value) -> String {
+    let mut text = String::new();
+    write_canonical(value, &mut text);
+    text
+}
+
+fn write_canonical(value: &Value, text: &mut String) {
     match value {
         Value::Object(fields) => {
-            let sorted: BTreeMap<_, _> = fields.iter().collect();
-            let field = |(key, value): (&&String, &&Value)| format!("{}:{}", json!(key), canonical(value));
-            format!("{{{}}}", sorted.iter().map(field).collect::<Vec<_>>().join(","))
+            let mut sorted: Vec<_> = fields.iter().collect();
+            sorted.sort_unstable_by_key(|(key, _)| *key);
+            text.push('{');
+            for (number, (key, value)) in sorted.into_iter().enumerate() {
+                text.push_str(if number > 0 { "," } else { "" });
+                // Writing to a String cannot fail.
+                let _ = write!(text, "{}:", json!(key));
+                write_canonical(value, text);
+            }
+            text.push('}');
         }
-        Value::Array(list) => format!("[{}]", list.iter().map(canonical).collect::<Vec<_>>().join(",")),
-        other => other.to_string(),
+        Value::Array(list) => {
+            text.push('[');
+            for (number, value) in list.iter().enumerate() {
+                text.push_str(if number > 0 { "," } else { "" });
+                write_canonical(value, text);
+            }
+            text.push(']');
+        }
+        other => {
+            let _ = write!(text, "{other}");
+        }
     }
 }
 
