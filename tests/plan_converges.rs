@@ -179,6 +179,32 @@ fn a_parameter_that_only_a_start_shows_stops_at_the_first_worker_and_heals() {
 }
 
 /// Volume claims that were drained: name, and what becomes of them.
+#[test]
+fn no_move_starts_under_a_wrong_wal_level_that_no_restart_may_repair_now() {
+    let mut world = World::new(json!({"workers": {"replicas": 1}, "rebalance": {"mode": "Off"}}));
+    settle(&mut world);
+    world.edit(|spec| spec.workers.replicas = 2);
+    settle(&mut world);
+    // The first worker does not start with it: nobody else is restarted.
+    world.edit(|spec| {
+        spec.postgres.parameters.insert("max_connections".to_owned(), "1000000".to_owned());
+    });
+    settle(&mut world);
+    world.edit(|spec| spec.rebalance.mode = RebalanceMode::Auto);
+    let desired = world.desired();
+    let does = |seen: &Snapshot, name: &str| {
+        plan(&desired, seen).steps.iter().any(|planned| planned.step.name() == name)
+    };
+    let seen = world.observe();
+    assert!(does(&seen, "StartRebalance"), "moves do not wait for a parameter that is refused");
+    for node in [Node::Coordinator, Node::Worker(1)] {
+        let mut wrong = seen.clone();
+        let Some(snapshot::Seen::Known(postgres)) = wrong.postgres.get_mut(&node) else { panic!("{node}") };
+        (postgres.wal_level, postgres.boot_hash) = ("replica".to_owned(), None);
+        assert!(!does(&wrong, "RestartNode") && !does(&wrong, "StartRebalance"), "{node}");
+    }
+}
+
 fn drained(world: &World) -> Vec<(String, String)> {
     world
         .objects
