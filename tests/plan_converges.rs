@@ -179,29 +179,66 @@ fn a_parameter_that_only_a_start_shows_stops_at_the_first_worker_and_heals() {
 }
 
 /// Volume claims that were drained: name, and what becomes of them.
-#[test]
-fn no_move_starts_under_a_wrong_wal_level_that_no_restart_may_repair_now() {
+/// Two workers, all shards on the first, and a rebalance that may begin now.
+fn uneven(parameters: &[(&str, &str)]) -> World {
     let mut world = World::new(json!({"workers": {"replicas": 1}, "rebalance": {"mode": "Off"}}));
     settle(&mut world);
     world.edit(|spec| spec.workers.replicas = 2);
     settle(&mut world);
-    // The first worker does not start with it: nobody else is restarted.
-    world.edit(|spec| {
-        spec.postgres.parameters.insert("max_connections".to_owned(), "1000000".to_owned());
-    });
+    let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    world.edit(|spec| spec.postgres.parameters.extend(parameters));
     settle(&mut world);
     world.edit(|spec| spec.rebalance.mode = RebalanceMode::Auto);
-    let desired = world.desired();
-    let does = |seen: &Snapshot, name: &str| {
-        plan(&desired, seen).steps.iter().any(|planned| planned.step.name() == name)
-    };
+    world
+}
+
+/// Whether the plan for what is seen has such a step.
+fn does(world: &World, seen: &Snapshot, name: &str) -> bool {
+    plan(&world.desired(), seen).steps.iter().any(|planned| planned.step.name() == name)
+}
+
+/// The same, with a node's server changed.
+fn with_server(seen: &Snapshot, node: Node, change: impl FnOnce(&mut snapshot::Postgres)) -> Snapshot {
+    let mut seen = seen.clone();
+    let Some(snapshot::Seen::Known(postgres)) = seen.postgres.get_mut(&node) else { panic!("{node}") };
+    change(postgres);
+    seen
+}
+
+#[test]
+fn no_move_starts_under_a_wrong_wal_level_that_no_restart_may_repair_now() {
+    // The first worker does not start with it: nobody else is restarted.
+    let mut world = uneven(&[("max_connections", "1000000")]);
     let seen = world.observe();
-    assert!(does(&seen, "StartRebalance"), "moves do not wait for a parameter that is refused");
+    assert!(does(&world, &seen, "StartRebalance"), "moves do not wait for a parameter that is refused");
     for node in [Node::Coordinator, Node::Worker(1)] {
-        let mut wrong = seen.clone();
-        let Some(snapshot::Seen::Known(postgres)) = wrong.postgres.get_mut(&node) else { panic!("{node}") };
-        (postgres.wal_level, postgres.boot_hash) = ("replica".to_owned(), None);
-        assert!(!does(&wrong, "RestartNode") && !does(&wrong, "StartRebalance"), "{node}");
+        let wrong = with_server(&seen, node, |postgres| {
+            (postgres.wal_level, postgres.boot_hash) = ("replica".to_owned(), None);
+        });
+        let does = |name| does(&world, &wrong, name);
+        assert!(!does("RestartNode") && !does("StartRebalance"), "{node}");
+    }
+}
+
+#[test]
+fn no_move_starts_without_slots_senders_and_workers_for_it() {
+    let mut world = uneven(&[]);
+    let seen = world.observe();
+    assert!(does(&world, &seen, "StartRebalance"));
+    for name in [
+        "max_replication_slots",
+        "max_wal_senders",
+        "max_logical_replication_workers",
+        "max_worker_processes",
+    ] {
+        for node in [Node::Worker(0), Node::Worker(1)] {
+            let small = with_server(&seen, node, |postgres| {
+                postgres.settings.insert(name.to_owned(), "2".to_owned());
+            });
+            let said = plan(&world.desired(), &small).problems;
+            assert!(!does(&world, &small, "StartRebalance"), "{node} {name}");
+            assert!(said.iter().any(|problem| problem.message.contains(name)), "{node} {name}: {said:?}");
+        }
     }
 }
 
