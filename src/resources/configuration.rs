@@ -32,10 +32,10 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("lc_messages", "C"),
     // A client that was cut off says nothing when it ends, and its session would keep its locks for more than two hours
     // (the kernel's default). Of a move that died these are the locks before which all writers of its shard wait.
+    // No tcp_user_timeout here: Linux also ends a connection by it whose client only reads slowly.
     ("tcp_keepalives_idle", "10s"),
     ("tcp_keepalives_interval", "5s"),
     ("tcp_keepalives_count", "3"),
-    ("tcp_user_timeout", "15s"),
 ];
 
 /// What the operator owns and the user cannot override. Values that are Citus' defaults stand here as well, so that
