@@ -242,6 +242,31 @@ fn no_move_starts_without_slots_senders_and_workers_for_it() {
     }
 }
 
+#[test]
+fn no_worker_is_registered_before_it_is_reached_both_ways() {
+    let mut world = born(1);
+    world.edit(|spec| spec.workers.replicas = 2);
+    let mut seen = world.observe();
+    while !does(&world, &seen, "AddNode") {
+        world.reconcile(None);
+        world.tick();
+        seen = world.observe();
+    }
+    for number in 0..seen.connections.len() {
+        let mut cut = seen.clone();
+        let check = &mut cut.connections[number];
+        check.error = Some("No route to host".to_owned());
+        let (from, to) = (check.from, check.to);
+        let holds = plan(&world.desired(), &cut).holds;
+        assert!(!does(&world, &cut, "AddNode"), "{from} does not reach {to}");
+        let told =
+            |hold: &Hold| matches!(hold, Hold::NotConnected { from: f, to: t, .. } if (*f, *t) == (from, to));
+        assert!(holds.iter().any(told), "{from} to {to}: {holds:?}");
+    }
+    seen.connections.clear();
+    assert!(!does(&world, &seen, "AddNode"), "it was not tried yet");
+}
+
 fn drained(world: &World) -> Vec<(String, String)> {
     world
         .objects
