@@ -1,0 +1,192 @@
+//! From birth to even counts: who is registered when, and what keeps a move from starting.
+
+use super::*;
+
+#[test]
+fn a_cluster_is_born_and_left_alone() {
+    let world = born(2);
+    assert!(world.restarts.is_empty(), "{:?}", world.restarts);
+    assert_eq!(world.jobs_started, 0);
+}
+
+#[test]
+fn three_workers_at_once_make_one_rebalance() {
+    let mut world = born(2);
+    world.edit(|spec| spec.workers.replicas = 5);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.jobs_started, 1);
+    assert!(world.restarts.is_empty());
+}
+
+#[test]
+fn a_wrong_wal_level_is_repaired_before_the_rebalance_by_one_restart() {
+    let mut world = born(1);
+    world.edit(|spec| spec.paused = true);
+    world.tampered.insert(Node::Worker(0));
+    world.pods.remove(&Node::Worker(0));
+    for _ in 0..10 {
+        world.reconcile(None);
+        world.tick();
+    }
+    assert_eq!(condition(&world, "WalLevelLogical"), "False");
+    world.edit(|spec| {
+        spec.paused = false;
+        spec.workers.replicas = 2;
+    });
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.restarts.get(&Node::Worker(0)), Some(&1));
+    assert_eq!(world.restarts.len(), 1);
+}
+
+#[test]
+fn no_move_starts_under_a_wrong_wal_level_that_no_restart_may_repair_now() {
+    // The first worker does not start with it: nobody else is restarted.
+    let mut world = uneven(&[("max_connections", "1000000")]);
+    let seen = world.observe();
+    assert!(does(&world, &seen, "StartRebalance"), "moves do not wait for a parameter that is refused");
+    for node in [Node::Coordinator, Node::Worker(1)] {
+        let wrong = with_server(&seen, node, |postgres| {
+            (postgres.wal_level, postgres.boot_hash) = ("replica".to_owned(), None);
+        });
+        let does = |name| does(&world, &wrong, name);
+        assert!(!does("RestartNode") && !does("StartRebalance"), "{node}");
+    }
+}
+
+#[test]
+fn no_move_starts_without_slots_senders_and_workers_for_it() {
+    let mut world = uneven(&[]);
+    let seen = world.observe();
+    assert!(does(&world, &seen, "StartRebalance"));
+    for name in [
+        "max_replication_slots",
+        "max_wal_senders",
+        "max_logical_replication_workers",
+        "max_worker_processes",
+    ] {
+        for node in [Node::Worker(0), Node::Worker(1)] {
+            let small = with_server(&seen, node, |postgres| {
+                postgres.settings.insert(name.to_owned(), "2".to_owned());
+            });
+            let said = plan(&world.desired(), &small).problems;
+            assert!(!does(&world, &small, "StartRebalance"), "{node} {name}");
+            assert!(said.iter().any(|problem| problem.message.contains(name)), "{node} {name}: {said:?}");
+        }
+    }
+}
+
+#[test]
+fn no_worker_is_registered_before_it_is_reached_both_ways() {
+    let mut world = born(1);
+    world.edit(|spec| spec.workers.replicas = 2);
+    let mut seen = world.observe();
+    while !does(&world, &seen, "AddNode") {
+        world.reconcile(None);
+        world.tick();
+        seen = world.observe();
+    }
+    for number in 0..seen.connections.len() {
+        let mut cut = seen.clone();
+        let check = &mut cut.connections[number];
+        check.error = Some("No route to host".to_owned());
+        let (from, to) = (check.from, check.to);
+        let holds = plan(&world.desired(), &cut).holds;
+        assert!(!does(&world, &cut, "AddNode"), "{from} does not reach {to}");
+        let told =
+            |hold: &Hold| matches!(hold, Hold::NotConnected { from: f, to: t, .. } if (*f, *t) == (from, to));
+        assert!(holds.iter().any(told), "{from} to {to}: {holds:?}");
+    }
+    seen.connections.clear();
+    assert!(!does(&world, &seen, "AddNode"), "it was not tried yet");
+}
+
+#[test]
+fn a_worker_that_may_have_no_shards_yet_is_not_balanced() {
+    let mut world = born(3);
+    world.held.insert(Node::Worker(2), 200);
+    world.edit(|spec| spec.workers.replicas = 2);
+    until(&mut world, "drained", |world| {
+        world.job.as_ref().is_some_and(|model| !model.job.is_open()) && !world.nodes[3].should_have_shards
+    });
+    world.edit(|spec| {
+        spec.workers.replicas = 3;
+        spec.paused = true;
+    });
+    world.reconcile(None);
+    assert_eq!(condition(&world, "Balanced"), "False");
+}
+
+#[test]
+fn no_node_can_be_evicted_from_before_the_first_move_to_after_the_last() {
+    let mut world = born(1);
+    let allowed = |world: &World| {
+        world.objects["PodDisruptionBudget/dialogs"].json["spec"]["maxUnavailable"].as_i64().unwrap()
+    };
+    assert_eq!(allowed(&world), 1);
+    world.edit(|spec| spec.workers.replicas = 2);
+    for _ in 0..60 {
+        world.reconcile(None);
+        let moves = world
+            .job
+            .iter()
+            .flat_map(|model| &model.job.tasks)
+            .any(|task| matches!(task.state.as_str(), "runnable" | "running"));
+        assert!(!moves || allowed(&world) == 0, "{}", world.log.join("\n"));
+        world.tick();
+    }
+    settle(&mut world);
+    assert_eq!((allowed(&world), world.jobs_started), (1, 1));
+}
+
+#[test]
+fn a_worker_that_never_gets_ready_holds_the_others_only_until_the_timeout() {
+    let mut world = born(1);
+    world.edit(|spec| {
+        spec.workers.replicas = 3;
+        spec.workers.join_timeout = "1m".to_owned();
+    });
+    for _ in 0..400 {
+        world.silent.insert(Node::Worker(2), 2);
+        world.reconcile(None);
+        world.tick();
+    }
+    assert_eq!(world.nodes.len(), 3, "the other worker joined");
+    assert_eq!(world.jobs_started, 1, "and got its shards");
+    assert_eq!(condition(&world, "WorkersRegistered"), "False");
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn an_operator_started_with_another_cluster_domain_registers_nobody_twice() {
+    let mut world = born(2);
+    world.cluster_domain = "example.internal".to_owned();
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    assert_eq!(world.nodes.len(), 3);
+    world.cluster_domain = "cluster.local".to_owned();
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn a_node_whose_names_are_taken_is_not_made_and_the_others_serve_on() {
+    let mut world = born(1);
+    for (kind, name) in [("ConfigMap", "dialogs-worker-1"), ("Service", "dialogs-worker-2")] {
+        world.put_stranger(kind, name);
+    }
+    world.edit(|spec| spec.workers.replicas = 4);
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    assert_eq!(condition(&world, "Ready"), "True");
+    for node in ["dialogs-worker-1", "dialogs-worker-2"] {
+        assert!(!world.objects.contains_key(&format!("StatefulSet/{node}")), "{node}");
+    }
+    assert!(world.objects.contains_key("StatefulSet/dialogs-worker-3"));
+    world.objects.remove("ConfigMap/dialogs-worker-1");
+    world.objects.remove("Service/dialogs-worker-2");
+    settle(&mut world);
+    assert_serves(&world);
+}

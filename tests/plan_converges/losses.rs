@@ -1,0 +1,207 @@
+//! What is lost, emptied, removed by hand or left behind: what the operator heals, what it only tells, what a person gives up.
+
+use super::*;
+
+#[test]
+fn a_lost_worker_is_given_up_when_a_person_names_it_and_only_once() {
+    let mut world = born(3);
+    let lost = identity(&world, Node::Worker(1));
+    for wrong in [
+        format!("worker-1/{lost}"),
+        format!("worker-2/{lost}"),
+        "worker-1".to_owned(),
+        format!("coordinator/{lost}"),
+    ] {
+        annotate(&mut world, wrong.clone());
+        settle(&mut world);
+        assert_eq!(condition(&world, "Stalled"), "True", "{wrong}");
+        assert_eq!(world.nodes.len(), 4, "{wrong}: a worker that answers is given up");
+    }
+    lose(&mut world, Node::Worker(1));
+    world.cluster.metadata.annotations = None;
+    world.reconcile(None);
+    annotate(&mut world, format!("worker-1/{lost}"));
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 4, "another worker took its place");
+    assert_ne!(identity(&world, Node::Worker(1)), lost);
+    assert_eq!(
+        world.cluster.status.as_ref().unwrap().handled[keys::FORCE_REMOVE],
+        format!("worker-1/{lost}")
+    );
+    // The same words do nothing to the next worker of that name.
+    let next = identity(&world, Node::Worker(1));
+    for _ in 0..30 {
+        world.silent.insert(Node::Worker(1), 2);
+        world.reconcile(None);
+        world.tick();
+    }
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(identity(&world, Node::Worker(1)), next);
+}
+
+#[test]
+fn a_refused_request_does_not_lie_in_wait_for_a_restart() {
+    let mut world = born(3);
+    let lives = identity(&world, Node::Worker(1));
+    annotate(&mut world, format!("worker-1/{lives}"));
+    settle(&mut world);
+    world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
+    settle(&mut world);
+    assert_eq!((identity(&world, Node::Worker(1)), world.restarts.len()), (lives, 4));
+    assert_eq!(condition(&world, "Stalled"), "True", "it is said as long as the annotation is there");
+    world.cluster.metadata.annotations = None;
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn a_lost_worker_of_which_nothing_is_left_can_be_given_up() {
+    let mut world = born(3);
+    lose(&mut world, Node::Worker(1));
+    world.objects.retain(|key, _| {
+        !key.starts_with("StatefulSet/dialogs-worker-1")
+            && !key.starts_with("PersistentVolumeClaim/dialogs-worker-1")
+    });
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    annotate(&mut world, "worker-1/none".to_owned());
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn two_lost_workers_are_given_up_together() {
+    let mut world = born(4);
+    let lost = [1, 3].map(|number| format!("worker-{number}/{}", identity(&world, Node::Worker(number))));
+    lose(&mut world, Node::Worker(1));
+    lose(&mut world, Node::Worker(3));
+    annotate(&mut world, lost[0].clone());
+    for _ in 0..30 {
+        world.reconcile(None);
+        world.tick();
+    }
+    assert_eq!(world.nodes.len(), 5, "one cannot go while the other is silent");
+    annotate(&mut world, lost.join(","));
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 5);
+}
+
+#[test]
+fn the_only_worker_is_not_given_up() {
+    let mut world = born(1);
+    let only = identity(&world, Node::Worker(0));
+    lose(&mut world, Node::Worker(0));
+    annotate(&mut world, format!("worker-0/{only}"));
+    settle(&mut world);
+    assert_eq!((condition(&world, "Stalled").as_str(), world.nodes.len()), ("True", 2));
+}
+
+#[test]
+fn states_that_citus_does_not_leave_by_itself_are_left() {
+    let mut world = born(2);
+    world.cleanup.push(CleanupRow {
+        record_id: 9,
+        group_id: 99,
+        object_type: 1,
+        object_name: "public.dialogs_102008".to_owned(),
+    });
+    world.nodes[1].metadata_synced = false;
+    world.nodes[2].active = false;
+    let claim = world.pods[&Node::Worker(0)].claim.clone();
+    let slot = Leftover { kind: LeftoverKind::Slot, name: "citus_shard_move_slot_2_10_7".to_owned() };
+    world.volumes.get_mut(&claim).unwrap().leftovers.push(slot);
+    world.edit(|spec| spec.workers.replicas = 3);
+    settle(&mut world);
+    assert_serves(&world);
+    assert!(world.cleanup.is_empty());
+    assert!(world.nodes.iter().all(|row| row.active && row.metadata_synced), "{:?}", world.nodes);
+    assert!(world.volumes[&claim].leftovers.is_empty());
+}
+
+#[test]
+fn a_worker_that_was_removed_by_hand_is_put_aside_by_a_label() {
+    let mut world = born(2);
+    let shards: Vec<i64> = world.placements.keys().copied().collect();
+    let stays = world.nodes[1].group_id;
+    let claim = world.pods[&Node::Worker(0)].claim.clone();
+    for shard in shards {
+        world.placements.insert(shard, stays);
+        world.rows.insert(shard, claim.clone());
+    }
+    world.nodes.truncate(2);
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    let claim = world.pods[&Node::Worker(1)].claim.clone();
+    let live = world.objects.get_mut(&format!("PersistentVolumeClaim/{claim}")).unwrap();
+    live.json["metadata"]["labels"][keys::DRAINED] = json!("by-hand");
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 3);
+}
+
+#[test]
+fn a_pod_whose_machine_is_gone_is_told_with_what_to_type() {
+    let mut world = born(2);
+    let said = |deleted_for: i64, world: &mut World| {
+        let mut seen = world.observe();
+        let pod = seen.pods.get_mut(&Node::Worker(1)).unwrap();
+        pod.deleting = true;
+        pod.ends_by = Some(seen.now - jiff::SignedDuration::from_secs(deleted_for));
+        seen.postgres.remove(&Node::Worker(1));
+        let desired = world.desired();
+        let decided = plan(&desired, &seen);
+        assert!(decided.steps.is_empty(), "{:?}", decided.steps);
+        let status = report::status(&desired, &seen, &decided, &Done::default());
+        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+        let state = status.nodes.iter().find(|node| node.name == "dialogs-worker-1").unwrap().state;
+        (ready.message.clone(), state)
+    };
+    let (message, state) = said(5, &mut world);
+    assert!(message.ends_with("is being deleted"), "{message}");
+    assert_eq!(state, NodeState::Restarting);
+    let (message, state) = said(120, &mut world);
+    assert!(message.contains("kubectl delete node local"), "{message}");
+    assert_eq!(state, NodeState::Unreachable);
+}
+
+#[test]
+fn an_emptied_worker_is_never_initialised_again() {
+    let mut world = born(2);
+    let claim = world.pods[&Node::Worker(1)].claim.clone();
+    lose(&mut world, Node::Worker(1));
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    assert_eq!(condition(&world, "Ready"), "False");
+    assert!(!world.volumes.contains_key(&claim));
+    let status = world.cluster.status.as_ref().unwrap();
+    assert!(status.message.as_ref().unwrap().contains("dialogs-worker-1"), "{:?}", status.message);
+}
+
+#[test]
+fn a_cluster_made_again_gets_its_volumes_its_rows_and_a_working_password_back() {
+    let mut world = born(2);
+    let identities: Vec<_> = world.volumes.values().map(|data| data.system_identifier.clone()).collect();
+    world.delete_and_make_again();
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(
+        world.volumes.values().map(|data| data.system_identifier.clone()).collect::<Vec<_>>(),
+        identities
+    );
+    assert_eq!(world.owner, Some(world.objects["Secret/dialogs-app"].uid.clone()));
+}
+
+#[test]
+fn a_cluster_made_again_without_its_coordinators_volume_initialises_nothing() {
+    let mut world = born(2);
+    world.delete_and_make_again();
+    world.objects.retain(|key, _| !key.starts_with("PersistentVolumeClaim/dialogs-coordinator"));
+    let volumes = world.volumes.len();
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    assert_eq!(world.volumes.len(), volumes);
+    assert!(world.pods.is_empty());
+}

@@ -1,0 +1,104 @@
+//! Parameters, images and starts: who is restarted, and who is not.
+
+use super::*;
+
+#[test]
+fn a_parameter_that_needs_a_restart_rolls_workers_first() {
+    let mut world = born(3);
+    world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.restarts.values().copied().collect::<Vec<_>>(), [1, 1, 1, 1]);
+}
+
+#[test]
+fn the_coordinator_is_restarted_last_also_when_it_loads_its_configuration_first() {
+    let mut world = born(2);
+    world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
+    for _ in 0..40 {
+        world.reconcile(None);
+        if let Some(pod) = world.pods.get_mut(&Node::Worker(0)) {
+            pod.file_in = 5;
+        }
+        world.tick();
+    }
+    assert!(world.restarts.is_empty(), "{:?}", world.restarts);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.restarts.len(), 3);
+}
+
+#[test]
+fn a_parameter_that_postgres_refuses_restarts_nothing_and_heals() {
+    let mut world = born(2);
+    world.edit(|spec| drop(spec.postgres.parameters.insert("work_mem".to_owned(), "garbage".to_owned())));
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    assert_eq!(condition(&world, "Ready"), "True");
+    assert!(world.restarts.is_empty());
+    world.edit(|spec| spec.postgres.parameters.clear());
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn a_parameter_that_only_a_start_shows_stops_at_the_first_worker_and_heals() {
+    let mut world = born(3);
+    world.edit(|spec| {
+        drop(spec.postgres.parameters.insert("max_connections".to_owned(), "1000000".to_owned()))
+    });
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    assert_eq!(condition(&world, "Ready"), "True");
+    assert_eq!(world.restarts.values().sum::<u32>(), 1, "{:?}", world.restarts);
+    world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn a_server_that_hangs_at_its_start_is_healed_by_the_next_spec() {
+    let mut world = born(3);
+    let connections = |spec: &mut DialogClusterSpec, number: &str| {
+        drop(spec.postgres.parameters.insert("max_connections".to_owned(), number.to_owned()));
+    };
+    world.edit(|spec| connections(spec, "2000000"));
+    for _ in 0..60 {
+        world.reconcile(None);
+        world.tick();
+    }
+    assert_eq!(world.restarts.values().sum::<u32>(), 1, "no other node follows: {:?}", world.restarts);
+    assert_eq!(condition(&world, "Ready"), "False");
+    world.edit(|spec| connections(spec, "300"));
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn a_pod_that_cannot_pull_its_image_is_made_again_when_that_may_help_and_only_then() {
+    let mut world = born(1);
+    world.edit(|spec| spec.workers.replicas = 2);
+    world.reconcile(None);
+    world.tick();
+    let mut seen = world.observe();
+    let pod = seen.pods.get_mut(&Node::Worker(1)).unwrap();
+    (pod.ready, pod.revision) = (false, Some("old".to_owned()));
+    pod.waiting =
+        Some(Waiting { reason: "ImagePullBackOff".to_owned(), message: "no credentials".to_owned() });
+    let restarted = |seen: &Snapshot| -> Vec<Node> {
+        let plan = plan(&world.desired(), seen);
+        let steps = plan.steps.into_iter();
+        steps
+            .filter_map(
+                |planned| if let Step::RestartNode { node, .. } = planned.step { Some(node) } else { None },
+            )
+            .collect()
+    };
+    let mut revision = |newest: &str| {
+        let set = seen.objects.get_mut("StatefulSet/dialogs-worker-1").unwrap();
+        set.json["status"]["updateRevision"] = newest.into();
+        restarted(&seen)
+    };
+    assert_eq!(revision("old"), [], "nothing has changed that could help");
+    assert_eq!(revision("new"), [Node::Worker(1)]);
+}

@@ -1,0 +1,158 @@
+//! Fewer workers: drained, looked at, removed; refused; turned round.
+
+use super::*;
+
+#[test]
+fn workers_are_drained_and_removed_and_the_next_of_that_name_starts_clean() {
+    let mut world = born(5);
+    let volumes = world.volumes.clone();
+    world.edit(|spec| spec.workers.replicas = 2);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.jobs_started, 1, "three workers are drained by one job");
+    assert_eq!(world.nodes.len(), 3);
+    assert_eq!(drained(&world).len(), 3);
+    assert!(!world.objects.contains_key("StatefulSet/dialogs-worker-2"));
+    world.edit(|spec| spec.workers.replicas = 5);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(drained(&world).len(), 3, "kept volumes stay beside the new ones");
+    assert_eq!(world.volumes.len(), volumes.len() + 3);
+    for (claim, data) in &volumes {
+        assert_eq!(world.volumes[claim].system_identifier, data.system_identifier, "{claim} was overwritten");
+    }
+    world.delete_and_make_again();
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn volumes_of_removed_workers_are_deleted_where_that_is_asked_for() {
+    let mut world = born(3);
+    world.edit(|spec| {
+        spec.workers.replicas = 1;
+        spec.volumes.when_scaled = VolumePolicy::Delete;
+    });
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!((drained(&world).len(), world.volumes.len()), (0, 2));
+}
+
+#[test]
+fn a_worker_that_is_wanted_again_in_the_middle_of_its_drain_gets_its_shards_back() {
+    let mut world = born(5);
+    world.edit(|spec| spec.workers.replicas = 2);
+    until(&mut world, "a drain runs", |world| moves_done(world) >= 2);
+    world.edit(|spec| spec.workers.replicas = 4);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 5);
+    assert_eq!(drained(&world).len(), 1, "only the last was removed");
+}
+
+#[test]
+fn a_scale_in_without_room_is_refused_with_its_numbers_and_changes_nothing() {
+    let mut world = born(3);
+    world.free = 110_000_000;
+    world.edit(|spec| spec.workers.replicas = 1);
+    settle(&mut world);
+    let status = world.cluster.status.clone().unwrap();
+    let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
+    assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", "ScaleInRefused"));
+    // 21 shards of 1 MB, and a quarter more; 110 MB are free, of which Citus keeps 100.
+    for number in ["20.0 MiB", "25.0 MiB", "9.5 MiB", "104.9 MiB", "953.6 MiB"] {
+        assert!(stalled.message.contains(number), "{number}: {}", stalled.message);
+    }
+    assert_eq!(condition(&world, "Ready"), "True");
+    assert!(world.nodes.iter().skip(1).all(|row| row.should_have_shards), "{:?}", world.nodes);
+    world.free = world::PLENTY;
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 2);
+}
+
+#[test]
+fn a_scale_in_with_mode_off_is_refused() {
+    let mut world = born(3);
+    world.edit(|spec| {
+        spec.workers.replicas = 2;
+        spec.rebalance.mode = RebalanceMode::Off;
+    });
+    settle(&mut world);
+    assert_eq!((condition(&world, "Stalled").as_str(), world.nodes.len()), ("True", 4));
+    world.edit(|spec| spec.rebalance.mode = RebalanceMode::Auto);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 3);
+}
+
+#[test]
+fn a_worker_is_not_removed_while_something_of_it_is_left_to_clean_up() {
+    let mut world = born(2);
+    world.held.insert(Node::Worker(1), 60);
+    world.edit(|spec| spec.workers.replicas = 1);
+    until(&mut world, "the session is named", |world| {
+        let message = world.cluster.status.as_ref().and_then(|status| status.message.clone());
+        message.is_some_and(|message| message.contains("session 7 of somebody"))
+    });
+    assert_eq!(world.nodes.len(), 3);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!((world.nodes.len(), world.cleanup.len()), (2, 0));
+}
+
+#[test]
+fn an_unreachable_worker_is_not_removed() {
+    let mut world = born(2);
+    for _ in 0..60 {
+        world.silent.insert(Node::Worker(1), 2);
+        world.edit(|spec| spec.workers.replicas = 1);
+        world.reconcile(None);
+        world.tick();
+    }
+    assert_eq!(world.nodes.len(), 3);
+    assert!(world.nodes.iter().skip(1).all(|row| row.should_have_shards));
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 2);
+}
+
+#[test]
+fn an_operator_with_another_cluster_domain_removes_nobody() {
+    let mut world = born(3);
+    world.cluster_domain = "example.internal".to_owned();
+    world.edit(|spec| spec.workers.replicas = 2);
+    settle(&mut world);
+    assert_eq!(condition(&world, "Stalled"), "True");
+    assert!(world.objects.contains_key("StatefulSet/dialogs-worker-2"));
+    assert_eq!(drained(&world).len(), 0);
+    world.cluster_domain = "cluster.local".to_owned();
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn a_volume_that_is_to_be_kept_after_all_is_kept() {
+    let mut world = born(2);
+    world.edit(|spec| {
+        spec.workers.replicas = 1;
+        spec.volumes.when_scaled = VolumePolicy::Delete;
+    });
+    until(&mut world, "removed", |world| world.nodes.len() == 2);
+    world.edit(|spec| spec.volumes.when_scaled = VolumePolicy::Retain);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(drained(&world).len(), 1);
+}
+
+#[test]
+fn a_drain_that_citus_cannot_plan_is_not_begun() {
+    let mut world = born(3);
+    world.edit(|spec| spec.workers.replicas = 2);
+    let mut seen = world.observe();
+    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    citus.plan = Some(snapshot::Seen::Unknown("strategy by_luck does not exist".to_owned()));
+    let plan = plan(&world.desired(), &seen);
+    assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    assert_eq!(plan.problems[0].reason.to_string(), "StrategyUnknown");
+}

@@ -1,0 +1,257 @@
+//! A model of Kubernetes, PostgreSQL and Citus, small enough to run a hundred thousand histories: objects, pods that
+//! start and end, servers that load configuration, a catalog, jobs that move shards. It obeys steps as the real parts
+//! would, and panics when a step does what must never happen. It plans nothing.
+
+mod obeyed;
+mod seen;
+mod time;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dialog_operator::{
+    api::{Desired, DialogCluster, DialogClusterSpec, Node, names::keys, spec::VolumePolicy},
+    observe::{
+        Snapshot,
+        snapshot::{
+            Citus, CleanupRow, ConnectionCheck, Disk, DistNode, DistTable, Group, Job, Leftover, LiveObject,
+            Move, OperatorFacts, Ownership, Pod, Postgres, RejectedConfiguration, SchemaSql, Seen, Task,
+            Waiting,
+        },
+    },
+    plan::{Plan, Step, View, invariants, plan, view::PORT, wanted},
+};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+pub const SHARDS: i64 = 32;
+/// Bytes of a shard, of a volume, and free on it when there is room.
+pub const SHARD: i64 = 1_000_000;
+pub const VOLUME: i64 = 1_000_000_000;
+pub const PLENTY: i64 = 800_000_000;
+
+/// What is on a volume.
+#[derive(Clone, Debug, Default)]
+pub struct Data {
+    pub system_identifier: String,
+    pub group_id: i32,
+    pub known_nodes: i64,
+    pub database: bool,
+    pub extension: bool,
+    pub timeouts_off: bool,
+    pub auto_conf: BTreeMap<String, String>,
+    pub last_good: Option<Config>,
+    pub leftovers: Vec<Leftover>,
+}
+
+/// What a server is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub hash: String,
+    pub boot_hash: String,
+    pub parameters: BTreeMap<String, String>,
+    pub wal_level: String,
+}
+
+/// A running pod.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub uid: String,
+    pub created_at: Timestamp,
+    pub template: String,
+    pub image: String,
+    pub claim: String,
+    /// Ticks until it is ready.
+    pub starts_in: u32,
+    pub booted: Option<Config>,
+    pub loaded: Option<Config>,
+    pub file: Option<Config>,
+    /// Ticks until the kubelet brings a changed ConfigMap.
+    pub file_in: u32,
+    pub rejected: Option<RejectedConfiguration>,
+    pub refused: Option<String>,
+    /// Its server hangs at its start, with what it was started with.
+    pub hangs: bool,
+    pub started_at: Timestamp,
+    pub hurry: Option<String>,
+}
+
+/// A rebalance job.
+#[derive(Clone, Debug)]
+pub struct ModelJob {
+    pub job: Job,
+    pub parallel: usize,
+}
+
+pub struct World {
+    pub now: Timestamp,
+    pub cluster: DialogCluster,
+    pub objects: BTreeMap<String, LiveObject>,
+    /// What the caches of the operator still show, if they lag.
+    pub stale: Option<BTreeMap<String, LiveObject>>,
+    pub volumes: BTreeMap<String, Data>,
+    pub pods: BTreeMap<Node, Running>,
+    /// Ticks for which a node's server does not answer.
+    pub silent: BTreeMap<Node, u32>,
+    /// Nodes whose start script was tampered with: they boot with another wal_level.
+    pub tampered: BTreeSet<Node>,
+    pub nodes: Vec<DistNode>,
+    pub placements: BTreeMap<i64, i32>,
+    /// On which volume claim the rows of each shard are: what must never be lost.
+    pub rows: BTreeMap<i64, String>,
+    /// pg_dist_cleanup, and how many ticks until Citus looks at it.
+    pub cleanup: Vec<CleanupRow>,
+    pub cleanup_in: u32,
+    /// Ticks for which a transaction on a node keeps what moves left there.
+    pub held: BTreeMap<Node, u32>,
+    /// Bytes free on every volume.
+    pub free: i64,
+    /// Volumes that were deleted although nobody drained them, by people: their rows are gone.
+    pub lost: BTreeSet<String>,
+    pub job: Option<ModelJob>,
+    pub failed_jobs: u32,
+    pub moves_fail: bool,
+    /// uid of the Secret whose password the role has.
+    pub owner: Option<String>,
+    pub schema: Option<String>,
+    pub trials: BTreeMap<String, Option<String>>,
+    pub next: u64,
+    pub restarts: BTreeMap<Node, u32>,
+    pub jobs_started: u32,
+    pub cluster_domain: String,
+    pub log: Vec<String>,
+}
+
+fn time() -> Timestamp {
+    "2026-01-01T00:00:00Z".parse().unwrap()
+}
+
+impl World {
+    pub fn new(spec: Value) -> Self {
+        let mut cluster =
+            DialogCluster::new("dialogs", serde_json::from_value::<DialogClusterSpec>(spec).unwrap());
+        cluster.metadata.namespace = Some("shop".to_owned());
+        cluster.metadata.uid = Some("uid-1".to_owned());
+        cluster.metadata.generation = Some(1);
+        Self {
+            now: time(),
+            cluster,
+            objects: BTreeMap::new(),
+            stale: None,
+            volumes: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            silent: BTreeMap::new(),
+            tampered: BTreeSet::new(),
+            nodes: Vec::new(),
+            placements: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            cleanup: Vec::new(),
+            cleanup_in: 0,
+            held: BTreeMap::new(),
+            free: PLENTY,
+            lost: BTreeSet::new(),
+            job: None,
+            failed_jobs: 0,
+            moves_fail: false,
+            owner: None,
+            schema: None,
+            trials: BTreeMap::new(),
+            next: 1,
+            restarts: BTreeMap::new(),
+            jobs_started: 0,
+            cluster_domain: "cluster.local".to_owned(),
+            log: Vec::new(),
+        }
+    }
+
+    pub fn desired(&self) -> Desired {
+        Desired::try_from(&self.cluster).unwrap()
+    }
+
+    pub fn edit(&mut self, change: impl FnOnce(&mut DialogClusterSpec)) {
+        change(&mut self.cluster.spec);
+        *self.cluster.metadata.generation.get_or_insert(1) += 1;
+    }
+
+    fn id(&mut self) -> String {
+        self.next += 1;
+        format!("id-{}", self.next)
+    }
+
+    fn address(node: Node) -> String {
+        format!("{}.shop.svc.cluster.local", node.object_name("dialogs"))
+    }
+
+    fn registered(&self, node: Node) -> Option<&DistNode> {
+        self.nodes.iter().find(|row| row.name == Self::address(node))
+    }
+
+    fn node_of_group(&self, group: i32) -> Node {
+        let row =
+            self.nodes.iter().find(|row| row.group_id == group).expect("a placement on a group that exists");
+        Node::from_object_name(row.name.split('.').next().unwrap(), "dialogs").unwrap()
+    }
+
+    pub fn answers(&self, node: Node) -> bool {
+        !self.silent.contains_key(&node)
+            && self.pods.get(&node).is_some_and(|pod| pod.starts_in == 0 && pod.booted.is_some())
+    }
+
+    /// Somebody else's object with one of our names.
+    pub fn put_stranger(&mut self, kind: &str, name: &str) {
+        let live = LiveObject {
+            uid: self.id(),
+            ownership: Ownership::Stranger,
+            created_at: self.now,
+            deleting: false,
+            json: json!({"metadata": {"name": name}}),
+        };
+        self.objects.insert(format!("{kind}/{name}"), live);
+    }
+
+    /// The DialogCluster is deleted, everything with an owner reference goes with it, and it is made again.
+    pub fn delete_and_make_again(&mut self) {
+        self.objects.retain(|key, _| key.starts_with("PersistentVolumeClaim/"));
+        self.pods.clear();
+        self.cluster.metadata.uid = Some(self.id());
+        self.cluster.status = None;
+    }
+
+    /// The claim that the pod of a group's node has, or would get.
+    fn claim_of_group(&self, group: i32) -> String {
+        let node = self.node_of_group(group);
+        self.pods.get(&node).expect("a pod of a member that does something").claim.clone()
+    }
+
+    fn left_behind(&mut self, shard: i64, group: i32) {
+        self.next += 1;
+        self.cleanup.push(CleanupRow {
+            record_id: self.next as i64,
+            group_id: group,
+            object_type: 1,
+            object_name: format!("public.dialogs_{shard}"),
+        });
+    }
+
+    /// Nothing is ever lost: each shard's rows are on the volume that its node mounts.
+    pub fn assert_nothing_is_lost(&self) {
+        for (shard, group) in &self.placements {
+            let (node, claim) = (self.node_of_group(*group), &self.rows[shard]);
+            if self.lost.contains(claim) {
+                continue;
+            }
+            assert!(
+                self.volumes.contains_key(claim),
+                "shard {shard} was on {claim}, which is gone\n{}",
+                self.log.join("\n")
+            );
+            if let Some(pod) = self.pods.get(&node) {
+                assert_eq!(
+                    pod.claim,
+                    *claim,
+                    "shard {shard} of {node} is on another volume\n{}",
+                    self.log.join("\n")
+                );
+            }
+        }
+    }
+}

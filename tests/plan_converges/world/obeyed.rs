@@ -1,0 +1,409 @@
+//! What the model does when the operator asks for it, and what it must never be asked for.
+
+use super::*;
+
+impl World {
+    /// One reconcile: observe, plan, check, act. The operator may be killed after any step.
+    pub fn reconcile(&mut self, killed_after: Option<usize>) -> Plan {
+        let desired = self.desired();
+        let seen = self.observe();
+        let decided = plan(&desired, &seen);
+        let view = View { desired: &desired, seen: &seen };
+        let wanted = wanted(view, &mut Plan::default());
+        invariants::check(view, &wanted, &decided)
+            .unwrap_or_else(|broken| panic!("{broken}\n{}", self.log.join("\n")));
+        let mut done = dialog_operator::act::Done::default();
+        for planned in decided.steps.iter().take(killed_after.unwrap_or(usize::MAX)) {
+            self.log.push(format!("{}: {}", planned.step.name(), planned.why));
+            let result = self.obey(&planned.step);
+            let failed = result.is_err();
+            done.steps.push(dialog_operator::act::DoneStep {
+                step: planned.step.clone(),
+                result,
+                said: None,
+            });
+            if failed {
+                break;
+            }
+        }
+        if killed_after.is_none() {
+            self.cluster.status = Some(dialog_operator::report::status(&desired, &seen, &decided, &done));
+        }
+        decided
+    }
+
+    fn fail(message: &str) -> Result<(), dialog_operator::act::Failure> {
+        Err(dialog_operator::act::Failure {
+            reason: dialog_operator::act::FailureReason::Postgres,
+            message: message.to_owned(),
+        })
+    }
+
+    fn data(&mut self, node: Node) -> Option<&mut Data> {
+        let claim = self.pods.get(&node).filter(|_| self.answers(node))?.claim.clone();
+        self.volumes.get_mut(&claim)
+    }
+
+    fn everybody_answers(&self) -> bool {
+        self.nodes.iter().all(|row| {
+            self.answers(Node::from_object_name(row.name.split('.').next().unwrap(), "dialogs").unwrap())
+        })
+    }
+
+    fn obey(&mut self, step: &Step) -> Result<(), dialog_operator::act::Failure> {
+        match step {
+            Step::Create(object) => {
+                if self.objects.contains_key(&object.key()) {
+                    return Ok(());
+                }
+                self.store(&object.key(), object.json.clone());
+            }
+            Step::Apply { object, uid } => {
+                if self.objects.get(&object.key()).is_none_or(|live| live.uid != *uid) {
+                    return Self::fail("conflict");
+                }
+                self.store(&object.key(), object.json.clone());
+            }
+            Step::CreateSecret(kind) => {
+                let name = format!("dialogs-{kind}");
+                self.store(&format!("Secret/{name}"), json!({"metadata": {"name": name}}));
+            }
+            Step::HurryConfiguration { node, value, .. } => {
+                if let Some(pod) = self.pods.get_mut(node) {
+                    pod.hurry = Some(value.clone());
+                    pod.file_in = 1;
+                }
+            }
+            Step::PrepareNode { node, .. } => {
+                let Some(data) = self.data(*node) else { return Self::fail("no answer") };
+                data.database = true;
+                data.extension = true;
+                data.timeouts_off = true;
+            }
+            Step::RecordIdentity { node, system_identifier, claim } => {
+                self.record(*node, system_identifier, claim)
+            }
+            Step::Reload { node } => {
+                if let Some(pod) = self.pods.get_mut(node) {
+                    pod.loaded.clone_from(&pod.file);
+                }
+            }
+            Step::ResetAlterSystem { node, .. } => {
+                if let Some(data) = self.data(*node) {
+                    data.auto_conf.clear();
+                }
+            }
+            Step::TryParameter { name, value, .. } => {
+                let refused = (value == "garbage")
+                    .then(|| format!("invalid value for parameter \"{name}\": \"garbage\""));
+                self.trials.insert(format!("{name}={value}"), refused);
+            }
+            Step::RestartNode { node, pod_uid, booted, .. } => return self.restart(*node, pod_uid, booted),
+            Step::SetCoordinatorHost { address } => {
+                if self.nodes.is_empty() {
+                    self.nodes.push(DistNode {
+                        node_id: 1,
+                        name: address.clone(),
+                        port: PORT,
+                        active: true,
+                        metadata_synced: true,
+                        ..DistNode::default()
+                    });
+                }
+            }
+            Step::AddNode { node, address } => return self.add(*node, address),
+            Step::CreateOwner { secret_uid, .. } => self.owner = Some(secret_uid.clone()),
+            Step::ApplySchema { hash } => {
+                assert!(self.schema.is_none(), "the schema is run once");
+                self.schema = Some(hash.clone());
+                let groups: Vec<i32> =
+                    self.nodes.iter().filter(|row| row.group_id > 0).map(|row| row.group_id).collect();
+                self.placements = (0..SHARDS)
+                    .map(|shard| (102_008 + shard, groups[shard as usize % groups.len()]))
+                    .collect();
+                let placements = self.placements.clone();
+                self.rows = placements
+                    .into_iter()
+                    .map(|(shard, group)| (shard, self.claim_of_group(group)))
+                    .collect();
+            }
+            Step::RecoverTransactions => {}
+            Step::StartRebalance { drain, .. } => self.start(*drain),
+            Step::SetShouldHaveShards { address, should, .. } => {
+                let open = self.job.as_ref().is_some_and(|model| model.job.is_open());
+                assert!(!open, "shouldhaveshards changes under a job");
+                if !self.everybody_answers() {
+                    return Self::fail("connection to the remote node failed");
+                }
+                let row = self.nodes.iter_mut().find(|row| row.name == *address);
+                row.expect("a member").should_have_shards = *should;
+            }
+            Step::CleanUp => self.clean_up(),
+            Step::Retire { node, claim, mark, reclaim } => {
+                self.retire(*node, claim.as_deref(), (mark, *reclaim))
+            }
+            Step::RemoveNode { node, .. } => return self.remove(*node),
+            Step::GiveUp { workers } => self.give_up(workers),
+            Step::ActivateNode { node, .. } => {
+                if !self.everybody_answers() {
+                    return Self::fail("connection to the remote node failed");
+                }
+                let address = Self::address(*node);
+                let row = self.nodes.iter_mut().find(|row| row.name == address).expect("a member");
+                (row.active, row.has_metadata, row.metadata_synced) = (true, true, true);
+            }
+            Step::ForgetCleanup { records } => {
+                let groups: BTreeSet<i32> = self.nodes.iter().map(|row| row.group_id).collect();
+                for row in self.cleanup.iter().filter(|row| records.contains(&row.record_id)) {
+                    assert!(!groups.contains(&row.group_id), "cleanup of a member is forgotten");
+                }
+                self.cleanup.retain(|row| !records.contains(&row.record_id));
+            }
+            Step::DropLeftovers { node, leftovers } => {
+                if let Some(data) = self.data(*node) {
+                    data.leftovers.retain(|left| !leftovers.contains(left));
+                }
+            }
+            Step::StopRebalance { job } => self.stop(*job),
+            Step::Delete { kind, name, uid } => {
+                let key = format!("{kind}/{name}");
+                if kind == "PersistentVolumeClaim" {
+                    return self.delete_volume(name, uid);
+                }
+                let node = Node::from_object_name(name, "dialogs").unwrap();
+                assert!(self.registered(node).is_none(), "{key} is deleted while pg_dist_node knows it");
+                if self.objects.get(&key).is_some_and(|live| live.uid == *uid) {
+                    self.objects.remove(&key);
+                    if kind == "StatefulSet" {
+                        self.pods.remove(&node);
+                    }
+                }
+            }
+            Step::InspectImage { .. } | Step::ForgetInspection { .. } => {
+                unreachable!("the model changes no image")
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, key: &str, mut json: Value) {
+        let generation = self.next;
+        if key.starts_with("StatefulSet/") {
+            json["metadata"]["generation"] = json!(generation);
+            json["status"] = json!({"observedGeneration": generation});
+        }
+        let before = self.objects.get(key).map(|live| (live.uid.clone(), live.created_at));
+        let (uid, created_at) = before.unwrap_or_else(|| (self.id(), self.now));
+        self.objects.insert(
+            key.to_owned(),
+            LiveObject { uid, ownership: Ownership::Ours, created_at, deleting: false, json },
+        );
+        if let Some(node) =
+            key.strip_prefix("ConfigMap/").and_then(|name| Node::from_object_name(name, "dialogs"))
+            && let Some(pod) = self.pods.get_mut(&node)
+        {
+            pod.file_in = 10;
+        }
+    }
+
+    fn record(&mut self, node: Node, identity: &str, claim: &str) {
+        for key in
+            [format!("PersistentVolumeClaim/{claim}"), format!("StatefulSet/{}", node.object_name("dialogs"))]
+        {
+            if let Some(live) = self.objects.get_mut(&key) {
+                live.json["metadata"]["annotations"][keys::SYSTEM_IDENTIFIER] = json!(identity);
+            }
+        }
+    }
+
+    fn restart(&mut self, node: Node, uid: &str, note: &str) -> Result<(), dialog_operator::act::Failure> {
+        if self.pods.get(&node).is_none_or(|pod| pod.uid != uid) {
+            return Self::fail("the pod is another one");
+        }
+        let member = node == Node::Coordinator || self.registered(node).is_some();
+        // One that never got ready is not taken down.
+        let up = self.pods[&node].booted.is_some();
+        if member && up {
+            let running =
+                self.job.iter().flat_map(|model| &model.job.tasks).any(|task| task.state == "running");
+            assert!(!running, "{node} is restarted while a move runs");
+            for row in self.nodes.clone() {
+                let other = Node::from_object_name(row.name.split('.').next().unwrap(), "dialogs").unwrap();
+                let down = self.pods.get(&other).is_none_or(|pod| pod.starts_in > 0);
+                assert!(other == node || !down, "{node} is restarted while {other} is down");
+            }
+        }
+        *self.restarts.entry(node).or_default() += 1;
+        let set = self.objects.get_mut(&format!("StatefulSet/{}", node.object_name("dialogs"))).unwrap();
+        set.json["metadata"]["annotations"][keys::BOOTED] = json!(note);
+        self.pods.remove(&node);
+        Ok(())
+    }
+
+    fn add(&mut self, node: Node, address: &str) -> Result<(), dialog_operator::act::Failure> {
+        if self.registered(node).is_some() {
+            return Ok(());
+        }
+        if !self.everybody_answers() || !self.answers(node) {
+            return Self::fail("connection to the remote node failed");
+        }
+        let id = 1 + self.nodes.iter().map(|row| row.node_id).max().unwrap_or(0);
+        let row = DistNode {
+            node_id: id,
+            group_id: id,
+            name: address.to_owned(),
+            port: PORT,
+            active: true,
+            has_metadata: true,
+            metadata_synced: true,
+            should_have_shards: true,
+        };
+        self.nodes.push(row);
+        let known = i64::try_from(self.nodes.len()).unwrap();
+        let data = self.data(node).unwrap();
+        data.group_id = id;
+        data.known_nodes = known;
+        Ok(())
+    }
+
+    fn retire(&mut self, node: Node, claim: Option<&str>, (mark, reclaim): (&str, VolumePolicy)) {
+        if let Some(row) = self.registered(node) {
+            let full = self.placements.values().any(|group| *group == row.group_id);
+            assert!(!full, "{node} is retired with shards on it");
+        }
+        if let Some(claim) = claim
+            && let Some(live) = self.objects.get_mut(&format!("PersistentVolumeClaim/{claim}"))
+            && live.label(keys::DRAINED).is_none()
+        {
+            live.json["metadata"]["labels"][keys::DRAINED] = json!(mark);
+            live.json["metadata"]["annotations"][keys::RECLAIM] = json!(reclaim.to_string());
+        }
+        if let Some(live) = self.objects.get_mut(&format!("StatefulSet/{}", node.object_name("dialogs"))) {
+            live.json["metadata"]["annotations"][keys::DRAINED] = json!(mark);
+        }
+    }
+
+    fn remove(&mut self, node: Node) -> Result<(), dialog_operator::act::Failure> {
+        let Some(row) = self.registered(node).cloned() else { return Ok(()) };
+        if !self.everybody_answers() {
+            return Self::fail("connection to the remote node failed");
+        }
+        let open = self.job.as_ref().is_some_and(|model| model.job.is_open());
+        assert!(!open, "{node} is removed under a job");
+        assert!(
+            !self.placements.values().any(|group| *group == row.group_id),
+            "{node} is removed with shards on it"
+        );
+        assert!(
+            !self.cleanup.iter().any(|left| left.group_id == row.group_id),
+            "{node} is removed before its cleanup"
+        );
+        self.nodes.retain(|other| other.node_id != row.node_id);
+        Ok(())
+    }
+
+    /// What only a person may ask for.
+    fn give_up(&mut self, workers: &[(Node, String)]) {
+        let asked = self.cluster.metadata.annotations.as_ref().and_then(|all| all.get(keys::FORCE_REMOVE));
+        let asked: BTreeSet<&str> = asked.expect("a person asked").split(',').collect();
+        let mut groups = BTreeSet::new();
+        for (node, _) in workers {
+            assert!(!self.answers(*node), "the data of {node} is given up while it answers");
+            let set = self.objects.get(&format!("StatefulSet/{}", node.object_name("dialogs")));
+            let identity = set.and_then(|set| set.annotation(keys::SYSTEM_IDENTIFIER)).unwrap_or("none");
+            assert!(
+                asked.contains(format!("{node}/{identity}").as_str()),
+                "{node} is given up, and was not named"
+            );
+            groups.extend(self.registered(*node).map(|row| row.group_id));
+        }
+        self.nodes.retain(|row| !groups.contains(&row.group_id));
+        self.cleanup.retain(|left| !groups.contains(&left.group_id));
+        let stay: Vec<i32> =
+            self.nodes.iter().filter(|row| row.group_id > 0).map(|row| row.group_id).collect();
+        assert!(!stay.is_empty(), "somebody stays");
+        let lost = self.placements.iter().filter(|(_, group)| groups.contains(group));
+        let lost: Vec<i64> = lost.map(|(shard, _)| *shard).collect();
+        for (number, shard) in lost.into_iter().enumerate() {
+            let group = stay[number % stay.len()];
+            self.placements.insert(shard, group);
+            self.rows.insert(shard, self.claim_of_group(group));
+        }
+    }
+
+    fn delete_volume(&mut self, name: &str, uid: &str) -> Result<(), dialog_operator::act::Failure> {
+        let key = format!("PersistentVolumeClaim/{name}");
+        let Some(live) = self.objects.get(&key).filter(|live| live.uid == uid) else {
+            return Self::fail("conflict");
+        };
+        assert!(live.label(keys::DRAINED).is_some(), "{name} is deleted and was not drained");
+        assert_eq!(live.annotation(keys::RECLAIM), Some("Delete"), "{name} is deleted and was to be kept");
+        assert!(!self.rows.values().any(|claim| claim == name), "{name} is deleted with rows on it");
+        self.objects.remove(&key);
+        self.volumes.remove(name);
+        Ok(())
+    }
+
+    pub fn start_by_hand(&mut self) {
+        let wal_level =
+            |pod: &Running| pod.booted.as_ref().is_some_and(|booted| booted.wal_level == "logical");
+        let fit = self.everybody_answers() && self.pods.values().all(wal_level);
+        let open = self.job.as_ref().is_some_and(|model| model.job.is_open());
+        if self.schema.is_some() && fit && !open && !self.planned(false).is_empty() {
+            self.start(false);
+        }
+    }
+
+    fn start(&mut self, drain: bool) {
+        assert!(self.job.as_ref().is_none_or(|model| !model.job.is_open()), "a second job is started");
+        for row in &self.nodes {
+            let node = Node::from_object_name(row.name.split('.').next().unwrap(), "dialogs").unwrap();
+            let wal_level = self
+                .pods
+                .get(&node)
+                .and_then(|pod| pod.booted.as_ref())
+                .map(|booted| booted.wal_level.as_str());
+            assert_eq!(wal_level, Some("logical"), "a move is started while {node} runs another wal_level");
+        }
+        let id = 1 + self.job.as_ref().map_or(0, |model| model.job.id);
+        let tasks = self
+            .planned(drain)
+            .into_iter()
+            .enumerate()
+            .map(|(number, transfer)| Task {
+                id: number as i64,
+                state: "runnable".to_owned(),
+                transfer: Some(transfer),
+                retried: 0,
+                message: None,
+            })
+            .collect();
+        let job =
+            Job { id, state: "running".to_owned(), started_at: Some(self.now), tasks, ..Job::default() };
+        self.job = Some(ModelJob { job, parallel: 4 });
+        self.jobs_started += 1;
+    }
+
+    fn stop(&mut self, id: i64) {
+        if let Some(model) = self.job.as_mut().filter(|model| model.job.id == id && model.job.is_open()) {
+            model.job.state = "cancelled".to_owned();
+            model.job.finished_at = Some(self.now);
+            self.failed_jobs += 1;
+            // A move that is cancelled leaves its half made copy on the target.
+            let mut halves = Vec::new();
+            for task in model.job.tasks.iter_mut().filter(|task| task.state != "done") {
+                if task.state == "running" {
+                    halves.extend(task.transfer.clone());
+                }
+                task.state = "cancelled".to_owned();
+            }
+            for half in halves {
+                if let Some(group) =
+                    self.nodes.iter().find(|row| row.node_id == half.to).map(|row| row.group_id)
+                {
+                    self.left_behind(half.shard, group);
+                }
+            }
+        }
+    }
+}

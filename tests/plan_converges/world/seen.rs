@@ -1,0 +1,202 @@
+//! What the operator sees of the model.
+
+use super::*;
+
+impl World {
+    pub fn observe(&mut self) -> Snapshot {
+        let objects = self.stale.take().unwrap_or_else(|| self.objects.clone());
+        let desired = self.desired();
+        let pods = self.pods.iter().map(|(node, pod)| (*node, self.seen_pod(*node, pod))).collect();
+        let postgres =
+            self.pods.keys().filter_map(|node| Some((*node, self.seen_postgres(*node)?))).collect();
+        let citus = self.seen_citus();
+        let holders =
+            self.held.keys().map(|node| (*node, vec!["session 7 of somebody".to_owned()])).collect();
+        let mut connections = Vec::new();
+        let members: Vec<Node> = self
+            .pods
+            .keys()
+            .copied()
+            .filter(|node| *node == Node::Coordinator || self.registered(*node).is_some())
+            .collect();
+        for new in desired.nodes().filter(|node| self.registered(*node).is_none() && self.answers(*node)) {
+            for member in &members {
+                for (from, to) in [(*member, new), (new, *member)] {
+                    let error =
+                        (!self.answers(from) || !self.answers(to)).then(|| "Connection refused".to_owned());
+                    connections.push(ConnectionCheck { from, to, error });
+                }
+            }
+        }
+        Snapshot {
+            now: self.now,
+            operator: OperatorFacts {
+                default_image: "postgres:dev".to_owned(),
+                cluster_domain: self.cluster_domain.clone(),
+            },
+            objects,
+            pods,
+            postgres,
+            citus,
+            connections,
+            holders,
+            trials: self.trials.clone(),
+            images: BTreeMap::new(),
+            schema_sql: Seen::Known(SchemaSql {
+                sql: "create table".to_owned(),
+                hash: "schema-1".to_owned(),
+            }),
+            status: self.cluster.status.clone().unwrap_or_default(),
+        }
+    }
+
+    fn seen_pod(&self, node: Node, pod: &Running) -> Pod {
+        let crash = pod.refused.as_ref();
+        Pod {
+            name: node.pod_name("dialogs"),
+            uid: pod.uid.clone(),
+            created_at: pod.created_at,
+            deleting: false,
+            ends_by: None,
+            machine: Some("local".to_owned()),
+            ready: pod.starts_in == 0 && crash.is_none() && !pod.hangs,
+            ready_since: Some(pod.started_at),
+            address: Some("10.0.0.1".to_owned()),
+            image: pod.image.clone(),
+            user_template: Some(pod.template.clone()),
+            hurry: pod.hurry.clone(),
+            revision: None,
+            waiting: crash
+                .map(|_| Waiting { reason: "CrashLoopBackOff".to_owned(), message: "back-off".to_owned() }),
+            last_termination: crash.map(|why| Waiting { reason: "Error".to_owned(), message: why.clone() }),
+        }
+    }
+
+    fn seen_postgres(&self, node: Node) -> Option<Seen<Postgres>> {
+        let pod = &self.pods[&node];
+        if pod.starts_in > 0 || pod.refused.is_some() || pod.hangs {
+            return None;
+        }
+        if self.silent.contains_key(&node) {
+            return Some(Seen::Unknown("timeout expired".to_owned()));
+        }
+        let (data, loaded, booted) = (&self.volumes[&pod.claim], pod.loaded.as_ref()?, pod.booted.as_ref()?);
+        let mut settings: BTreeMap<String, String> = [
+            "max_replication_slots",
+            "max_wal_senders",
+            "max_logical_replication_workers",
+            "max_worker_processes",
+        ]
+        .map(|name| (name.to_owned(), "64".to_owned()))
+        .into();
+        settings.extend(booted.parameters.clone());
+        let pending = loaded.parameters.get("max_connections") != booted.parameters.get("max_connections");
+        Some(Seen::Known(Postgres {
+            system_identifier: data.system_identifier.clone(),
+            version: "15.18".to_owned(),
+            major: 15,
+            started_at: pod.started_at,
+            wal_level: booted.wal_level.clone(),
+            config_hash: Some(loaded.hash.clone()),
+            file_config_hash: pod.file.as_ref().map(|file| file.hash.clone()),
+            boot_hash: Some(booted.boot_hash.clone()),
+            rejected: pod.rejected.clone(),
+            pending_restart: pending.then(|| "max_connections".to_owned()).into_iter().collect(),
+            settings,
+            auto_conf: data.auto_conf.clone(),
+            database: data.database,
+            extension: data.extension.then(|| "13.2-1".to_owned()),
+            available_extension: Some("13.2-1".to_owned()),
+            group_id: data.extension.then_some(data.group_id),
+            known_nodes: data.known_nodes,
+            missing_tables: 0,
+            timeouts_off: data.timeouts_off,
+            disk: Some(Disk { free: self.free, total: VOLUME }),
+            leftovers: data.leftovers.clone(),
+        }))
+    }
+
+    /// What Citus would move: away from where no shard may be, and then (but for a drain) until counts are even.
+    pub fn planned(&self, drain_only: bool) -> Vec<Move> {
+        let workers: Vec<&DistNode> = self.nodes.iter().filter(|row| row.group_id > 0).collect();
+        let mut counts: BTreeMap<i32, Vec<i64>> =
+            workers.iter().map(|row| (row.group_id, Vec::new())).collect();
+        for (shard, group) in &self.placements {
+            counts.get_mut(group).expect("a placement on a member").push(*shard);
+        }
+        let row = |group: i32| *workers.iter().find(|row| row.group_id == group).unwrap();
+        let mut moves = Vec::new();
+        loop {
+            let full = |group: &i32| row(*group).should_have_shards;
+            let least = counts.iter().filter(|(group, _)| full(group));
+            let Some(least) =
+                least.min_by_key(|(group, shards)| (shards.len(), **group)).map(|(group, _)| *group)
+            else {
+                return moves;
+            };
+            let banned = counts
+                .iter()
+                .find(|(group, shards)| !full(group) && !shards.is_empty())
+                .map(|(group, _)| *group);
+            let most =
+                counts.iter().max_by_key(|(group, shards)| (shards.len(), -**group)).map(|(group, _)| *group);
+            let from = match (banned, most) {
+                (Some(banned), _) => banned,
+                (None, Some(most)) if !drain_only && counts[&most].len() > counts[&least].len() + 1 => most,
+                _ => return moves,
+            };
+            let shard = counts.get_mut(&from).unwrap().pop().unwrap();
+            counts.get_mut(&least).unwrap().push(shard);
+            moves.push(Move {
+                shard,
+                table: "public.dialogs".to_owned(),
+                bytes: SHARD,
+                from: row(from).node_id,
+                to: row(least).node_id,
+            });
+        }
+    }
+
+    fn seen_citus(&self) -> Seen<Citus> {
+        let coordinator = Node::Coordinator;
+        if !self.answers(coordinator) {
+            return Seen::Unknown("the coordinator does not answer".to_owned());
+        }
+        if !self.volumes[&self.pods[&coordinator].claim].extension {
+            return Seen::Unknown("no extension yet".to_owned());
+        }
+        let mut groups: BTreeMap<i32, Group> = BTreeMap::new();
+        for row in &self.nodes {
+            groups.entry(row.group_id).or_default().bytes = Some(0);
+        }
+        for group in self.placements.values() {
+            let group = groups.entry(*group).or_default();
+            group.shards += 1;
+            group.bytes = Some(group.shards * SHARD);
+        }
+        let job = self.job.as_ref().map(|model| model.job.clone());
+        let open = job.as_ref().is_some_and(Job::is_open);
+        Seen::Known(Citus {
+            nodes: self.nodes.clone(),
+            groups,
+            tables: self
+                .schema
+                .iter()
+                .map(|_| DistTable {
+                    name: "public.dialogs".to_owned(),
+                    distributed: true,
+                    replica_identity: true,
+                    colocation_id: 1,
+                })
+                .collect(),
+            job,
+            failed_jobs: self.failed_jobs,
+            cleanup: self.cleanup.clone(),
+            plan: (!open).then(|| Seen::Known(self.planned(false))),
+            parallel_colocated: true,
+            owner_exists: self.owner.is_some(),
+            owner_secret: self.owner.clone(),
+            schema_hash: self.schema.clone(),
+        })
+    }
+}
