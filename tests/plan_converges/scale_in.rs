@@ -80,6 +80,10 @@ fn a_scale_in_with_mode_off_is_refused() {
     });
     settle(&mut world);
     assert_eq!((condition(&world, "Stalled").as_str(), world.nodes.len()), ("True", 4));
+    assert!(
+        world.nodes.iter().filter(|row| row.group_id > 0).all(|row| row.should_have_shards),
+        "nothing is begun"
+    );
     world.edit(|spec| spec.rebalance.mode = RebalanceMode::Auto);
     settle(&mut world);
     assert_serves(&world);
