@@ -287,9 +287,13 @@ fn the_number_of_a_killed_server_may_be_somebody_elses() {
     node.wait_for_end();
     // In a container, numbers begin at 1 again.
     let mut somebody = as_server_user("sleep").arg("120").spawn().unwrap();
-    let lock = node.read("volume/pgdata/postmaster.pid");
-    let (_, rest) = lock.split_once('\n').unwrap();
-    fs::write(node.path("volume/pgdata/postmaster.pid"), format!("{}\n{rest}", somebody.id())).unwrap();
+    // One of the data, one of the socket; the volume of the sockets outlives the container as well.
+    let socket_lock = format!("run/.s.PGSQL.{}.lock", node.port);
+    for path in ["volume/pgdata/postmaster.pid", &socket_lock] {
+        let lock = node.read(path);
+        let (_, rest) = lock.split_once('\n').unwrap();
+        fs::write(node.path(path), format!("{}\n{rest}", somebody.id())).unwrap();
+    }
     node.configure(&parameters([("work_mem", "9MB")]), Initialise::Forbidden);
     node.start();
     node.until_ready();

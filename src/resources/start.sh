@@ -241,19 +241,22 @@ is_ready() {
     read_pid_file && [ "$pid" = "$server" ] && [ "$state" = ready ] && [ "$pid_file" != "$stale" ]
 }
 
-# The lock file of a server that was killed names its process in the container's last life. That number may be another
-# process's now, such as the reader's of the log, and the server would refuse to start. The number of its parent it does
-# not mind, and it still looks whether the old one's shared memory is in use.
-disown_lock() {
-    if ! read_pid_file || [ "$pid" = "$$" ]; then return; fi
-    process=
-    { read -r process <"/proc/$pid/comm"; } 2>/dev/null
-    if [ "$process" = postgres ]; then return; fi
-    lock=$pgdata/postmaster.pid
-    if ! { printf '%s\n' "$$" && sed 1d "$lock"; } >"$lock.new" || ! mv "$lock.new" "$lock"; then
-        rm -f "$lock.new"
-        say "cannot write $lock"
-    fi
+# The lock files of a server that was killed, of its data and of its socket, name its process in the container's last
+# life. That number may be another process's now, such as the reader's of the log, and the server would refuse to start.
+# The number of its parent it does not mind, and it still looks whether the old one's shared memory is in use.
+disown_locks() {
+    for lock in "$pgdata/postmaster.pid" "$run/.s.PGSQL.$port.lock"; do
+        pid=
+        process=
+        { read -r pid <"$lock"; } 2>/dev/null
+        if [ -z "$pid" ] || [ "$pid" = "$$" ]; then continue; fi
+        { read -r process <"/proc/$pid/comm"; } 2>/dev/null
+        if [ "$process" = postgres ]; then continue; fi
+        if ! { printf '%s\n' "$$" && sed 1d "$lock"; } >"$lock.new" || ! mv "$lock.new" "$lock"; then
+            rm -f "$lock.new"
+            say "cannot write $lock"
+        fi
+    done
 }
 
 # Runs the server with the configuration in a directory (and more arguments) until it ends. Sets 'status', and
@@ -265,7 +268,7 @@ run_server() {
     rm -f "$ready_mark" "$words" "$pipe"
     true >"$words" || die "cannot write $words"
     mkfifo "$pipe" || die "cannot make $pipe"
-    disown_lock
+    disown_locks
     read_pid_file
     stale=$pid_file
     pass_log_on <"$pipe" &
