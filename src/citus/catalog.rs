@@ -14,6 +14,9 @@ use super::{
 };
 use crate::observe::snapshot::{Citus, CleanupRow, DistNode, DistTable, Group, Job, Move, Seen, Task};
 
+/// The longest message of a task that is kept, in characters.
+const MESSAGE: usize = 4000;
+
 /// What is to be seen of the catalog.
 #[derive(Clone, Copy, Debug)]
 pub struct CatalogQuestion<'a> {
@@ -92,7 +95,7 @@ SELECT json_build_object(
       'startedAt', started_at, 'finishedAt', finished_at) FROM job),
   'tasks', (SELECT coalesce(json_agg(json_build_object('id', task_id, 'state', status, 'command', command,
       'table', (SELECT logicalrelid::text FROM pg_dist_shard s WHERE s.shardid = task.shardid),
-      'retried', coalesce(retry_count, 0), 'message', nullif(rtrim(left(message, 4000), E'\\n '), ''))
+      'retried', coalesce(retry_count, 0), 'message', message)
       ORDER BY task_id), '[]') FROM task),
   'failedJobs', (SELECT count(*) FROM pg_dist_background_job WHERE job_type = 'rebalance'
       AND state IN ('failed', 'cancelled') AND job_id > coalesce((SELECT max(job_id) FROM pg_dist_background_job
@@ -299,6 +302,14 @@ fn assemble(
     }
 }
 
+/// A task's message as people may read it, and no more of it than that. It is cut here and not by the server, which
+/// refuses to cut a text that is no UTF-8.
+fn shown(message: &str) -> Option<String> {
+    let cut: String = message.chars().take(MESSAGE).collect();
+    let text = cut.trim_end();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
 /// What turns the texts of tasks and plans into moves.
 struct Names<'a> {
     nodes: &'a [DistNode],
@@ -329,7 +340,7 @@ impl Names<'_> {
             transfer: task::parse(&task.command)
                 .and_then(|command| self.transfer(command.shard, table, &command.from, &command.to)),
             retried: task.retried,
-            message: task.message,
+            message: task.message.as_deref().and_then(shown),
         }
     }
 

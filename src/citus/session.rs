@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_postgres::{
     AsyncMessage, CancelToken, Client, Connection, NoTls, Row,
-    types::{ToSql, Type},
+    types::{FromSql, ToSql, Type},
 };
 
 use super::{
@@ -211,10 +211,11 @@ impl Call<'_> {
         }
     }
 
-    /// The only column of a row, a JSON value.
+    /// The only column of a row, a JSON value. What is no UTF-8 in it is replaced: Citus may store such a message of a
+    /// task, and one message must not hide everything else.
     pub(super) fn json<T: DeserializeOwned>(&self, row: &Row) -> Result<T, SqlError> {
-        let value: serde_json::Value = row.try_get(0).map_err(|error| self.misunderstood(&error))?;
-        serde_json::from_value(value).map_err(|error| self.misunderstood(&error))
+        let Json(value) = row.try_get(0).map_err(|error| self.misunderstood(&error))?;
+        serde_json::from_str(&String::from_utf8_lossy(value)).map_err(|error| self.misunderstood(&error))
     }
 
     /// The deadline of the call, in seconds from its beginning.
@@ -242,6 +243,19 @@ impl Call<'_> {
             doing: self.doing,
             seconds: self.seconds,
         }
+    }
+}
+
+/// The text of a `json` value as it came, of whatever bytes.
+struct Json<'a>(&'a [u8]);
+
+impl<'a> FromSql<'a> for Json<'a> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(raw))
+    }
+
+    fn accepts(asked: &Type) -> bool {
+        *asked == Type::JSON
     }
 }
 

@@ -84,6 +84,7 @@ async fn shards_move_out_and_in() {
     a_table_without_a_key_is_refused(&cluster, &session).await;
     a_plan_is_citus_own(&session, added).await;
     a_job_is_watched_and_stopped(&session).await;
+    a_message_of_any_bytes_is_read(&cluster, &session).await;
     it_evens_out(&cluster, &session).await;
     a_node_is_drained(&cluster, &session).await;
 }
@@ -154,6 +155,18 @@ async fn a_job_is_watched_and_stopped(session: &Session) {
     job(session, "the job is cancelled", |job| job.state == "cancelled").await;
     assert!(!commands::stop_rebalance(session, id).await.unwrap(), "there is nothing left to stop");
     assert_eq!(catalog(session).await.failed_jobs, 1);
+}
+
+/// The trap: Citus keeps what a task says in a buffer of bytes, and stores what is there when the task is ended. The
+/// last character here is cut in its middle.
+async fn a_message_of_any_bytes_is_read(cluster: &Cluster, session: &Session) {
+    let last = "UPDATE pg_dist_background_task SET message = '\\x4552524f523a20ff207865e2820a'::bytea::text
+        WHERE task_id = (SELECT max(task_id) FROM pg_dist_background_task)";
+    let store = ["CREATE CAST (bytea AS text) WITHOUT FUNCTION", last, "DROP CAST (bytea AS text)"];
+    cluster.coordinator.sql(&store).await.unwrap();
+    let job = catalog(session).await.job.expect("the job");
+    let said = job.tasks.last().and_then(|task| task.message.as_deref());
+    assert_eq!(said, Some("ERROR: \u{fffd} xe\u{fffd}"));
 }
 
 async fn it_evens_out(cluster: &Cluster, session: &Session) {
