@@ -91,7 +91,6 @@ fn born(workers: i32) -> World {
     world
 }
 
-/// Volume claims that were drained: name, and what becomes of them.
 /// Two workers, all shards on the first, and a rebalance that may begin now.
 fn uneven(parameters: &[(&str, &str)]) -> World {
     let mut world = World::new(json!({"workers": {"replicas": 1}, "rebalance": {"mode": "Off"}}));
@@ -118,6 +117,7 @@ fn with_server(seen: &Snapshot, node: Node, change: impl FnOnce(&mut snapshot::P
     seen
 }
 
+/// Volume claims that were drained: name, and what becomes of them.
 fn drained(world: &World) -> Vec<(String, String)> {
     world
         .objects

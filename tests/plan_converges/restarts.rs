@@ -12,6 +12,26 @@ fn a_parameter_that_needs_a_restart_rolls_workers_first() {
 }
 
 #[test]
+fn no_node_is_restarted_while_moves_run() {
+    let mut world = uneven(&[]);
+    until(&mut world, "the first move is done", |world| moves_done(world) > 0);
+    world.job.as_mut().unwrap().parallel = 1;
+    let before = world.restarts.clone();
+    world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
+    let mut waited = false;
+    while world.job.as_ref().is_some_and(|model| model.job.is_open()) {
+        let plan = world.reconcile(None);
+        waited |= plan.holds.iter().any(|hold| matches!(hold, Hold::RestartWaitsForMoves { .. }));
+        assert_eq!(world.restarts, before, "{:?}", plan.steps);
+        world.tick();
+    }
+    assert!(waited, "the moves were done before a restart was due");
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.restarts.values().sum::<u32>(), before.values().sum::<u32>() + 3);
+}
+
+#[test]
 fn the_coordinator_is_restarted_last_also_when_it_loads_its_configuration_first() {
     let mut world = born(2);
     world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
