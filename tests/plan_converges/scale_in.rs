@@ -122,6 +122,25 @@ fn an_unreachable_worker_is_not_removed() {
 }
 
 #[test]
+fn nobody_is_removed_while_another_member_is_silent() {
+    let mut world = born(3);
+    world.edit(|spec| spec.workers.replicas = 2);
+    until(&mut world, "the drain is done", |world| {
+        let job = world.job.as_ref().map(|model| &model.job);
+        job.is_some_and(|job| job.id > 0 && !job.is_open()) && !world.nodes[3].should_have_shards
+    });
+    for _ in 0..60 {
+        world.silent.insert(Node::Worker(0), 2);
+        world.reconcile(None);
+        world.tick();
+        assert_eq!(world.nodes.len(), 4);
+    }
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 3);
+}
+
+#[test]
 fn an_operator_with_another_cluster_domain_removes_nobody() {
     let mut world = born(3);
     world.cluster_domain = "example.internal".to_owned();
