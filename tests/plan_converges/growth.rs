@@ -56,6 +56,24 @@ fn no_move_starts_under_a_wrong_wal_level_that_no_restart_may_repair_now() {
 }
 
 #[test]
+fn no_move_starts_during_a_rolling_restart() {
+    let mut world = uneven(&[]);
+    world.edit(|spec| {
+        spec.rebalance.mode = RebalanceMode::Off;
+        drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned()));
+    });
+    until(&mut world, "the first is restarted", |world| world.restarts.len() == 1);
+    world.edit(|spec| spec.rebalance.mode = RebalanceMode::Auto);
+    until(&mut world, "the last is restarted", |world| {
+        assert_eq!(world.jobs_started, 0, "{:?}", world.restarts);
+        world.restarts.len() == 3
+    });
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.jobs_started, 1);
+}
+
+#[test]
 fn no_move_starts_without_slots_senders_and_workers_for_it() {
     let mut world = uneven(&[]);
     let seen = world.observe();
@@ -100,6 +118,22 @@ fn no_worker_is_registered_before_it_is_reached_both_ways() {
     }
     seen.connections.clear();
     assert!(!does(&world, &seen, "AddNode"), "it was not tried yet");
+}
+
+#[test]
+fn no_worker_is_registered_that_might_be_initialised_once_more() {
+    let mut world = born(1);
+    world.edit(|spec| spec.workers.replicas = 2);
+    let mut seen = world.observe();
+    while !does(&world, &seen, "AddNode") {
+        world.reconcile(None);
+        world.tick();
+        seen = world.observe();
+    }
+    let map = seen.objects.get_mut("ConfigMap/dialogs-worker-1").unwrap();
+    map.json["data"]["initialise"] = "allowed".into();
+    assert!(dialog_operator::resources::may_initialise(&map.json));
+    assert!(!does(&world, &seen, "AddNode"));
 }
 
 #[test]

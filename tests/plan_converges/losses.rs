@@ -168,6 +168,62 @@ fn a_pod_whose_machine_is_gone_is_told_with_what_to_type() {
 }
 
 #[test]
+fn a_server_that_is_not_the_recorded_one_gets_nothing_and_is_asked_for_nothing() {
+    let mut world = born(2);
+    let claim = world.pods[&Node::Worker(1)].claim.clone();
+    let other = |world: &mut World, identity: &str| {
+        let data = world.volumes.get_mut(&claim).unwrap();
+        std::mem::replace(&mut data.system_identifier, identity.to_owned())
+    };
+    let before = other(&mut world, "7000000000000000099");
+    world.edit(|spec| spec.workers.replicas = 3);
+    for _ in 0..60 {
+        world.reconcile(None);
+        world.tick();
+    }
+    let status = world.cluster.status.clone().unwrap();
+    let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
+    assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", "ForeignServer"));
+    assert!(stalled.message.contains(&before) && stalled.message.contains("7000000000000000099"));
+    assert_eq!((world.nodes.len(), world.jobs_started), (3, 0), "nobody is registered, nothing moves");
+    other(&mut world, &before);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 4);
+}
+
+#[test]
+fn an_emptied_coordinator_registers_nobody() {
+    let mut world = born(2);
+    world.edit(|spec| spec.workers.replicas = 3);
+    let mut seen = world.observe();
+    while !does(&world, &seen, "AddNode") {
+        world.reconcile(None);
+        world.tick();
+        seen = world.observe();
+    }
+    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    citus.nodes.retain(|row| row.group_id == 0);
+    assert!(!does(&world, &seen, "AddNode"), "worker-0 and worker-1 hold the last copies of the catalog");
+    let problems = plan(&world.desired(), &seen).problems;
+    assert_eq!(problems[0].reason.to_string(), "CoordinatorEmptied", "{problems:?}");
+    for worker in [Node::Worker(0), Node::Worker(1)] {
+        seen.postgres.insert(worker, snapshot::Seen::Unknown("no answer".to_owned()));
+    }
+    assert!(!does(&world, &seen, "AddNode"), "whether they do is not known");
+}
+
+#[test]
+fn a_worker_that_lacks_tables_is_not_activated() {
+    let mut world = born(2);
+    world.nodes[2].active = false;
+    let seen = world.observe();
+    assert!(does(&world, &seen, "ActivateNode"));
+    let seen = with_server(&seen, Node::Worker(1), |postgres| postgres.missing_tables = 3);
+    assert!(!does(&world, &seen, "ActivateNode"), "that would wipe the trace of the loss");
+}
+
+#[test]
 fn an_emptied_worker_is_never_initialised_again() {
     let mut world = born(2);
     let claim = world.pods[&Node::Worker(1)].claim.clone();

@@ -20,7 +20,7 @@ use dialog_operator::{
         status::NodeState,
     },
     observe::snapshot::{self, CleanupRow, Leftover, LeftoverKind, Snapshot, Waiting},
-    plan::{Hold, Plan, Step, plan},
+    plan::{Hold, Plan, Planned, Step, plan},
     report,
 };
 use proptest::prelude::*;

@@ -49,6 +49,25 @@ fn the_coordinator_is_restarted_last_also_when_it_loads_its_configuration_first(
 }
 
 #[test]
+fn the_kubelet_is_asked_to_hurry_and_given_time() {
+    let mut world = born(1);
+    world.edit(|spec| drop(spec.postgres.parameters.insert("work_mem".to_owned(), "8MB".to_owned())));
+    let mut asked = Vec::new();
+    for second in 0..15 {
+        let plan = world.reconcile(None);
+        if plan.steps.iter().any(|planned| planned.step.name() == "HurryConfiguration") {
+            asked.push(second);
+        }
+        // It takes its time all the same.
+        world.pods.values_mut().for_each(|pod| pod.file_in = 5);
+        world.tick();
+    }
+    assert!(asked.len() > 2 && asked.windows(2).all(|pair| pair[1] - pair[0] >= 3), "{asked:?}");
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
 fn a_parameter_that_postgres_refuses_restarts_nothing_and_heals() {
     let mut world = born(2);
     world.edit(|spec| drop(spec.postgres.parameters.insert("work_mem".to_owned(), "garbage".to_owned())));

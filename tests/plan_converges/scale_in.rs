@@ -169,6 +169,41 @@ fn a_volume_that_is_to_be_kept_after_all_is_kept() {
 }
 
 #[test]
+fn a_volume_that_was_to_be_kept_outlives_a_later_policy() {
+    let mut world = born(2);
+    world.edit(|spec| spec.workers.replicas = 1);
+    settle(&mut world);
+    world.edit(|spec| spec.volumes.when_scaled = VolumePolicy::Delete);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!((drained(&world).len(), world.volumes.len()), (1, 3));
+}
+
+#[test]
+fn a_worker_that_is_wanted_again_when_it_is_retired_goes_and_comes_back_clean() {
+    let mut world = born(3);
+    let before = identity(&world, Node::Worker(2));
+    world.edit(|spec| spec.workers.replicas = 2);
+    // The operator is killed when it has marked the worker and before it has removed it.
+    let retired = |steps: &[Planned]| steps.iter().position(|planned| planned.step.name() == "Retire");
+    loop {
+        let seen = world.observe();
+        if let Some(at) = retired(&plan(&world.desired(), &seen).steps) {
+            world.reconcile(Some(at + 1));
+            break;
+        }
+        world.reconcile(None);
+        world.tick();
+    }
+    assert_eq!((drained(&world).len(), world.nodes.len()), (1, 4), "marked, and registered still");
+    world.edit(|spec| spec.workers.replicas = 3);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!((drained(&world).len(), world.volumes.len()), (1, 5));
+    assert_ne!(identity(&world, Node::Worker(2)), before);
+}
+
+#[test]
 fn a_drain_that_citus_cannot_plan_is_not_begun() {
     let mut world = born(3);
     world.edit(|spec| spec.workers.replicas = 2);
