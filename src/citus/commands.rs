@@ -125,13 +125,17 @@ pub(super) async fn begin<'a>(
     statement: Duration,
 ) -> Result<Transaction<'a>, SqlError> {
     let transaction = call.wait(client.transaction()).await?;
-    let limits = format!(
+    call.wait(transaction.batch_execute(&limits(lock, statement))).await?;
+    Ok(transaction)
+}
+
+/// The server-side timeouts of one transaction.
+pub(super) fn limits(lock: Duration, statement: Duration) -> String {
+    format!(
         "SET LOCAL lock_timeout = '{}ms'; SET LOCAL statement_timeout = '{}ms'",
         lock.as_millis(),
         statement.as_millis()
-    );
-    call.wait(transaction.batch_execute(&limits)).await?;
-    Ok(transaction)
+    )
 }
 
 /// For transactions in which roles are made, here or (Citus passes SET LOCAL on first) on workers: no log shows the

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_postgres::{Row, Transaction, types::Type};
 
 use super::{
-    commands::{QUIET, begin},
+    commands::{QUIET, begin, limits},
     error::{Refusal, SqlError},
     session::{CLUSTER_WRITE, Call, Parameter, Session},
 };
@@ -105,7 +105,8 @@ async fn refuse_while_cleanup_is_pending(
 /// How long a membership call waits for somebody else's open transaction.
 const LOCK: Duration = Duration::from_secs(15);
 
-/// A call that changes pg_dist_node on every node.
+/// A call that changes pg_dist_node on every node. Its commit is sent along with it: no operator that is killed or
+/// stopped before the answer keeps Citus' locks, or leaves the coordinator without what a worker has.
 async fn membership(
     session: &Session,
     doing: &'static str,
@@ -113,13 +114,21 @@ async fn membership(
     address: &str,
     port: u16,
 ) -> Result<Row, SqlError> {
-    let (mut client, call) = session.call(doing, CLUSTER_WRITE).await?;
-    let transaction = begin(&mut client, &call, LOCK, CLUSTER_WRITE).await?;
+    let (client, call) = session.call(doing, CLUSTER_WRITE).await?;
     // A new node is given the roles that there are.
-    call.wait(transaction.batch_execute(QUIET)).await?;
+    let begin = format!("BEGIN; {}; {QUIET}", limits(LOCK, CLUSTER_WRITE));
+    if let Err(error) = call.wait(client.batch_execute(&begin)).await {
+        drop(call.wait(client.batch_execute("ROLLBACK")).await);
+        return Err(error);
+    }
     let port = i32::from(port);
     let parameters: &[Parameter<'_>] = &[(&address, Type::TEXT), (&port, Type::INT4)];
-    let row = call.wait(transaction.query_typed_one(statement, parameters)).await?;
-    call.wait(transaction.commit()).await?;
+    let (row, ended) = tokio::join!(
+        call.wait(client.query_typed_one(statement, parameters)),
+        call.wait(client.batch_execute("COMMIT"))
+    );
+    // After an error the server takes COMMIT for ROLLBACK.
+    let row = row?;
+    ended?;
     Ok(row)
 }

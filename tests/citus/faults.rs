@@ -282,6 +282,41 @@ async fn a_call_that_nobody_waits_for_is_ended(server: &Server) {
     .await;
 }
 
+/// A registration writes on two servers. Whoever asked for it may be killed, or stopped with Citus' locks in its hands,
+/// at any moment: the commit must not depend on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_is_killed_in_a_registration_leaves_no_half_of_it() {
+    let cluster = Cluster::start(2, 1, "").await;
+    let (added, target) = (&cluster.workers[1], cluster.coordinator.target(DATABASE));
+    let port = added.port;
+    let holder = cluster.coordinator.client("postgres").await.unwrap();
+    holder.simple_query("BEGIN; LOCK pg_dist_node IN EXCLUSIVE MODE").await.unwrap();
+
+    let operator = tokio::runtime::Runtime::new().unwrap();
+    operator.spawn(async move {
+        let session = target.connect(&Tls::Off).await.unwrap();
+        commands::add_node(&session, "127.0.0.1", port).await
+    });
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    eventually("the call waits for its lock", Duration::from_secs(30), async || {
+        let rows = run_statements(&holder, &[waits]).await.unwrap();
+        if rows == ["0"] { Err(rows) } else { Ok(()) }
+    })
+    .await;
+    let killed = tokio::task::spawn_blocking(move || operator.shutdown_timeout(Duration::from_secs(10)));
+    killed.await.unwrap();
+    holder.simple_query("COMMIT").await.unwrap();
+
+    let group = format!("SELECT coalesce(max(groupid), 0) FROM pg_dist_node WHERE nodeport = {port}");
+    eventually("both servers know of it", Duration::from_secs(30), async || {
+        let on_coordinator = cluster.coordinator.value(&group).await;
+        let on_worker = added.value("SELECT groupid FROM pg_dist_local_group").await;
+        let both = on_coordinator != "0" && on_coordinator == on_worker;
+        if both { Ok(()) } else { Err((on_coordinator, on_worker)) }
+    })
+    .await;
+}
+
 fn key(pod_uid: &str) -> SessionKey {
     let cluster = ClusterId { namespace: "a".to_owned(), name: "shop".to_owned(), uid: "u".to_owned() };
     SessionKey { cluster, node: Node::Coordinator, pod_uid: pod_uid.to_owned() }
