@@ -121,6 +121,32 @@ fn no_worker_is_registered_before_it_is_reached_both_ways() {
 }
 
 #[test]
+fn after_a_job_that_failed_there_is_a_pause() {
+    let mut world = uneven(&[]);
+    let mut seen = world.observe();
+    while !does(&world, &seen, "StartRebalance") {
+        world.reconcile(None);
+        world.tick();
+        seen = world.observe();
+    }
+    let now = seen.now;
+    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    citus.failed_jobs = 1;
+    citus.job = Some(snapshot::Job {
+        id: 1,
+        state: "failed".to_owned(),
+        description: "Rebalance all colocation groups".to_owned(),
+        started_at: Some(now),
+        finished_at: Some(now),
+        tasks: Vec::new(),
+    });
+    assert!(!does(&world, &seen, "StartRebalance"));
+    let seconds = pause(&plan(&world.desired(), &seen)).expect("a pause that is told");
+    seen.now += jiff::SignedDuration::from_secs(seconds);
+    assert!(does(&world, &seen, "StartRebalance"), "after {seconds} s");
+}
+
+#[test]
 fn no_worker_is_registered_that_might_be_initialised_once_more() {
     let mut world = born(1);
     world.edit(|spec| spec.workers.replicas = 2);

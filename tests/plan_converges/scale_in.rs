@@ -155,6 +155,22 @@ fn an_operator_with_another_cluster_domain_removes_nobody() {
 }
 
 #[test]
+fn the_catalog_of_another_coordinator_proves_nothing() {
+    let mut world = born(3);
+    world.edit(|spec| spec.workers.replicas = 2);
+    let mut seen = world.observe();
+    while !does(&world, &seen, "Delete") {
+        world.reconcile(None);
+        world.tick();
+        seen = world.observe();
+    }
+    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    assert!(citus.nodes.iter().all(|row| !row.name.starts_with("dialogs-worker-2.")), "{:?}", citus.nodes);
+    citus.nodes[0].name = "dialogs-coordinator.elsewhere.svc.cluster.local".to_owned();
+    assert!(!does(&world, &seen, "Delete"), "that the other one does not know worker-2 says nothing");
+}
+
+#[test]
 fn a_volume_that_is_to_be_kept_after_all_is_kept() {
     let mut world = born(2);
     world.edit(|spec| {
