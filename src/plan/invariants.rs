@@ -256,7 +256,8 @@ fn drops_unknown(view: View, node: Node, leftovers: &[Leftover]) -> Result<(), B
     }
 }
 
-/// A StatefulSet on a drained volume: only to let a member that is on its way out answer once more.
+/// A StatefulSet on a drained volume: only to let a member that is on its way out answer once more. One that is there
+/// and mounts it already brings nothing back, whatever else of it changes.
 fn mounts_undrained(view: View, kind: &str, name: &str, json: &serde_json::Value) -> Result<(), Broken> {
     let Some(node) =
         Node::from_object_name(name, &view.desired.cluster.name).filter(|_| kind == "StatefulSet")
@@ -267,7 +268,9 @@ fn mounts_undrained(view: View, kind: &str, name: &str, json: &serde_json::Value
     let claims = volumes.into_iter().flatten().filter_map(|volume| {
         volume.pointer("/persistentVolumeClaim/claimName").and_then(serde_json::Value::as_str)
     });
+    let mounted = view.stateful_set(node).and_then(|_| view.claim(node));
     let mut drained = claims
+        .filter(|claim| mounted != Some(*claim))
         .filter_map(|claim| view.own("PersistentVolumeClaim", claim))
         .filter(|claim| claim.label(keys::DRAINED).is_some());
     if drained.next().is_some() && view.registration(node).is_none() {

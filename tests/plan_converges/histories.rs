@@ -10,6 +10,8 @@ enum Happening {
     MaxConnections(u32),
     Garbage,
     ClearParameters,
+    /// CPU of the workers, which is a change of their template.
+    Cpu(u32),
     Pause(bool),
     Parallel(i32),
     KillPod(u16),
@@ -39,6 +41,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => prop_oneof![Just(200_u32), Just(300), Just(1_000_000)].prop_map(MaxConnections),
         1 => Just(Garbage),
         1 => Just(ClearParameters),
+        1 => (1..3_u32).prop_map(Cpu),
         1 => any::<bool>().prop_map(Pause),
         1 => (1..8_i32).prop_map(Parallel),
         2 => (0..6_u16).prop_map(KillPod),
@@ -77,6 +80,10 @@ fn happen(world: &mut World, what: &Happening) {
         Happening::Garbage => world
             .edit(|spec| drop(spec.postgres.parameters.insert("work_mem".to_owned(), "garbage".to_owned()))),
         Happening::ClearParameters => world.edit(|spec| spec.postgres.parameters.clear()),
+        Happening::Cpu(cpu) => world.edit(|spec| {
+            let requests = [("cpu".to_owned(), Quantity(cpu.to_string()))].into();
+            spec.workers.template.resources.requests = Some(requests);
+        }),
         Happening::Pause(paused) => world.edit(|spec| spec.paused = paused),
         Happening::Parallel(moves) => world.edit(|spec| spec.rebalance.max_parallel_moves = moves),
         Happening::KillPod(number) => drop(world.pods.remove(&node(number))),

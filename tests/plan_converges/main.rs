@@ -23,6 +23,7 @@ use dialog_operator::{
     plan::{Hold, Plan, Planned, Step, plan},
     report,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proptest::prelude::*;
 use serde_json::json;
 use world::World;

@@ -211,6 +211,12 @@ impl World {
     /// The DialogCluster is deleted, everything with an owner reference goes with it, and it is made again.
     pub fn delete_and_make_again(&mut self) {
         self.objects.retain(|key, _| key.starts_with("PersistentVolumeClaim/"));
+        // A cache that lags shows the others still, and whose they were.
+        for (key, live) in self.stale.iter_mut().flatten() {
+            if !key.starts_with("PersistentVolumeClaim/") {
+                live.ownership = Ownership::Former;
+            }
+        }
         self.pods.clear();
         self.cluster.metadata.uid = Some(self.id());
         self.cluster.status = None;
