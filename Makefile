@@ -21,7 +21,7 @@ bench: ## how much sooner a cluster is even with the operator's settings; four m
 	infrastructure/prerequisites.sh
 	$(CARGO) run --locked --release --example bench
 
-model: ## many random histories of the planner against its model: PROPTEST_CASES=100000 for a night
+model: ## many random histories of the planner against its model: PROPTEST_CASES=50000 for a night, in each of its two halves
 	PROPTEST_CASES=$${PROPTEST_CASES:-5000} $(CARGO) test --locked --release --test plan_converges
 
 guards: ## take each guard of the planner away, one after another: a test must fail (about a minute each)
