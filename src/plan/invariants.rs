@@ -91,10 +91,17 @@ fn starts_fit(view: View, wanted: &Wanted, plan: &Plan, position: usize) -> Resu
 
 fn restarts_alone(view: View, node: Node, cause: RestartCause) -> Result<(), Broken> {
     let member = view.may_be_member(node);
+    // Not by `View::loses_volume`: the two are to differ when one of them is wrong.
+    let claim = view.claim(node).and_then(|claim| view.object("PersistentVolumeClaim", claim));
+    if view.identity(node).is_some() && claim.is_none_or(|claim| claim.deleting) {
+        return Err(broken(8, "a claim that goes with its pod keeps its pod", format!("{node} ({cause})")));
+    }
     if member && view.move_runs() {
         return Err(broken(2, "no node restarts while a move runs", format!("{node} ({cause})")));
     }
-    match view.unwell().into_iter().find(|(other, _)| member && *other != node) {
+    // One that does not run is not taken down.
+    let runs = !matches!(view.server(node), Server::Down(_));
+    match view.unwell().into_iter().find(|(other, _)| member && runs && *other != node) {
         Some((other, why)) => Err(broken(
             6,
             "two nodes are never down at once",

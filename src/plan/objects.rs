@@ -44,16 +44,21 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
         None if may_be_born(view, node, plan) => new_claim_name(view, node),
         None => return,
     };
-    if view.stateful_set(node).is_some()
-        && view.own("PersistentVolumeClaim", &claim).is_none_or(|claim| claim.deleting)
-    {
-        // A cache that lags shows the same for a moment; for a node that was never born there is nothing to lose.
-        if identity.is_some() {
-            let name = view.name(node);
-            plan.problem(
-                ProblemReason::VolumeLost,
-                format!("{name}: its volume claim {claim} is gone, and {name} was a node before: it is not initialised again. Bring the volume back under that name, or restore the cluster from a backup."),
-            );
+    // A cache that lags shows the same for a moment; for a node that was never born there is nothing to lose.
+    if view.stateful_set(node).is_some() && view.loses_volume(node) {
+        let name = view.name(node);
+        let there = view.own("PersistentVolumeClaim", &claim).is_some();
+        let what = if there {
+            format!(
+                "{name}: somebody has deleted its volume claim {claim}. Its data is there as long as its pod runs, which is not restarted: copy it while you can, or drain the worker by lowering spec.workers.replicas. It is not initialised again."
+            )
+        } else {
+            format!(
+                "{name}: its volume claim {claim} is gone, and {name} was a node before: it is not initialised again. Bring the volume back under that name, or restore the cluster from a backup."
+            )
+        };
+        plan.problem(ProblemReason::VolumeLost, what);
+        if !there {
             return;
         }
     }

@@ -1,5 +1,5 @@
 //! The ordered, verified rolling restart: one node at a time, workers by ordinal, the coordinator last, and never
-//! while a move runs. Nothing else restarts a node.
+//! while a move runs; before all of them those that do not run. Nothing else restarts a node.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -21,9 +21,11 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         plan.hold(Hold::Rolling { node, cause, remaining: due.len() - 1 });
         return;
     }
-    // A node that is not a member yet holds no data and serves nobody: its restart hurts nobody.
+    // A node that is not a member yet holds no data and serves nobody: its restart hurts nobody. Nor does that of one
+    // that does not run, and the others may be waiting for just that.
+    let runs = cause != RestartCause::CrashLoop;
     if view.may_be_member(node)
-        && (waits_for_moves(view, node, cause, plan) || waits_for_others(view, node, plan))
+        && (waits_for_moves(view, node, cause, plan) || runs && waits_for_others(view, node, plan))
     {
         return;
     }
@@ -61,7 +63,7 @@ pub fn booted(view: View, wanted: &Wanted, node: Node) -> String {
     format!("{} {}", wanted.hashes(node).config, view.seen.now)
 }
 
-/// Nodes that are due a restart, workers by ordinal first, the coordinator last.
+/// Nodes that are due a restart: those that do not run, then workers by ordinal, the coordinator last.
 ///
 /// A node that did not start with the wanted parameters stops the roll: nobody after it is restarted with them.
 pub fn due(view: View, wanted: &Wanted, plan: &mut Plan) -> Vec<(Node, RestartCause)> {
@@ -74,9 +76,12 @@ pub fn due(view: View, wanted: &Wanted, plan: &mut Plan) -> Vec<(Node, RestartCa
             .and_then(|postgres| postgres.rejected.as_ref())
             .is_some_and(|rejected| rejected.config_hash == *hash)
     });
+    // A claim that somebody has deleted goes when its pod does, and the data with it.
+    nodes.retain(|node| !view.loses_volume(*node));
     let causes =
         nodes.into_iter().filter_map(|node| cause(view, wanted, node, plan).map(|cause| (node, cause)));
-    let causes: Vec<_> = causes.collect();
+    let mut causes: Vec<_> = causes.collect();
+    causes.sort_by_key(|(_, cause)| *cause != RestartCause::CrashLoop);
     if refused { Vec::new() } else { causes }
 }
 
@@ -145,7 +150,7 @@ fn server_cause(
 
 /// Nothing restarts while a move runs. A job whose tasks only fail and wait is stopped, so that its cause can be healed.
 fn waits_for_moves(view: View, node: Node, cause: RestartCause, plan: &mut Plan) -> bool {
-    if view.citus().is_none() && node.is_worker() {
+    if view.citus().is_none() && node.is_worker() && cause != RestartCause::CrashLoop {
         plan.hold(Hold::CatalogUnknown { why: "whether a move runs is not known".to_owned() });
         return true;
     }

@@ -147,6 +147,13 @@ impl<'a> View<'a> {
             self.own("PersistentVolumeClaim", claim)?.annotation(keys::SYSTEM_IDENTIFIER)
         })
     }
+    /// The volume claim of a node that was one before is gone, or is only there because its pod still mounts it
+    /// (Kubernetes: "Storage Object in Use Protection").
+    #[must_use]
+    pub fn loses_volume(&self, node: Node) -> bool {
+        let claim = self.claim(node).and_then(|claim| self.own("PersistentVolumeClaim", claim));
+        self.identity(node).is_some() && claim.is_none_or(|claim| claim.deleting)
+    }
     /// The Citus catalog, when it could be read.
     #[must_use]
     pub fn citus(&self) -> Option<&'a Citus> {

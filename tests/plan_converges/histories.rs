@@ -10,8 +10,8 @@ enum Happening {
     MaxConnections(u32),
     Garbage,
     ClearParameters,
-    /// CPU of the workers, which is a change of their template.
-    Cpu(u32),
+    /// CPU of the workers and of the coordinator, which is a change of their templates. No machine has a hundred.
+    Cpu(u32, u32),
     Pause(bool),
     Parallel(i32),
     KillPod(u16),
@@ -41,7 +41,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => prop_oneof![Just(200_u32), Just(300), Just(1_000_000)].prop_map(MaxConnections),
         1 => Just(Garbage),
         1 => Just(ClearParameters),
-        1 => (1..3_u32).prop_map(Cpu),
+        2 => (cpu(), cpu()).prop_map(|(workers, coordinator)| Cpu(workers, coordinator)),
         1 => any::<bool>().prop_map(Pause),
         1 => (1..8_i32).prop_map(Parallel),
         2 => (0..6_u16).prop_map(KillPod),
@@ -65,6 +65,10 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+fn cpu() -> impl Strategy<Value = u32> {
+    prop_oneof![3 => Just(1_u32), 1 => Just(2), 1 => Just(100)]
+}
+
 fn node(number: u16) -> Node {
     number.checked_sub(1).map_or(Node::Coordinator, Node::Worker)
 }
@@ -80,10 +84,7 @@ fn happen(world: &mut World, what: &Happening) {
         Happening::Garbage => world
             .edit(|spec| drop(spec.postgres.parameters.insert("work_mem".to_owned(), "garbage".to_owned()))),
         Happening::ClearParameters => world.edit(|spec| spec.postgres.parameters.clear()),
-        Happening::Cpu(cpu) => world.edit(|spec| {
-            let requests = [("cpu".to_owned(), Quantity(cpu.to_string()))].into();
-            spec.workers.template.resources.requests = Some(requests);
-        }),
+        Happening::Cpu(workers, coordinator) => ask_for(world, workers, coordinator),
         Happening::Pause(paused) => world.edit(|spec| spec.paused = paused),
         Happening::Parallel(moves) => world.edit(|spec| spec.rebalance.max_parallel_moves = moves),
         Happening::KillPod(number) => drop(world.pods.remove(&node(number))),
@@ -183,6 +184,7 @@ fn converges(workers: i32, history: &[Happening]) {
     world.log.push("--- rest".to_owned());
     world.moves_fail = false;
     world.free = world::PLENTY;
+    ask_for(&mut world, 1, 1);
     world.edit(|spec| {
         spec.paused = false;
         spec.postgres.parameters.clear();

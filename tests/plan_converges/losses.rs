@@ -261,3 +261,29 @@ fn a_cluster_made_again_without_its_coordinators_volume_initialises_nothing() {
     assert_eq!(world.volumes.len(), volumes);
     assert!(world.pods.is_empty());
 }
+
+#[test]
+fn a_node_whose_claim_was_deleted_is_not_restarted_and_can_be_drained() {
+    let mut world = born(3);
+    let claim = world.pods[&Node::Worker(2)].claim.clone();
+    // Kubernetes keeps the claim as long as its pod runs.
+    world.objects.get_mut(&format!("PersistentVolumeClaim/{claim}")).unwrap().deleting = true;
+    world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
+    let plan = (0..60).map(|_| {
+        let plan = world.reconcile(None);
+        world.tick();
+        plan
+    });
+    let plan = plan.last().unwrap();
+    let problem = &plan.problems[0];
+    assert_eq!(problem.reason.to_string(), "VolumeLost");
+    assert!(problem.message.contains("as long as its pod runs"), "{}", problem.message);
+    assert_eq!(
+        world.restarts.keys().copied().collect::<Vec<_>>(),
+        [Node::Coordinator, Node::Worker(0), Node::Worker(1)]
+    );
+    world.edit(|spec| spec.workers.replicas = 2);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 3);
+}

@@ -153,6 +153,15 @@ fn annotate(world: &mut World, value: String) {
     world.cluster.metadata.annotations = Some([(keys::FORCE_REMOVE.to_owned(), value)].into());
 }
 
+/// The templates ask for CPU: each other value is another template, and no machine has a hundred.
+fn ask_for(world: &mut World, workers: u32, coordinator: u32) {
+    let requests = |cpu: u32| Some([("cpu".to_owned(), Quantity(cpu.to_string()))].into());
+    world.edit(|spec| {
+        spec.workers.template.resources.requests = requests(workers);
+        spec.coordinator.resources.requests = requests(coordinator);
+    });
+}
+
 /// The volume of a worker is destroyed.
 fn lose(world: &mut World, node: Node) {
     if let Some(pod) = world.pods.remove(&node) {

@@ -141,3 +141,32 @@ fn a_pod_that_cannot_pull_its_image_is_made_again_when_that_may_help_and_only_th
     assert_eq!(revision("old"), [], "nothing has changed that could help");
     assert_eq!(revision("new"), [Node::Worker(1)]);
 }
+
+#[test]
+fn a_coordinator_that_no_machine_can_take_is_mended_before_workers_are_restarted() {
+    let mut world = born(2);
+    ask_for(&mut world, 1, 100);
+    until(&mut world, "the coordinator has no machine", |world| {
+        world.pods.get(&Node::Coordinator).is_some_and(|pod| pod.unschedulable)
+    });
+    // Both at once: the workers are due a restart as well, and whether a move runs cannot be known.
+    ask_for(&mut world, 2, 2);
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
+fn nodes_that_no_machine_can_take_do_not_wait_for_each_other() {
+    let mut world = born(3);
+    ask_for(&mut world, 100, 100);
+    for node in [Node::Coordinator, Node::Worker(0), Node::Worker(2)] {
+        world.reconcile(None);
+        world.pods.remove(&node);
+    }
+    until(&mut world, "three nodes have no machine", |world| {
+        world.pods.values().filter(|pod| pod.unschedulable).count() == 3
+    });
+    ask_for(&mut world, 2, 2);
+    settle(&mut world);
+    assert_serves(&world);
+}

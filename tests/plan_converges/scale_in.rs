@@ -228,8 +228,7 @@ fn a_worker_that_is_wanted_again_when_it_is_retired_goes_and_comes_back_clean() 
 fn a_new_template_while_nobody_knows_whether_a_retired_worker_was_removed_is_no_deadlock() {
     let mut world = marked_and_not_removed();
     world.silent.insert(Node::Coordinator, 40);
-    let wider = [("cpu".to_owned(), Quantity("250m".to_owned()))].into();
-    world.edit(|spec| spec.workers.template.resources.requests = Some(wider));
+    ask_for(&mut world, 2, 1);
     // That nothing it does breaks a rule is checked at each step: a plan that does is not carried out at all.
     settle(&mut world);
     assert_serves(&world);

@@ -60,6 +60,8 @@ pub struct Running {
     pub template: String,
     pub image: String,
     pub claim: String,
+    /// It asks for more than any machine has.
+    pub unschedulable: bool,
     /// Ticks until it is ready.
     pub starts_in: u32,
     pub booted: Option<Config>,

@@ -220,6 +220,8 @@ impl World {
         if self.pods.get(&node).is_none_or(|pod| pod.uid != uid) {
             return Self::fail("the pod is another one");
         }
+        let claim = &self.objects[&format!("PersistentVolumeClaim/{}", self.pods[&node].claim)];
+        assert!(!claim.deleting, "{node} is restarted, and its volume goes with its pod");
         let member = node == Node::Coordinator || self.registered(node).is_some();
         // One that never got ready is not taken down.
         let up = self.pods[&node].booted.is_some();

@@ -61,7 +61,7 @@ impl World {
             machine: Some("local".to_owned()),
             ready: pod.starts_in == 0 && crash.is_none() && !pod.hangs,
             ready_since: Some(pod.started_at),
-            address: Some("10.0.0.1".to_owned()),
+            address: (!pod.unschedulable).then(|| "10.0.0.1".to_owned()),
             image: pod.image.clone(),
             user_template: Some(pod.template.clone()),
             hurry: pod.hurry.clone(),

@@ -70,6 +70,7 @@ impl World {
                         .to_owned(),
                     image: template["spec"]["containers"][0]["image"].as_str().unwrap().to_owned(),
                     claim: claim.to_owned(),
+                    unschedulable: template["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "100",
                     starts_in: 3,
                     booted: None,
                     loaded: None,
@@ -106,6 +107,9 @@ impl World {
         let now = self.now;
         let fresh = self.id();
         let pod = self.pods.get_mut(&node).unwrap();
+        if pod.unschedulable {
+            return;
+        }
         if pod.booted.is_some() {
             pod.file_in = pod.file_in.saturating_sub(1);
             if pod.file_in == 0 && pod.rejected.is_none() {
