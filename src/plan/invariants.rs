@@ -101,7 +101,7 @@ fn restarts_alone(view: View, node: Node, cause: RestartCause) -> Result<(), Bro
     }
     // One that does not run is not taken down.
     let runs = !matches!(view.server(node), Server::Down(_));
-    match view.unwell().into_iter().find(|(other, _)| member && runs && *other != node) {
+    match view.unwell_besides(node).into_iter().find(|_| member && runs) {
         Some((other, why)) => Err(broken(
             6,
             "two nodes are never down at once",

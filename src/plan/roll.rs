@@ -170,8 +170,7 @@ fn waits_for_moves(view: View, node: Node, cause: RestartCause, plan: &mut Plan)
 
 /// Two nodes are never down at once because of the operator: every other member answers first.
 fn waits_for_others(view: View, node: Node, plan: &mut Plan) -> bool {
-    let mut silent = view.unwell();
-    silent.retain(|(other, _)| *other != node);
+    let silent = view.unwell_besides(node);
     for (other, why) in &silent {
         plan.hold(Hold::NotAnswering { node: *other, why: why.clone() });
     }

@@ -187,21 +187,22 @@ impl<'a> View<'a> {
     }
     /// The node is verifiably no member: the catalog is that of the recorded coordinator, under the address that we give
     /// it, and knows neither the node's address nor the group that its server says it is. A catalog that knows the
-    /// cluster under other names, or that is another one's, proves nothing.
+    /// cluster under other names, or that is another one's, proves nothing; nor does one with a row that may be about
+    /// this node, as long as its server does not say which group it is.
     #[must_use]
     pub fn is_no_member(&self, node: Node) -> bool {
         let Some(citus) = self.citus().filter(|_| self.is_catalog_ours()) else { return false };
-        let group = self.postgres(node).and_then(|postgres| postgres.group_id).filter(|group| *group != 0);
+        let may_be_it = |row: &DistNode| match self.postgres(node) {
+            Some(postgres) => postgres.group_id == Some(row.group_id),
+            None => self.identity(node).is_some() && !self.is_retired(node) && self.node_of(row).is_none(),
+        };
         self.registration(node).is_none()
-            && group.is_none_or(|group| citus.nodes.iter().all(|row| row.group_id != group))
+            && !citus.nodes.iter().any(|row| row.group_id != 0 && may_be_it(row))
     }
-    /// The node may be a member: it was born, and nothing says that it is not registered. A catalog that cannot be read
-    /// says nothing.
+    /// The node may be a member: it was born, and nothing proves that it is not registered.
     #[must_use]
     pub fn may_be_member(&self, node: Node) -> bool {
-        let registered =
-            node == Node::Coordinator || self.citus().is_none() || self.registration(node).is_some();
-        self.identity(node).is_some() && registered
+        self.identity(node).is_some() && (node == Node::Coordinator || !self.is_no_member(node))
     }
     /// The node that a row of pg_dist_node is about; `None` for one that the spec cannot know.
     #[must_use]
@@ -314,6 +315,22 @@ impl<'a> View<'a> {
                 Server::Down(why) | Server::Silent(why) | Server::Stranger(why) => Some((node, why)),
             })
             .collect()
+    }
+    /// All others that may be members and do not answer as who they are, with why: also those that are registered under
+    /// another name, or of which nobody can tell.
+    #[must_use]
+    pub fn unwell_besides(&self, node: Node) -> Vec<(Node, String)> {
+        let mut unwell = self.unwell();
+        for other in self.nodes().into_iter().filter(|other| self.may_be_member(*other)) {
+            if self.registration(other).is_none()
+                && other.is_worker()
+                && let Server::Down(why) | Server::Silent(why) | Server::Stranger(why) = self.server(other)
+            {
+                unwell.push((other, why));
+            }
+        }
+        unwell.retain(|(other, _)| *other != node);
+        unwell
     }
     /// The open rebalance job, if there is one.
     #[must_use]

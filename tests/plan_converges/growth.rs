@@ -232,6 +232,21 @@ fn an_operator_started_with_another_cluster_domain_registers_nobody_twice() {
 }
 
 #[test]
+fn nodes_known_by_other_names_are_restarted_one_by_one_as_well() {
+    let mut world = born(3);
+    world.cluster_domain = "example.internal".to_owned();
+    // The model looks who is down at each restart.
+    ask_for(&mut world, 2, 2);
+    settle(&mut world);
+    world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
+    settle(&mut world);
+    world.cluster_domain = "cluster.local".to_owned();
+    settle(&mut world);
+    assert_serves(&world);
+    assert!(world.restarts.len() == 4, "{:?}", world.restarts);
+}
+
+#[test]
 fn a_node_whose_names_are_taken_is_not_made_and_the_others_serve_on() {
     let mut world = born(1);
     for (kind, name) in [("ConfigMap", "dialogs-worker-1"), ("Service", "dialogs-worker-2")] {

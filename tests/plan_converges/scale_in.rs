@@ -155,6 +155,24 @@ fn an_operator_with_another_cluster_domain_removes_nobody() {
 }
 
 #[test]
+fn a_member_under_another_address_that_does_not_answer_is_not_put_aside() {
+    let mut world = born(3);
+    let row = world.nodes.iter_mut().find(|row| row.name.starts_with("dialogs-worker-2.")).unwrap();
+    row.name = "dialogs-worker-2.elsewhere.svc.cluster.local".to_owned();
+    world.edit(|spec| spec.workers.replicas = 2);
+    settle(&mut world);
+    world.silent.insert(Node::Worker(2), 5);
+    settle(&mut world);
+    assert_eq!(drained(&world).len(), 0);
+    assert!(world.objects.contains_key("StatefulSet/dialogs-worker-2"));
+    world.nodes.iter_mut().find(|row| row.name.starts_with("dialogs-worker-2.")).unwrap().name =
+        "dialogs-worker-2.shop.svc.cluster.local".to_owned();
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!((drained(&world).len(), world.nodes.len()), (1, 3));
+}
+
+#[test]
 fn the_catalog_of_another_coordinator_proves_nothing() {
     let mut world = born(3);
     world.edit(|spec| spec.workers.replicas = 2);
