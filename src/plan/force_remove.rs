@@ -34,6 +34,14 @@ pub fn plan(view: View, plan: &mut Plan) {
     } else if view.citus().is_some() {
         let (members, gone): (Named, Named) =
             left.into_iter().partition(|(node, _)| view.registration(*node).is_some());
+        if let Some((node, _)) = gone.iter().find(|(node, _)| !may_be_forgotten(view, *node)) {
+            let why = format!(
+                "pg_dist_node knows workers by names that are not of this cluster, and {} may be one of them",
+                view.name(*node)
+            );
+            refuse(plan, value, &why);
+            return;
+        }
         for (node, _) in gone {
             let step = scale_in::retire(view, node, VolumePolicy::Retain);
             plan.step(step, format!("{} was given up; {UNUSED}", view.name(node)));
@@ -136,6 +144,13 @@ fn why_not(view: View, lost: &Named) -> Option<String> {
         )),
         Server::Down(_) | Server::Silent(_) => None,
     })
+}
+
+/// A worker without a row that a person has named: nothing of it is in the catalog, or nothing of anybody.
+#[must_use]
+pub fn may_be_forgotten(view: View, node: Node) -> bool {
+    let nobody = view.citus().is_some_and(|citus| citus.nodes.iter().all(|row| row.group_id == 0));
+    view.is_no_member(node) || nobody && view.postgres(node).is_none()
 }
 
 fn give_up(view: View, lost: Named, plan: &mut Plan) {

@@ -177,7 +177,10 @@ fn retires_empty(view: View, plan: &Plan, position: usize, node: Node) -> Result
         .take(position)
         .any(|planned| matches!(&planned.step, Step::GiveUp { workers } if workers.iter().any(|(of, _)| *of == node)));
     let removed = view.is_no_member(node);
-    if given_up || removed || is_empty(view, node) {
+    // Before the first registration: who does not answer and is given up by name has no row to go.
+    let unborn = view.citus().is_some_and(|citus| citus.nodes.iter().all(|row| row.group_id == 0));
+    let forgotten = unborn && gives_up_the_named(view, node).is_ok();
+    if given_up || removed || forgotten || is_empty(view, node) {
         Ok(())
     } else {
         Err(broken(8, "only the volume of a worker that holds nothing is put aside", format!("{node}")))

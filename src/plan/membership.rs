@@ -194,19 +194,26 @@ fn emptied_coordinator(view: View, citus: &Citus, plan: &mut Plan) -> bool {
         );
         return true;
     }
-    // Not seen is not the same as not there: a worker that was a node before has to be looked at first.
+    // Not seen is not the same as not there: a worker that was a node before has to be looked at first. One that was
+    // given up is nobody's.
     let unseen = view
         .nodes()
         .into_iter()
-        .filter(|node| node.is_worker() && view.identity(*node).is_some())
+        .filter(|node| node.is_worker() && view.identity(*node).is_some() && !view.is_retired(*node))
         .find(|node| view.postgres(*node).is_none());
-    if let Some(node) = unseen {
-        plan.hold(Hold::NotAnswering {
-            node,
-            why: "whether it holds the metadata of a cluster is not known".to_owned(),
-        });
+    let Some(node) = unseen else { return false };
+    plan.hold(Hold::NotAnswering {
+        node,
+        why: "whether it holds the metadata of a cluster is not known".to_owned(),
+    });
+    if view.missing_workers().iter().any(|missing| missing.node == node && missing.timed_out) {
+        let name = view.name(node);
+        plan.problem(
+            ProblemReason::NodeCannotStart,
+            format!("{name} was born and does not answer, and {} knows no nodes: whether {name} holds the metadata of a cluster cannot be known, and nothing is registered. Bring it back, or give it up if it is lost for good: annotation {}={name}/{}.", view.name(Node::Coordinator), keys::FORCE_REMOVE, view.identity(node).unwrap_or_default()),
+        );
     }
-    unseen.is_some()
+    true
 }
 
 /// A cluster whose nodes are all known under other names: telling Citus a new address of one of them helps nobody.

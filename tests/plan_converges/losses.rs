@@ -287,3 +287,28 @@ fn a_node_whose_claim_was_deleted_is_not_restarted_and_can_be_drained() {
     assert_serves(&world);
     assert_eq!(world.nodes.len(), 3);
 }
+
+#[test]
+fn a_worker_that_is_lost_before_the_first_registration_is_told_and_can_be_given_up() {
+    let mut world = World::new(json!({"workers": {"replicas": 3}}));
+    world.silent.insert(Node::Coordinator, 60);
+    until(&mut world, "three workers are born", |world| {
+        (0..3).all(|number| {
+            let set = world.objects.get(&format!("StatefulSet/dialogs-worker-{number}"));
+            set.is_some_and(|set| set.annotation(keys::SYSTEM_IDENTIFIER).is_some())
+        })
+    });
+    assert!(world.nodes.is_empty(), "{:?}", world.nodes);
+    lose(&mut world, Node::Worker(1));
+    let lost = format!("worker-1/{}", identity(&world, Node::Worker(1)));
+    settle(&mut world);
+    world.now += jiff::SignedDuration::from_mins(11);
+    settle(&mut world);
+    let plan = world.reconcile(None);
+    let told: Vec<_> = plan.problems.iter().filter(|problem| problem.message.contains(&lost)).collect();
+    assert_eq!(told.len(), 1, "{:?}", plan.problems);
+    annotate(&mut world, lost);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 4);
+}
