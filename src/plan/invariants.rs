@@ -28,7 +28,7 @@ pub fn check(view: View, wanted: &Wanted, plan: &Plan) -> Result<(), Broken> {
         match &planned.step {
             Step::StartRebalance { .. } => starts_fit(view, wanted, plan, position)?,
             Step::RestartNode { node, cause, .. } => restarts_alone(view, *node, *cause)?,
-            Step::AddNode { node, .. } => registers_reachable(view, *node)?,
+            Step::AddNode { node, .. } => registers_reachable(view, plan, position, *node)?,
             Step::SetCoordinatorHost { .. } => knows_cluster(view)?,
             Step::SetShouldHaveShards { node, .. } => changes_at_rest(view, *node)?,
             Step::Retire { node, .. } => retires_empty(view, plan, position, *node)?,
@@ -111,14 +111,20 @@ fn restarts_alone(view: View, node: Node, cause: RestartCause) -> Result<(), Bro
     }
 }
 
-fn registers_reachable(view: View, node: Node) -> Result<(), Broken> {
+fn registers_reachable(view: View, plan: &Plan, position: usize, node: Node) -> Result<(), Broken> {
     let Server::Known(postgres) = view.server(node) else {
         return Err(broken(12, "only recorded servers are registered", format!("{node}")));
     };
     if postgres.group_id.unwrap_or(0) != 0 {
         return Err(broken(12, "no server is registered twice", format!("{node} is a member already")));
     }
-    for member in std::iter::once(Node::Coordinator).chain(view.registered_workers().into_keys()) {
+    let before = plan.steps.iter().take(position);
+    let joined = before.filter_map(|planned| match &planned.step {
+        Step::AddNode { node, .. } => Some(*node),
+        _ => None,
+    });
+    let members = std::iter::once(Node::Coordinator).chain(view.registered_workers().into_keys());
+    for member in members.chain(joined) {
         for (from, to) in [(member, node), (node, member)] {
             let reached = view
                 .seen

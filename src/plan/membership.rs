@@ -303,9 +303,15 @@ fn permission_withdrawn(view: View, node: Node) -> bool {
         .is_some_and(|map| map.ownership == Ownership::Ours && !crate::resources::may_initialise(&map.json))
 }
 
-/// Both ways between the new worker and the coordinator and each registered worker, under the names they get.
+/// Both ways between the new worker and the coordinator, each registered worker and those that are registered before it
+/// by this plan, under the names they get.
 fn is_connected(view: View, node: Node, plan: &mut Plan) -> bool {
+    let joining = plan.steps.iter().filter_map(|planned| match &planned.step {
+        Step::AddNode { node, .. } => Some(*node),
+        _ => None,
+    });
     let members = std::iter::once(Node::Coordinator).chain(view.registered_workers().into_keys());
+    let members: Vec<Node> = members.chain(joining).collect();
     let mut connected = true;
     for member in members {
         for (from, to) in [(member, node), (node, member)] {

@@ -232,6 +232,19 @@ fn an_operator_started_with_another_cluster_domain_registers_nobody_twice() {
 }
 
 #[test]
+fn workers_that_join_together_reach_each_other() {
+    let mut world = born(1);
+    world.walls.push([Node::Worker(1), Node::Worker(2)]);
+    world.edit(|spec| spec.workers.replicas = 3);
+    settle(&mut world);
+    assert_eq!(world.nodes.len(), 3, "{:?}", world.nodes);
+    assert_eq!(condition(&world, "WorkersRegistered"), "False");
+    world.walls.clear();
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
 fn nodes_known_by_other_names_are_restarted_one_by_one_as_well() {
     let mut world = born(3);
     world.cluster_domain = "example.internal".to_owned();

@@ -94,6 +94,8 @@ pub struct World {
     pub pods: BTreeMap<Node, Running>,
     /// Ticks for which a node's server does not answer.
     pub silent: BTreeMap<Node, u32>,
+    /// Nodes that do not reach each other.
+    pub walls: Vec<[Node; 2]>,
     /// Nodes whose start script was tampered with: they boot with another wal_level.
     pub tampered: BTreeSet<Node>,
     pub nodes: Vec<DistNode>,
@@ -142,6 +144,7 @@ impl World {
             volumes: BTreeMap::new(),
             pods: BTreeMap::new(),
             silent: BTreeMap::new(),
+            walls: Vec::new(),
             tampered: BTreeSet::new(),
             nodes: Vec::new(),
             placements: BTreeMap::new(),

@@ -13,20 +13,17 @@ impl World {
         let holders =
             self.held.keys().map(|node| (*node, vec!["session 7 of somebody".to_owned()])).collect();
         let mut connections = Vec::new();
-        let members: Vec<Node> = self
-            .pods
-            .keys()
-            .copied()
-            .filter(|node| *node == Node::Coordinator || self.registered(*node).is_some())
-            .collect();
-        for new in desired.nodes().filter(|node| self.registered(*node).is_none() && self.answers(*node)) {
-            for member in &members {
-                for (from, to) in [(*member, new), (new, *member)] {
-                    let error =
-                        (!self.answers(from) || !self.answers(to)).then(|| "Connection refused".to_owned());
-                    connections.push(ConnectionCheck { from, to, error });
-                }
+        let new = |node: &Node| self.registered(*node).is_none() && *node != Node::Coordinator;
+        let asked = |node: &Node| desired.nodes().any(|asked| asked == *node);
+        let all: Vec<Node> = self.pods.keys().copied().filter(|node| !new(node) || asked(node)).collect();
+        for (from, to) in all.iter().flat_map(|from| all.iter().map(move |to| (*from, *to))) {
+            if from == to || !new(&from) && !new(&to) {
+                continue;
             }
+            let wall = self.walls.contains(&[from, to]) || self.walls.contains(&[to, from]);
+            let reached = self.answers(from) && self.answers(to) && !wall;
+            let error = (!reached).then(|| "Connection refused".to_owned());
+            connections.push(ConnectionCheck { from, to, error });
         }
         Snapshot {
             now: self.now,
