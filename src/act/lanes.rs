@@ -6,7 +6,8 @@ use crate::{
 };
 
 /// The node that a step is about, when it disturbs nobody else and needs nothing of another node.
-fn lane(step: &Step) -> Option<Node> {
+#[must_use]
+pub fn lane(step: &Step) -> Option<Node> {
     match step {
         Step::PrepareNode { node, .. }
         | Step::RecordIdentity { node, .. }
@@ -18,6 +19,22 @@ fn lane(step: &Step) -> Option<Node> {
             labels.get(keys::NODE)?.as_str()?.parse().ok()
         }
         _ => None,
+    }
+}
+
+/// The node that a step is about, whoever else it concerns.
+#[must_use]
+pub fn node(step: &Step) -> Option<Node> {
+    match step {
+        Step::AddNode { node, .. }
+        | Step::RestartNode { node, .. }
+        | Step::SetShouldHaveShards { node, .. }
+        | Step::Retire { node, .. }
+        | Step::RemoveNode { node, .. }
+        | Step::ActivateNode { node, .. }
+        | Step::DropLeftovers { node, .. }
+        | Step::TryParameter { node, .. } => Some(*node),
+        _ => lane(step),
     }
 }
 

@@ -1,21 +1,24 @@
-//! Writes only: exactly what the plan says, in its order, stopping at the first failure. Nothing is decided here and
-//! nothing is remembered here but what a write has answered.
+//! Writes only: exactly what the plan says, in its order, stopping at a failure; one in what concerns a single node alone
+//! stops that node. Nothing is decided here and nothing is remembered here but what a write has answered.
 
 mod kubernetes;
-mod lanes;
+pub mod lanes;
 pub mod pki;
 mod secrets;
 mod sql;
 #[cfg(test)]
 mod tests;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use futures::{FutureExt, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::Desired,
+    api::{Desired, Node},
     controller::Context,
     observe::{Snapshot, memory::Handle},
     plan::{Plan, Planned, Step},
@@ -33,8 +36,7 @@ const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(10);
 /// What became of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Done {
-    /// The steps that were tried, in order, those that failed last: more than one only when they were about several
-    /// nodes and done beside each other.
+    /// The steps that were tried, in order.
     pub steps: Vec<DoneStep>,
 }
 
@@ -93,11 +95,10 @@ pub enum FailureReason {
 }
 
 impl Done {
-    /// The failure that ended the plan early, if one did.
+    /// The first failure: of the whole plan, or of one node.
     #[must_use]
     pub fn failure(&self) -> Option<(&Step, &Failure)> {
-        let last = self.steps.last()?;
-        last.result.as_ref().err().map(|failure| (&last.step, failure))
+        self.steps.iter().find_map(|done| done.result.as_ref().err().map(|failure| (&done.step, failure)))
     }
     /// Steps that succeeded.
     pub fn succeeded(&self) -> impl Iterator<Item = &Step> {
@@ -117,24 +118,31 @@ pub struct Hands<'a> {
     pub memory: Handle,
 }
 
-/// Does what the plan says, in its order, and stops at the first failure.
+/// Does what the plan says, in its order, and stops at a failure.
 ///
 /// Steps in a row that are about one node each, and disturb nobody, are done for all these nodes beside each other
-/// and for each node in their order: a hundred workers are born as fast as one.
+/// and for each node in their order: a hundred workers are born as fast as one. A failure in one of these (a quota that
+/// is used up, a full disk) ends what is planned for its node, and nothing else: every other step stands on what was
+/// seen, not on them.
 pub async fn act(hands: &Hands<'_>, plan: &Plan) -> Done {
     let mut done = Done::default();
     let started = Instant::now();
-    for batch in lanes::batches(&plan.steps) {
+    let mut failed = BTreeSet::new();
+    for mut batch in lanes::batches(&plan.steps) {
         if started.elapsed() > BUDGET {
             break;
         }
+        batch.retain(|lane| {
+            !lane.iter().any(|planned| lanes::node(&planned.step).is_some_and(|node| failed.contains(&node)))
+        });
         let lanes: Vec<_> = batch.into_iter().map(|lane| in_order(hands, lane).boxed()).collect();
         let mut results: Vec<_> = stream::iter(lanes).buffered(BESIDE).concat().await;
-        // A failure comes last: that is where the report looks for it.
-        results.sort_by_key(|step: &DoneStep| step.result.is_err());
+        let failures = results.iter().filter(|done: &&DoneStep| done.result.is_err());
+        let of_nodes: Option<Vec<Node>> = failures.map(|done| lanes::lane(&done.step)).collect();
         done.steps.append(&mut results);
-        if done.failure().is_some() {
-            break;
+        match of_nodes {
+            Some(nodes) => failed.extend(nodes),
+            None => break,
         }
     }
     done

@@ -88,12 +88,18 @@ fn desired() -> Desired {
 
 /// Does one step against these answers; also gives back what was asked and the objects that are known afterwards.
 async fn done(step: Step, answers: Vec<(u16, Value)>) -> (Done, Vec<Asked>, Handle) {
+    all_done(vec![step], answers).await
+}
+
+async fn all_done(steps: Vec<Step>, answers: Vec<(u16, Value)>) -> (Done, Vec<Asked>, Handle) {
     let (client, server) = answering(answers);
     let (context, desired) = (context(&client), desired());
     let memory = context.memory.of("u-2");
     let seen = Snapshot::of_nothing(&context.operator);
     let mut plan = Plan::default();
-    plan.step(step, "a test wants it");
+    for step in steps {
+        plan.step(step, "a test wants it");
+    }
     let done =
         act(&Hands { context: &context, desired: &desired, seen: &seen, memory: memory.clone() }, &plan)
             .await;
@@ -144,6 +150,27 @@ async fn a_name_taken_by_our_own_object_is_no_failure() {
     let step = Step::Create(Box::new(service()));
     let (done, ..) = done(step, vec![refusal(409, "AlreadyExists"), (200, stored(Some("u-2")))]).await;
     assert_eq!(done.failure(), None);
+}
+
+fn service_of(node: &str) -> Step {
+    let mut service = service();
+    service.json["metadata"]["labels"] = json!({"dialogcluster.dev/node": node});
+    Step::Create(Box::new(service))
+}
+
+#[tokio::test]
+async fn a_refusal_for_one_node_stops_that_node_alone() {
+    let steps = vec![service_of("worker-3"), service_of("worker-3"), Step::Create(Box::new(service()))];
+    let (done, asked, _) = all_done(steps, vec![refusal(403, "Forbidden"), (200, stored(Some("u-2")))]).await;
+    assert_eq!(done.failure().unwrap().1.reason, FailureReason::Kubernetes);
+    assert_eq!((methods(&asked).len(), done.succeeded().count()), (2, 1), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_for_the_cluster_stops_the_plan() {
+    let steps = vec![Step::Create(Box::new(service())), service_of("worker-3")];
+    let (done, asked, _) = all_done(steps, vec![refusal(403, "Forbidden")]).await;
+    assert_eq!((done.steps.len(), methods(&asked).len()), (1, 1));
 }
 
 #[tokio::test]

@@ -33,11 +33,15 @@ pub struct Pace {
 impl Pace {
     /// The pause after a reconcile.
     pub fn after(&mut self, desired: &Desired, seen: &Snapshot, (plan, done): (&Plan, &Done)) -> Duration {
+        let steps: Vec<Step> = done.steps.iter().map(|done| done.step.clone()).collect();
         if done.failure().is_some() {
+            // What fails for one node does not slow down the others, as long as something new is done for them.
+            let news = done.succeeded().next().is_some() && steps != self.steps;
+            self.steps = steps;
+            self.failures = if news { 0 } else { self.failures };
             return self.after_failure();
         }
         self.failures = 0;
-        let steps: Vec<Step> = done.steps.iter().map(|done| done.step.clone()).collect();
         if !steps.is_empty() {
             return self.after_steps(steps);
         }

@@ -49,9 +49,9 @@ pub fn plan(desired: &Desired, seen: &Snapshot) -> Plan {
     roll::plan(view, &wanted, &mut plan);
     rebalance::plan(view, &wanted, &mut plan);
     force_remove::plan(view, &mut plan);
+    objects::protect_moves(view, &wanted, &mut plan);
     heal::tidy(view, &mut plan);
     objects::keep_volumes(view, &wanted, &mut plan);
-    objects::protect_moves(view, &wanted, &mut plan);
     if desired.paused {
         let steps = plan.steps.len();
         plan.steps.clear();

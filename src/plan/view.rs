@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{Desired, Node, names::keys},
@@ -364,7 +364,7 @@ impl<'a> View<'a> {
         let asked = self.desired.nodes().filter(|node| node.is_worker() && !registered(node));
         asked
             .map(|node| {
-                let created = self.stateful_set(node).map(|set| set.created_at);
+                let created = self.begun_at(node);
                 let deadline = created.and_then(|at| at.checked_add(self.desired.join_timeout).ok());
                 Missing {
                     node,
@@ -373,6 +373,13 @@ impl<'a> View<'a> {
                 }
             })
             .collect()
+    }
+    /// When the first object of a node was made that is there: its StatefulSet may be what cannot be.
+    fn begun_at(&self, node: Node) -> Option<Timestamp> {
+        let name = self.name(node);
+        let set = self.stateful_set(node);
+        let before = || ["ConfigMap", "Service"].into_iter().filter_map(|kind| self.own(kind, &name));
+        set.map_or_else(|| before().map(|live| live.created_at).min(), |set| Some(set.created_at))
     }
     fn why_missing(&self, node: Node) -> String {
         if self.is_retired(node) {

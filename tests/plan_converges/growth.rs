@@ -245,6 +245,25 @@ fn workers_that_join_together_reach_each_other() {
 }
 
 #[test]
+fn a_worker_whose_volume_cannot_be_made_keeps_nobody_else_from_joining() {
+    let mut world = born(1);
+    world.quota = Some(4);
+    world.edit(|spec| spec.workers.replicas = 5);
+    until(&mut world, "two more have joined", |world| world.nodes.len() == 4);
+    for _ in 0..300 {
+        world.reconcile(None);
+        world.tick();
+        world.now += jiff::SignedDuration::from_secs(3);
+    }
+    // After joinTimeout the others go on without them.
+    let shards = |group| world.placements.values().filter(|of| **of == group).count();
+    assert_eq!([2, 3, 4].map(shards), [11, 11, 10]);
+    world.quota = None;
+    settle(&mut world);
+    assert_serves(&world);
+}
+
+#[test]
 fn nodes_known_by_other_names_are_restarted_one_by_one_as_well() {
     let mut world = born(3);
     world.cluster_domain = "example.internal".to_owned();

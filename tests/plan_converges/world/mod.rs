@@ -9,6 +9,7 @@ mod time;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dialog_operator::{
+    act::lanes,
     api::{Desired, DialogCluster, DialogClusterSpec, Node, names::keys, spec::VolumePolicy},
     observe::{
         Snapshot,
@@ -94,6 +95,8 @@ pub struct World {
     pub pods: BTreeMap<Node, Running>,
     /// Ticks for which a node's server does not answer.
     pub silent: BTreeMap<Node, u32>,
+    /// Volume claims that may be.
+    pub quota: Option<usize>,
     /// Nodes that do not reach each other.
     pub walls: Vec<[Node; 2]>,
     /// Nodes whose start script was tampered with: they boot with another wal_level.
@@ -144,6 +147,7 @@ impl World {
             volumes: BTreeMap::new(),
             pods: BTreeMap::new(),
             silent: BTreeMap::new(),
+            quota: None,
             walls: Vec::new(),
             tampered: BTreeSet::new(),
             nodes: Vec::new(),

@@ -13,7 +13,11 @@ impl World {
         invariants::check(view, &wanted, &decided)
             .unwrap_or_else(|broken| panic!("{broken}\n{}", self.log.join("\n")));
         let mut done = dialog_operator::act::Done::default();
+        let mut stopped = BTreeSet::new();
         for planned in decided.steps.iter().take(killed_after.unwrap_or(usize::MAX)) {
+            if lanes::node(&planned.step).is_some_and(|node| stopped.contains(&node)) {
+                continue;
+            }
             self.log.push(format!("{}: {}", planned.step.name(), planned.why));
             let result = self.obey(&planned.step);
             let failed = result.is_err();
@@ -22,8 +26,10 @@ impl World {
                 result,
                 said: None,
             });
-            if failed {
-                break;
+            match lanes::lane(&planned.step).filter(|_| failed) {
+                Some(node) => drop(stopped.insert(node)),
+                None if failed => break,
+                None => {}
             }
         }
         if killed_after.is_none() {
@@ -55,6 +61,12 @@ impl World {
             Step::Create(object) => {
                 if self.objects.contains_key(&object.key()) {
                     return Ok(());
+                }
+                let claims = self.objects.keys().filter(|key| key.starts_with("PersistentVolumeClaim/"));
+                if object.kind == "PersistentVolumeClaim"
+                    && self.quota.is_some_and(|quota| claims.count() >= quota)
+                {
+                    return Self::fail("exceeded quota");
                 }
                 self.store(&object.key(), object.json.clone());
             }
