@@ -53,34 +53,53 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
             );
             running.to_owned()
         }
-        Some(Seen::Known(facts)) => match unsupported(view, facts) {
-            None => asked.to_owned(),
-            Some(why) => {
-                plan.problem(
+        Some(Seen::Known(facts)) => {
+            match running_versions(view).map(|running| unsupported(&running, facts)) {
+                Some(None) => asked.to_owned(),
+                Some(Some(why)) => {
+                    plan.problem(
                     ProblemReason::UpgradeNotSupported,
                     format!("spec.image: {asked} {why}. Nothing was restarted; {running} goes on. Use an image of the same versions."),
                 );
-                running.to_owned()
+                    running.to_owned()
+                }
+                None => {
+                    plan.hold(Hold::NotAnswering {
+                    node: Node::Coordinator,
+                    why: format!("spec.image: {asked} has to have the versions that run, and no server has told them yet"),
+                });
+                    running.to_owned()
+                }
             }
-        },
+        }
     }
 }
 
-fn unsupported(view: View, facts: &ImageFacts) -> Option<String> {
-    let Some(postgres) = view.postgres(Node::Coordinator) else {
-        return Some(
-            "cannot be compared with the running versions while the coordinator does not answer".to_owned(),
-        );
+/// Major version of PostgreSQL and version of Citus: of the coordinator, of any other node, or as one last told them.
+/// The image may be what keeps them from telling.
+fn running_versions(view: View) -> Option<(u32, String)> {
+    let told = |node| {
+        let postgres = view.postgres(node)?;
+        Some((postgres.major, postgres.extension.clone()?))
     };
-    if facts.postgres_major != postgres.major {
+    let before = || {
+        view.seen.status.nodes.iter().find_map(|node| {
+            let major = node.postgres_version.as_deref()?.split('.').next()?.parse().ok()?;
+            Some((major, node.citus_version.clone()?))
+        })
+    };
+    view.nodes().into_iter().find_map(told).or_else(before)
+}
+
+fn unsupported((major, citus): &(u32, String), facts: &ImageFacts) -> Option<String> {
+    if facts.postgres_major != *major {
         return Some(format!(
-            "has PostgreSQL {}, and the cluster's data is of PostgreSQL {}",
-            facts.postgres_major, postgres.major
+            "has PostgreSQL {}, and the cluster's data is of PostgreSQL {major}",
+            facts.postgres_major
         ));
     }
-    let running = postgres.extension.as_deref().unwrap_or_default();
-    (citus_minor(&facts.citus) != citus_minor(running))
-        .then(|| format!("has Citus {}, and the cluster runs Citus {running}", facts.citus))
+    (citus_minor(&facts.citus) != citus_minor(citus))
+        .then(|| format!("has Citus {}, and the cluster runs Citus {citus}", facts.citus))
 }
 
 /// `13.2` of `13.2-1`.

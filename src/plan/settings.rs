@@ -34,6 +34,8 @@ pub fn choose(view: View, plan: &mut Plan) -> BTreeMap<String, String> {
                 );
                 return used;
             }
+            // The start script goes back to the last good values if these are no better.
+            None if nobody_runs(view) => {}
             None => {
                 waiting = true;
                 try_it(view, name, value, plan);
@@ -49,6 +51,13 @@ fn used_parameters(view: View) -> Option<BTreeMap<String, String>> {
     // Before the first server was born nobody can be asked, and nothing can be broken.
     let born = view.nodes().into_iter().any(|node| view.identity(node).is_some());
     born.then(|| resources::parameters_of(&map.json)).flatten()
+}
+
+/// No server runs that was ever born, and some cannot: with the values of before, perhaps.
+fn nobody_runs(view: View) -> bool {
+    let born: Vec<Node> = view.nodes().into_iter().filter(|node| view.identity(*node).is_some()).collect();
+    let cannot = |node: &Node| view.pod(*node).is_some_and(|pod| pod.waiting.is_some());
+    born.iter().all(|node| matches!(view.server(*node), Server::Down(_))) && born.iter().any(cannot)
 }
 
 /// A value that only a server can judge is tried on one: a worker, so that the coordinator is not touched, if there is one.

@@ -97,6 +97,8 @@ pub struct World {
     pub silent: BTreeMap<Node, u32>,
     /// Volume claims that may be.
     pub quota: Option<usize>,
+    /// A value of max_connections with which no server starts any more.
+    pub refused_now: Option<String>,
     /// Nodes that do not reach each other.
     pub walls: Vec<[Node; 2]>,
     /// Nodes whose start script was tampered with: they boot with another wal_level.
@@ -148,6 +150,7 @@ impl World {
             pods: BTreeMap::new(),
             silent: BTreeMap::new(),
             quota: None,
+            refused_now: None,
             walls: Vec::new(),
             tampered: BTreeSet::new(),
             nodes: Vec::new(),

@@ -136,8 +136,13 @@ impl World {
             return;
         }
         let data = self.volumes.get_mut(&pod.claim).unwrap();
-        let bad = config.parameters.get("max_connections").is_some_and(|value| value == "1000000");
-        let boots = match (&data.last_good, bad) {
+        let refused = self.refused_now.as_deref();
+        let bad = |config: &Config| {
+            let value = config.parameters.get("max_connections").map(String::as_str);
+            value.is_some() && (value == Some("1000000") || value == refused)
+        };
+        let bad_now = bad(&config);
+        let boots = match (data.last_good.as_ref().filter(|config| !bad(config)), bad_now) {
             (_, false) => config,
             (Some(last_good), true) => {
                 pod.rejected = Some(RejectedConfiguration {
