@@ -78,7 +78,7 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
         let registered = view.registered_workers().len();
         plan.problem(
             ProblemReason::ScaleInRefused,
-            format!("spec.workers.replicas: {} of {registered} workers are to stay, and {names} cannot be drained: {why}. Nothing was changed; they serve.", view.staying().len()),
+            as_told(view, format!("spec.workers.replicas: {} of {registered} workers are to stay, and {names} cannot be drained: {why}. Nothing was changed; they serve.", view.staying().len())),
         );
     };
     if view.desired.rebalance.mode == RebalanceMode::Off {
@@ -112,6 +112,28 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
                 plan.step(should_have_shards(view, *node, row, false), why);
             }
         }
+    }
+}
+
+/// What was told before, as long as no number in it has moved by a tenth: bytes come and go with every write of a
+/// client, and are no news.
+fn as_told(view: View, message: String) -> String {
+    let reason = ProblemReason::ScaleInRefused.to_string();
+    let mut conditions = view.seen.status.conditions.iter();
+    let before = conditions.find(|condition| condition.status == "True" && condition.reason == reason);
+    let near = |(before, now): (&str, &str)| match (before.parse::<f64>(), now.parse::<f64>()) {
+        (Ok(before), Ok(now)) => (before - now).abs() <= before.abs() / 10.0,
+        _ => before == now,
+    };
+    let words = |text: &'_ str| text.split([' ', '(', ')']).map(ToOwned::to_owned).collect::<Vec<_>>();
+    match before.map(|before| (&before.message, words(&before.message), words(&message))) {
+        Some((told, before, now))
+            if before.len() == now.len()
+                && before.iter().zip(&now).all(|(before, now)| near((before, now))) =>
+        {
+            told.clone()
+        }
+        _ => message,
     }
 }
 

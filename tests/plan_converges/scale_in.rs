@@ -65,6 +65,12 @@ fn a_scale_in_without_room_is_refused_with_its_numbers_and_changes_nothing() {
     }
     assert_eq!(condition(&world, "Ready"), "True");
     assert!(world.nodes.iter().skip(1).all(|row| row.should_have_shards), "{:?}", world.nodes);
+    // Bytes that clients write are no news, until they are.
+    for (free, news) in [(109_500_000, false), (109_300_000, false), (105_000_000, true)] {
+        world.free = free;
+        settle(&mut world);
+        assert_eq!(world.cluster.status.as_ref() != Some(&status), news, "{free} bytes free");
+    }
     world.free = world::PLENTY;
     settle(&mut world);
     assert_serves(&world);
