@@ -62,7 +62,9 @@ SELECT json_build_object(
   'database', EXISTS (SELECT FROM pg_database WHERE datname = $1),
   'extension', (SELECT extversion FROM pg_extension WHERE extname = 'citus' AND current_database() = $1),
   'availableExtension', (SELECT default_version FROM pg_available_extensions WHERE name = 'citus'),
-  'timeoutsOff', (SELECT missing = 0 FROM timeouts))";
+  'timeoutsOff', (SELECT missing = 0 FROM timeouts),
+  'inDoubt', (SELECT count(*) FROM pg_prepared_xacts
+    WHERE gid ^@ 'citus_' AND prepared < clock_timestamp() - interval '1 s'))";
 
 /// What a node's own copy of the Citus catalog says about itself.
 const MEMBER: &str = concat!(

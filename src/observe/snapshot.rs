@@ -208,6 +208,9 @@ pub struct Postgres {
     pub leftovers: Vec<Leftover>,
     /// The operator's role has its timeouts set to 0 (`ALTER ROLE postgres SET statement_timeout = 0`).
     pub timeouts_off: bool,
+    /// Transactions of Citus that have been prepared here for more than a second, and are neither committed nor undone.
+    #[serde(default)]
+    pub in_doubt: i64,
     /// Bytes free and in all on the data volume (`citus_local_disk_space_stats()`).
     pub disk: Option<Disk>,
 }

@@ -5,7 +5,10 @@ use jiff::SignedDuration;
 
 use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, roll, settings};
 use crate::{
-    api::spec::{RebalanceMode, TransferMode},
+    api::{
+        Node,
+        spec::{RebalanceMode, TransferMode},
+    },
     observe::snapshot::{Job, Move, Seen},
 };
 
@@ -19,6 +22,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     let Some(citus) = view.citus() else { return };
     if let Some(job) = view.open_job() {
         plan.hold(Hold::JobRunning { job: job.id });
+        recover(view, plan);
         return;
     }
     // Workers that go are emptied first, by `scale_in`.
@@ -36,6 +40,21 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     };
     let why = format!("Citus plans {} moves by {}", moves.len(), view.desired.rebalance.strategy);
     start(view, wanted, Purpose::Even { moves }, &why, plan);
+}
+
+/// A node that went and came back in the middle of a job may hold what is committed and only prepared there: a move
+/// with `block_writes` would leave it behind, any other waits for it. Citus itself looks once a minute.
+fn recover(view: View, plan: &mut Plan) {
+    let in_doubt = |node: &Node| view.postgres(*node).is_some_and(|postgres| postgres.in_doubt > 0);
+    if let Some(node) = view.registered_workers().into_keys().find(in_doubt)
+        && view.unwell().is_empty()
+    {
+        let why = format!(
+            "transactions are prepared on {} for more than a second, and moves are under way",
+            view.name(node)
+        );
+        plan.step(Step::RecoverTransactions, why);
+    }
 }
 
 /// What a job is for.

@@ -175,6 +175,13 @@ async fn committed_rows_survive_a_move_after_recovery(cluster: &Cluster, session
         return;
     }
     half_committed(cluster, session, "recovered first").await;
+    let (port, _) = ports(cluster).await;
+    let worker = cluster.workers.iter().find(|worker| worker.port == port).unwrap();
+    eventually("the prepared transaction is told", Duration::from_secs(20), async || {
+        let told = seen(worker).await.in_doubt;
+        if told == 1 { Ok(()) } else { Err(told) }
+    })
+    .await;
     assert_eq!(commands::recover_transactions(session).await.unwrap(), 1);
     move_it(cluster).await;
     half_committed(cluster, session, "moved first").await;

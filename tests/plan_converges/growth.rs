@@ -264,6 +264,16 @@ fn a_worker_whose_volume_cannot_be_made_keeps_nobody_else_from_joining() {
 }
 
 #[test]
+fn what_is_in_doubt_is_recovered_in_the_middle_of_a_job() {
+    let mut world = uneven(&[]);
+    until(&mut world, "a move is done", |world| moves_done(world) > 0);
+    let seen = world.observe();
+    assert!(!does(&world, &seen, "RecoverTransactions"));
+    let seen = with_server(&seen, Node::Worker(0), |postgres| postgres.in_doubt = 1);
+    assert!(does(&world, &seen, "RecoverTransactions"));
+}
+
+#[test]
 fn nodes_known_by_other_names_are_restarted_one_by_one_as_well() {
     let mut world = born(3);
     world.cluster_domain = "example.internal".to_owned();

@@ -108,6 +108,7 @@ impl World {
             known_nodes: data.known_nodes,
             missing_tables: 0,
             timeouts_off: data.timeouts_off,
+            in_doubt: 0,
             disk: Some(Disk { free: self.free, total: VOLUME }),
             leftovers: data.leftovers.clone(),
         }))
