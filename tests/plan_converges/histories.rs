@@ -190,7 +190,10 @@ fn converges(workers: i32, history: &[Happening]) {
         spec.postgres.parameters.clear();
         spec.rebalance.mode = RebalanceMode::Auto;
     });
-    for _ in 0..40 {
+    // Until everybody could answer again, and as long as it takes to make what a cluster made again lacks.
+    let mut calm = 0;
+    while calm < 40 {
+        calm = if world.silent.is_empty() { calm + 1 } else { 0 };
         world.reconcile(None);
         world.tick();
     }
