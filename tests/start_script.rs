@@ -153,6 +153,30 @@ fn a_directory_that_is_not_whole_is_left_alone(#[case] initialise: Initialise) {
     assert_eq!(tree(&node, "volume"), before);
 }
 
+/// Not as root, who reads everything: such as a volume that was restored as another user.
+#[test]
+fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
+    for (mode, initialise) in
+        [("000", Initialise::Forbidden), ("400", Initialise::Forbidden), ("000", Initialise::Allowed)]
+    {
+        let mut node = born(&Parameters::new());
+        node.stop();
+        let pgdata = node.path("volume/pgdata");
+        let chmod = |mode: &str| as_server_user("chmod").arg(mode).arg(&pgdata).status().unwrap();
+        assert!(chmod(mode).success());
+        node.configure(&Parameters::new(), initialise);
+        node.start();
+        assert_eq!(code(node.wait_for_end()), 1);
+        let said = node.read("termination-log");
+        assert!(chmod("700").success());
+        assert!(said.contains("cannot read") && said.contains("Permission denied"), "{said}");
+        assert!(!said.contains(VOLUME_EMPTY), "{said}");
+        node.configure(&Parameters::new(), Initialise::Forbidden);
+        node.start();
+        node.until_ready();
+    }
+}
+
 #[test]
 fn what_a_killed_initdb_left_is_removed_only_with_permission() {
     let mut node = node();

@@ -80,12 +80,22 @@ binary_major() {
 
 # ---- the volume ---------------------------------------------------------------------------------------------------
 
-is_empty() { [ ! -e "$1" ] || { [ -d "$1" ] && [ -z "$(ls -A "$1")" ]; }; }
+is_empty() { [ ! -e "$1" ] || { [ -d "$1" ] && found=$(ls -A "$1") && [ -z "$found" ]; }; }
 is_whole() { [ -s "$pgdata/PG_VERSION" ] && [ -s "$pgdata/global/pg_control" ]; }
 may_initialise() { [ "$(cat "$config/initialise" 2>/dev/null)" = allowed ]; }
 
+# What cannot be read is not empty: people would give up data that is whole. (The dot: to be listed is not enough.)
+must_be_readable() {
+    if ! ls -A "$1/." >"$words" 2>&1; then
+        die "uid $(id -u) cannot read $1: $(last_words). The data may be whole: nothing is initialised in its place." \
+            "Let that uid own what is there, or mend the volume"
+    fi
+}
+
 prepare_volume() {
     if is_whole; then return; fi
+    must_be_readable "$volume"
+    if [ -e "$pgdata" ]; then must_be_readable "$pgdata"; fi
     if ! is_empty "$pgdata"; then
         die "$pgdata is not whole: it has files in it, but not PG_VERSION and global/pg_control both. It is left as" \
             "it is. Restore the volume, or remove that directory if nothing in it is of worth"
