@@ -305,3 +305,27 @@ fn every_command_that_a_document_names_exists() {
     }
     none(&broken, "the Makefile has no such target");
 }
+
+/// People are told to keep clusters of the same name elsewhere.
+#[test]
+fn the_demo_deletes_only_in_a_namespace_that_it_has_made() {
+    let demo = root().join("infrastructure/demo");
+    let asks = |label: &str| {
+        let script = format!("source settings.sh; kubectl() {{ printf '{label}'; }}; must_be_the_demos");
+        let output = std::process::Command::new("bash")
+            .args(["-c", &script])
+            .env("HERE", &demo)
+            .current_dir(&demo)
+            .output();
+        let output = output.unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(asks("true"), (true, String::new()));
+    let (goes_on, said) = asks("");
+    assert!(!goes_on && said.contains("it is left alone"), "{said}");
+    for (script, deletes) in [("up.sh", "\nforget_cluster\n"), ("down.sh", "kubectl delete namespace")] {
+        let text = fs::read_to_string(demo.join(script)).unwrap();
+        let (asked, deleted) = (text.find("must_be_the_demos\n").unwrap(), text.find(deletes).unwrap());
+        assert!(asked < deleted, "{script} deletes before it has asked");
+    }
+}

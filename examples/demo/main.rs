@@ -35,7 +35,7 @@ const AT_REST: u64 = 500;
 #[derive(Parser)]
 struct Arguments {
     /// Namespace of the DialogCluster.
-    #[arg(long, default_value = "shop")]
+    #[arg(long, default_value = "dialog-demo")]
     namespace: String,
     /// Its name. It has one worker, and is Ready.
     #[arg(long, default_value = "dialogs")]

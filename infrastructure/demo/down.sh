@@ -8,7 +8,10 @@ source "$HERE/settings.sh"
 
 if [[ ${DIALOG_USE_KUBECONFIG:-} == 1 ]]; then
   PATH=$("$LOCAL/bin.sh" kubectl):$PATH
-  kubectl delete namespace "$NAMESPACE" --ignore-not-found --timeout=5m
+  if kubectl get namespace "$NAMESPACE" --output=name >/dev/null 2>&1; then
+    must_be_the_demos
+    kubectl delete namespace "$NAMESPACE" --timeout=5m
+  fi
 else
   "$LOCAL/down.sh"
 fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # up.sh: brings up everything the demo needs, and plays it; `make demo` runs this. A second run begins anew, quickly.
 # DIALOG_USE_KUBECONFIG=1: on the cluster of KUBECONFIG instead. The operator is installed there already (README.md) and
-# looks after namespace shop, and the addresses of Services can be reached from here.
+# looks after namespace dialog-demo, and the addresses of Services can be reached from here.
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=settings.sh
@@ -25,7 +25,11 @@ step "The operator and the demo, built from here"
 cargo build --locked --release --bin dialog-operator --example demo
 
 step "A namespace, with nothing of an earlier demo in it"
-kubectl get namespace "$NAMESPACE" --output=name 2>/dev/null || kubectl create namespace "$NAMESPACE"
+if ! kubectl get namespace "$NAMESPACE" --output=name 2>/dev/null; then
+  kubectl create namespace "$NAMESPACE"
+  kubectl label namespace "$NAMESPACE" "$MARK=true" >/dev/null
+fi
+must_be_the_demos
 forget_cluster
 
 if [[ ${DIALOG_USE_KUBECONFIG:-} != 1 ]]; then
