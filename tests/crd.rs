@@ -142,6 +142,7 @@ async fn a_bad_spec_is_refused_by_the_name_of_its_field() {
         (0..201).map(|n| (format!("my.p{n}"), json!("1"))).collect::<serde_json::Map<_, _>>().into();
     let rows: Vec<(Value, &[&str])> = vec![
         (parameter("wal_level", "replica"), &["spec.postgres.parameters", "the operator owns wal_level"]),
+        (parameter("allow_alter_system", "off"), &["the operator owns allow_alter_system"]),
         (parameter("WAL_LEVEL", "replica"), &["spec.postgres.parameters", "WAL_LEVEL", "lower case"]),
         (parameter("Wal_Level", "replica"), &["Wal_Level"]),
         (parameter("work mem", "4MB"), &["work mem"]),
@@ -165,6 +166,9 @@ async fn a_bad_spec_is_refused_by_the_name_of_its_field() {
         (json!({"workers": {"joinTimeout": "10 minutes"}}), &["spec.workers.joinTimeout"]),
         (json!({"workers": {"joinTimeout": ""}}), &["spec.workers.joinTimeout"]),
         (json!({"workers": {"joinTimeout": "5"}}), &["spec.workers.joinTimeout"]),
+        (json!({"workers": {"joinTimeout": "10s10m"}}), &["spec.workers.joinTimeout"]),
+        (json!({"workers": {"joinTimeout": "1m1m"}}), &["spec.workers.joinTimeout"]),
+        (json!({"workers": {"joinTimeout": "99999999999999999h"}}), &["spec.workers.joinTimeout"]),
         (json!({"workers": {"storage": {"size": "much"}}}), &["spec.workers.storage.size", "quantity"]),
         (json!({"workers": {"storage": {"size": "0"}}}), &["spec.workers.storage.size", "above zero"]),
         (json!({"coordinator": {"storage": {"size": "-1Gi"}}}), &["spec.coordinator.storage.size"]),

@@ -133,7 +133,7 @@ pub struct WorkersSpec {
     #[schemars(range(min = 1, max = 256))]
     pub replicas: i32,
     /// How long the others wait for a worker that is not registered yet, from the creation of its StatefulSet (such as `10m`).
-    #[schemars(regex(pattern = r"^([0-9]+(h|m|s))+$"), length(max = 20))]
+    #[schemars(regex(pattern = r"^([0-9]{1,5}h)?([0-9]{1,6}m)?([0-9]{1,7}s)?$"), length(min = 2))]
     pub join_timeout: String,
     /// The template of each worker.
     #[serde(flatten)]

@@ -15,6 +15,7 @@ pub const ONE_LINE: &str = r"^[^\n\r\x00]*$";
 /// Parameters that the operator owns, by name.
 pub const OWNED: &[&str] = &[
     "wal_level",
+    "allow_alter_system",
     "shared_preload_libraries",
     "session_preload_libraries",
     "local_preload_libraries",

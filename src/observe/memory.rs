@@ -38,7 +38,7 @@ pub struct Remembered {
     pub writes: HashMap<String, (Value, Instant)>,
     /// Pods deleted by us, by uid, until the watch shows it.
     pub deleted_pods: HashMap<String, Instant>,
-    /// Answers of servers to values, by `name=value`, and the version of the server that gave them.
+    /// Answers of servers to values, by `name=value`.
     pub trials: BTreeMap<String, Option<String>>,
     /// What images said.
     pub images: BTreeMap<String, ImageFacts>,
