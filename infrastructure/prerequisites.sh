@@ -15,4 +15,5 @@ if [[ ! -e /etc/postgresql-common/createcluster.conf && $EUID == 0 ]]; then
   mkdir -p /etc/postgresql-common
   echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 fi
-need_packages gcc libc6-dev make openssl faketime postgresql-15 postgresql-server-dev-15
+need_packages gcc libc6-dev make openssl faketime postgresql-15 postgresql-server-dev-15 ||
+  die "see above. Made for Debian 12, whose PostgreSQL is 15; this is $(. /etc/os-release && echo "$PRETTY_NAME")"

@@ -1,4 +1,4 @@
-{{/* The name of everything: that of the release, so that two releases do not meet. */}}
+{{/* The name of everything but the Lease: that of the release. The Lease is one a namespace: never two operators at work. */}}
 {{- define "dialog-operator.name" -}}
 {{- .Release.Name | trunc 53 | trimSuffix "-" }}
 {{- end }}
