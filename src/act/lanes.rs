@@ -1,4 +1,6 @@
-//! Which steps of a plan may be done beside each other. Pure.
+//! Which steps of a plan may be done beside each other, and which ones a failure stops. Pure.
+
+use std::collections::BTreeSet;
 
 use crate::{
     api::{Node, names::keys},
@@ -36,6 +38,43 @@ pub fn node(step: &Step) -> Option<Node> {
         | Step::TryParameter { node, .. } => Some(*node),
         _ => lane(step),
     }
+}
+
+/// What failures have stopped of a plan.
+#[derive(Debug, Default)]
+pub struct Stopped {
+    nodes: BTreeSet<Node>,
+    schema: bool,
+}
+
+impl Stopped {
+    /// Whether the step is not to be tried, because something before it has failed.
+    #[must_use]
+    pub fn includes(&self, step: &Step) -> bool {
+        self.schema && is_of_schema(step) || node(step).is_some_and(|node| self.nodes.contains(&node))
+    }
+    /// Notes that a step has failed, and says whether the rest of the plan goes on.
+    ///
+    /// What concerns one node alone (a quota that is used up, a full disk) stops that node. The application's role and
+    /// tables are needed by nothing else. A question stops nothing: until it is answered the plan is one without the
+    /// answer. Every other step stands on those before it.
+    #[must_use]
+    pub fn after(&mut self, step: &Step) -> bool {
+        if let Some(node) = lane(step) {
+            self.nodes.insert(node);
+            return true;
+        }
+        self.schema |= is_of_schema(step);
+        is_of_schema(step) || is_question(step)
+    }
+}
+
+fn is_of_schema(step: &Step) -> bool {
+    matches!(step, Step::CreateOwner { .. } | Step::ApplySchema { .. })
+}
+
+fn is_question(step: &Step) -> bool {
+    matches!(step, Step::TryParameter { .. } | Step::InspectImage { .. } | Step::ForgetInspection { .. })
 }
 
 /// The plan as batches, one after another; in a batch lanes beside each other; in a lane steps one after another.

@@ -1,5 +1,4 @@
-//! Writes only: exactly what the plan says, in its order, stopping at a failure; one in what concerns a single node alone
-//! stops that node. Nothing is decided here and nothing is remembered here but what a write has answered.
+//! Writes only: exactly what the plan says, in its order, stopping at a failure as far as the failure reaches. Nothing is decided here and nothing is remembered here but what a write has answered.
 
 mod kubernetes;
 pub mod lanes;
@@ -9,19 +8,16 @@ mod sql;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{Desired, Node},
+    api::Desired,
     controller::Context,
     observe::{Snapshot, memory::Handle},
-    plan::{Plan, Planned, Step},
+    plan::{Plan, Planned, Problem, ProblemReason, Step},
     report::words::doing,
     runtime::door::{Address, Refusal},
 };
@@ -92,6 +88,8 @@ pub enum FailureReason {
     ShuttingDown,
     /// A Secret that this step needs is missing or cannot be read.
     Secret,
+    /// PostgreSQL or Citus took the schema's SQL for wrong: trying again does not help.
+    Schema,
 }
 
 impl Done {
@@ -99,6 +97,19 @@ impl Done {
     #[must_use]
     pub fn failure(&self) -> Option<(&Step, &Failure)> {
         self.steps.iter().find_map(|done| done.result.as_ref().err().map(|failure| (&done.step, failure)))
+    }
+    /// What only a person can mend, as the steps have found out. It is tried again all the same: nothing else tells
+    /// when it is mended outside the spec (an extension that the SQL needs, say).
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let refused = |done: &DoneStep| match &done.result {
+            Err(failure) if failure.reason == FailureReason::Schema => Some(Problem {
+                reason: ProblemReason::SchemaFailed,
+                message: format!("{}. Correct the SQL; it is then run again.", failure.message),
+            }),
+            _ => None,
+        };
+        self.steps.iter().filter_map(refused).collect()
     }
     /// Steps that succeeded.
     pub fn succeeded(&self) -> impl Iterator<Item = &Step> {
@@ -121,28 +132,26 @@ pub struct Hands<'a> {
 /// Does what the plan says, in its order, and stops at a failure.
 ///
 /// Steps in a row that are about one node each, and disturb nobody, are done for all these nodes beside each other
-/// and for each node in their order: a hundred workers are born as fast as one. A failure in one of these (a quota that
-/// is used up, a full disk) ends what is planned for its node, and nothing else: every other step stands on what was
-/// seen, not on them.
+/// and for each node in their order: a hundred workers are born as fast as one. What a failure stops is
+/// [`lanes::Stopped`]'s.
 pub async fn act(hands: &Hands<'_>, plan: &Plan) -> Done {
     let mut done = Done::default();
     let started = Instant::now();
-    let mut failed = BTreeSet::new();
+    let mut stopped = lanes::Stopped::default();
     for mut batch in lanes::batches(&plan.steps) {
         if started.elapsed() > BUDGET {
             break;
         }
-        batch.retain(|lane| {
-            !lane.iter().any(|planned| lanes::node(&planned.step).is_some_and(|node| failed.contains(&node)))
-        });
+        batch.retain(|lane| !lane.iter().any(|planned| stopped.includes(&planned.step)));
         let lanes: Vec<_> = batch.into_iter().map(|lane| in_order(hands, lane).boxed()).collect();
         let mut results: Vec<_> = stream::iter(lanes).buffered(BESIDE).concat().await;
-        let failures = results.iter().filter(|done: &&DoneStep| done.result.is_err());
-        let of_nodes: Option<Vec<Node>> = failures.map(|done| lanes::lane(&done.step)).collect();
+        let mut goes_on = true;
+        for failed in results.iter().filter(|done: &&DoneStep| done.result.is_err()) {
+            goes_on &= stopped.after(&failed.step);
+        }
         done.steps.append(&mut results);
-        match of_nodes {
-            Some(nodes) => failed.extend(nodes),
-            None => break,
+        if !goes_on {
+            break;
         }
     }
     done

@@ -27,6 +27,7 @@ impl From<SqlError> for Failure {
     fn from(error: SqlError) -> Self {
         let reason = match error {
             SqlError::DeadlineExceeded { .. } => FailureReason::DeadlineExceeded,
+            _ if error.is_wrong_schema() => FailureReason::Schema,
             _ => FailureReason::Postgres,
         };
         Self::new(reason, error.to_string())

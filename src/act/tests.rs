@@ -174,6 +174,23 @@ async fn a_refusal_for_the_cluster_stops_the_plan() {
 }
 
 #[tokio::test]
+async fn a_question_that_cannot_be_asked_stops_nothing() {
+    let steps = vec![Step::InspectImage { image: "wanted".into() }, service_of("worker-3")];
+    let (done, asked, _) = all_done(steps, vec![refusal(403, "Forbidden"), (201, stored(Some("u-2")))]).await;
+    assert_eq!(done.failure().unwrap().0.name(), "InspectImage", "and it is told");
+    assert_eq!((methods(&asked).len(), done.succeeded().count()), (2, 1), "{asked:?}");
+}
+
+#[test]
+fn a_schema_that_fails_stops_the_schema_and_nothing_else() {
+    let owner = Step::CreateOwner { owner: "dialogs".into(), secret_uid: "s".into() };
+    let schema = Step::ApplySchema { hash: "h".into() };
+    let mut stopped = lanes::Stopped::default();
+    assert!(stopped.after(&owner), "a roll, the budget and corrections go on");
+    assert!(stopped.includes(&schema) && !stopped.includes(&Step::RecoverTransactions));
+}
+
+#[tokio::test]
 async fn a_name_of_an_earlier_cluster_is_waited_for() {
     let step = Step::Create(Box::new(service()));
     let (done, ..) = done(step, vec![refusal(409, "AlreadyExists"), (200, stored(Some("u-1")))]).await;

@@ -225,6 +225,19 @@ impl SqlError {
             _ => None,
         }
     }
+    /// The schema's SQL itself is wrong, not the moment at which it was run: data (class 22), a constraint (23), syntax
+    /// or a name (42), what Citus or this build cannot do (0A), an error that the SQL raises (P0), or a statement that
+    /// is never run.
+    #[must_use]
+    pub fn is_wrong_schema(&self) -> bool {
+        match self {
+            Self::Refused { refusal: Refusal::UnusableSchema, .. } => true,
+            Self::Schema { words, .. } => {
+                ["22", "23", "42", "0A", "P0"].iter().any(|class| words.sqlstate.starts_with(class))
+            }
+            _ => false,
+        }
+    }
     /// The kind of error in one word, for metrics: a bounded set.
     #[must_use]
     pub fn reason(&self) -> &'static str {

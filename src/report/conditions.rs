@@ -286,7 +286,10 @@ pub fn workers_registered(view: View) -> Said {
 /// Database, role, schema and distributed tables exist.
 #[must_use]
 pub fn schema_applied(view: View, done: &Done) -> Said {
-    if let Some((Step::ApplySchema { .. } | Step::CreateOwner { .. }, failure)) = done.failure() {
+    let of_schema = |step: &Step| matches!(step, Step::ApplySchema { .. } | Step::CreateOwner { .. });
+    let failed =
+        done.steps.iter().find_map(|done| done.result.as_ref().err().filter(|_| of_schema(&done.step)));
+    if let Some(failure) = failed {
         return no("SchemaFailed", failure.message.clone());
     }
     let Some(citus) = view.citus() else {

@@ -20,6 +20,9 @@ use crate::{
 /// The status of a cluster whose spec can be followed.
 #[must_use]
 pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> DialogClusterStatus {
+    let mut plan = plan.clone();
+    plan.problems.extend(done.problems());
+    let plan = &plan;
     let view = View { desired, seen };
     let wanted = wanted(view, &mut Plan::default());
     let said = conditions::all(view, &wanted, plan, done);

@@ -33,8 +33,9 @@ async fn a_bad_schema_a_taken_name_and_a_table_without_a_key() {
         let error = "type \"nonsense\" does not exist";
         let (_, seen) = cluster
             .until("the broken schema is told", 60, |cluster| {
-                condition(cluster, "SchemaApplied")
-                    .is_some_and(|one| one.status == "False" && one.message.contains(error))
+                is_stalled(cluster, "SchemaFailed")
+                    && condition(cluster, "SchemaApplied")
+                        .is_some_and(|one| one.status == "False" && one.message.contains(error))
             })
             .await;
         let message = &condition(&seen, "SchemaApplied").unwrap().message;

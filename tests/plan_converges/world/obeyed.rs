@@ -13,9 +13,9 @@ impl World {
         invariants::check(view, &wanted, &decided)
             .unwrap_or_else(|broken| panic!("{broken}\n{}", self.log.join("\n")));
         let mut done = dialog_operator::act::Done::default();
-        let mut stopped = BTreeSet::new();
+        let mut stopped = lanes::Stopped::default();
         for planned in decided.steps.iter().take(killed_after.unwrap_or(usize::MAX)) {
-            if lanes::node(&planned.step).is_some_and(|node| stopped.contains(&node)) {
+            if stopped.includes(&planned.step) {
                 continue;
             }
             self.log.push(format!("{}: {}", planned.step.name(), planned.why));
@@ -26,10 +26,8 @@ impl World {
                 result,
                 said: None,
             });
-            match lanes::lane(&planned.step).filter(|_| failed) {
-                Some(node) => drop(stopped.insert(node)),
-                None if failed => break,
-                None => {}
+            if failed && !stopped.after(&planned.step) {
+                break;
             }
         }
         if killed_after.is_none() {
