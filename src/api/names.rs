@@ -151,6 +151,10 @@ pub mod keys {
     pub const NODE: &str = "dialogcluster.dev/node";
     /// Annotation of a StatefulSet and a volume claim: `system_identifier` of `pg_control_system()`; who this node is.
     pub const SYSTEM_IDENTIFIER: &str = "dialogcluster.dev/system-identifier";
+    /// Annotation of the coordinator's volume claim: the image that its server runs with.
+    pub const IMAGE: &str = "dialogcluster.dev/image";
+    /// Annotation of the coordinator's volume claim: `postgres=<major> citus=<version>`, what its data was last used by.
+    pub const VERSIONS: &str = "dialogcluster.dev/versions";
     /// Annotation of an object: hash of what the operator rendered, so that a removed field is noticed as well.
     pub const RENDERED: &str = "dialogcluster.dev/rendered";
     /// Annotation of a pod template: hash of what the *user* wrote about the pod. A pod with another one is due a restart.

@@ -204,10 +204,14 @@ pub fn inspections(scope: &Scope, cluster: &ClusterId) -> Vec<(String, Option<Se
 /// What one such pod has said.
 fn inspection(pod: &KubernetesPod) -> Option<Seen<ImageFacts>> {
     let status = pod.status.as_ref()?;
+    // Evicted or preempted: that is about the machine.
+    if status.phase.as_deref() == Some("Failed") && status.reason.is_some() {
+        return None;
+    }
     let ended = status.container_statuses.iter().flatten().find_map(terminated);
     if let Some((reason, message)) = ended {
-        return Some(match image_facts(&message) {
-            Some(facts) if status.phase.as_deref() == Some("Succeeded") => Seen::Known(facts),
+        return Some(match message.parse() {
+            Ok(facts) if status.phase.as_deref() == Some("Succeeded") => Seen::Known(facts),
             _ => Seen::Unknown(format!("{reason}: {message}")),
         });
     }
@@ -223,14 +227,6 @@ fn inspection(pod: &KubernetesPod) -> Option<Seen<ImageFacts>> {
     cannot
         .contains(&held.reason.as_str())
         .then(|| Seen::Unknown(format!("{}: {}", held.reason, held.message)))
-}
-
-/// Reads `postgres=<major> citus=<version>`.
-#[must_use]
-pub fn image_facts(message: &str) -> Option<ImageFacts> {
-    let value =
-        |key: &str| message.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-    Some(ImageFacts { postgres_major: value("postgres")?.parse().ok()?, citus: value("citus")?.to_owned() })
 }
 
 /// Why a pod does not run, in the words of whoever holds it up: the scheduler, or the kubelet about a container.

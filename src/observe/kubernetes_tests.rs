@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use super::{kubernetes::*, snapshot::Ownership};
+use super::{
+    kubernetes::*,
+    snapshot::{ImageFacts, Ownership},
+};
 use crate::api::ClusterId;
 
 fn cluster() -> ClusterId {
@@ -73,7 +76,7 @@ fn a_pod_waits_in_the_words_of_who_holds_it_up() {
 
 #[test]
 fn an_image_says_what_is_in_it() {
-    let facts = image_facts("postgres=15 citus=13.2-1\n").unwrap();
+    let facts = "postgres=15 citus=13.2-1\n".parse::<ImageFacts>().unwrap();
     assert_eq!((facts.postgres_major, facts.citus.as_str()), (15, "13.2-1"));
-    assert_eq!(image_facts("no initdb on the PATH"), None);
+    assert!("no initdb on the PATH".parse::<ImageFacts>().is_err());
 }

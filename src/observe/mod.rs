@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod caches;
+mod image_facts;
 pub mod kubernetes;
 #[cfg(test)]
 mod kubernetes_tests;

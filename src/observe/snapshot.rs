@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::image_facts::ImageFacts;
 use crate::api::{DialogClusterStatus, Node};
 
 /// Something that was seen, or why it could not be seen. Never a default in place of an answer.
@@ -262,16 +263,6 @@ pub struct RejectedConfiguration {
     pub config_hash: String,
     /// What the server said when it ended.
     pub message: String,
-}
-
-/// What an image has in it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ImageFacts {
-    /// Major version of PostgreSQL.
-    pub postgres_major: u32,
-    /// `default_version` of the citus extension, such as `13.2-1`.
-    pub citus: String,
 }
 
 /// The schema's SQL and where it is from.

@@ -1,12 +1,17 @@
 //! Which image the nodes run. A new image is asked what is in it before anything restarts; only the same major version
 //! of PostgreSQL and the same minor version of Citus are taken. Restarting is `roll`'s.
 
-use super::{Hold, Plan, ProblemReason, Step, View};
+use jiff::SignedDuration;
+
+use super::{Hold, Plan, ProblemReason, Server, Step, View};
 use crate::{
-    api::Node,
-    observe::snapshot::{ImageFacts, Seen},
+    api::{Node, names::keys},
+    observe::snapshot::{ImageFacts, LiveObject, Seen},
     resources,
 };
+
+/// An image whose pod was sent away is asked again after this time.
+const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// The image to use now: the one asked for when it can be used, else the one that runs.
 pub fn choose(view: View, plan: &mut Plan) -> String {
@@ -23,9 +28,24 @@ pub fn choose(view: View, plan: &mut Plan) -> String {
     chosen
 }
 
-/// Image in the coordinator's StatefulSet.
+/// Image in a StatefulSet, the coordinator's first; before there is one, what is written down on the coordinator's
+/// volume, so that data that is taken back meets the image that it ran with.
 fn running_image(view: View<'_>) -> Option<&str> {
-    view.stateful_set(Node::Coordinator)?.json.pointer("/spec/template/spec/containers/0/image")?.as_str()
+    let of_set =
+        |node| view.stateful_set(node)?.json.pointer("/spec/template/spec/containers/0/image")?.as_str();
+    view.nodes().into_iter().find_map(of_set).or_else(|| coordinators_claim(view)?.annotation(keys::IMAGE))
+}
+
+fn coordinators_claim(view: View<'_>) -> Option<&LiveObject> {
+    view.own("PersistentVolumeClaim", view.claim(Node::Coordinator)?)
+}
+
+/// What is to be written down on the coordinator's volume, beside its identity: it outlives servers and StatefulSets.
+#[must_use]
+pub fn to_be_noted(view: View) -> Option<(String, String)> {
+    let Server::Known(postgres) = view.server(Node::Coordinator) else { return None };
+    let facts = ImageFacts { postgres_major: postgres.major, citus: postgres.extension.clone()? };
+    Some((running_image(view)?.to_owned(), facts.to_string()))
 }
 
 fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
@@ -33,14 +53,13 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
     if view.nodes().into_iter().all(|node| view.identity(node).is_none()) {
         return asked.to_owned();
     }
-    match view.seen.images.get(asked) {
+    // A pod that was made of what the spec said before has nothing to say.
+    let said = view.seen.images.get(asked);
+    match said.filter(|said| said.known().is_some() || !is_outdated(view, asked)) {
         None => {
-            let step = Step::InspectImage { image: asked.to_owned() };
-            let pod = resources::inspection_pod(
-                &resources::Inputs { desired: view.desired, operator: &view.seen.operator, image: running },
-                asked,
-            );
-            if view.object("Pod", &pod.name).is_none() {
+            let pod = resources::inspection_pod_name(&view.desired.cluster, asked);
+            if view.object("Pod", &pod).is_none() {
+                let step = Step::InspectImage { image: asked.to_owned() };
                 plan.step(step, "a new image is asked what is in it before anything restarts");
             }
             plan.hold(Hold::InspectingImage { image: asked.to_owned() });
@@ -75,7 +94,8 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
     }
 }
 
-/// Major version of PostgreSQL and version of Citus: of the coordinator, of any other node, or as one last told them.
+/// Major version of PostgreSQL and version of Citus: of the coordinator, of any other node, as written down on the
+/// coordinator's volume, or as a node last told them.
 /// The image may be what keeps them from telling.
 fn running_versions(view: View) -> Option<(u32, String)> {
     let told = |node| {
@@ -88,7 +108,11 @@ fn running_versions(view: View) -> Option<(u32, String)> {
             Some((major, node.citus_version.clone()?))
         })
     };
-    view.nodes().into_iter().find_map(told).or_else(before)
+    let noted = || {
+        let facts: ImageFacts = coordinators_claim(view)?.annotation(keys::VERSIONS)?.parse().ok()?;
+        Some((facts.postgres_major, facts.citus))
+    };
+    view.nodes().into_iter().find_map(told).or_else(noted).or_else(before)
 }
 
 fn unsupported((major, citus): &(u32, String), facts: &ImageFacts) -> Option<String> {
@@ -107,7 +131,7 @@ fn citus_minor(version: &str) -> &str {
     version.split_once('-').map_or(version, |(minor, _)| minor)
 }
 
-/// An inspection pod is removed when it has answered, or nobody asks any more.
+/// An inspection pod is removed when it has answered, when nobody asks any more, or when it is to be asked anew.
 fn forget_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
     let prefix = format!("Pod/{}-image-", view.desired.cluster.name);
     for (key, object) in view.seen.objects.iter().filter(|(key, _)| key.starts_with(&prefix)) {
@@ -115,12 +139,34 @@ fn forget_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
         let waits = image.is_some() && image == still_asked;
         let answered =
             image.and_then(|image| view.seen.images.get(image)).is_some_and(|seen| seen.known().is_some());
-        if (!waits || answered) && !object.deleting {
+        let why = if !waits || answered {
+            "the image has been asked, or nobody wants it any more"
+        } else if image.is_some_and(|image| is_outdated(view, image)) {
+            "the image is asked again with what the spec says now"
+        } else if was_sent_away(view, object) {
+            "the machine sent the pod away before it could answer"
+        } else {
+            continue;
+        };
+        if !object.deleting {
             let pod = key.trim_start_matches("Pod/").to_owned();
-            plan.step(
-                Step::ForgetInspection { pod },
-                "the image has been asked, or nobody wants it any more",
-            );
+            plan.step(Step::ForgetInspection { pod }, why);
         }
     }
+}
+
+/// The pod that asks this image was made of another spec: other pull secrets, say, or another kind of machine.
+fn is_outdated(view: View, image: &str) -> bool {
+    let inputs = resources::Inputs { desired: view.desired, operator: &view.seen.operator, image };
+    let want = resources::inspection_pod(&inputs, image);
+    let wanted = want.json["metadata"]["annotations"][keys::RENDERED].as_str();
+    view.object("Pod", &want.name).is_some_and(|pod| pod.annotation(keys::RENDERED) != wanted)
+}
+
+/// Evicted, preempted or refused by its machine: that says nothing of the image. Asked again after a pause.
+fn was_sent_away(view: View, pod: &LiveObject) -> bool {
+    let status = |field: &str| pod.json.get("status").and_then(|status| status.get(field)?.as_str());
+    status("phase") == Some("Failed")
+        && status("reason").is_some()
+        && view.seen.now.duration_since(pod.created_at) > ASK_AGAIN
 }

@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use super::{Hold, Plan, ProblemReason, Step, View, Wanted};
+use super::{Hold, Plan, ProblemReason, Step, View, Wanted, image};
 use crate::{
     api::{
         Node,
@@ -11,7 +11,7 @@ use crate::{
         spec::VolumePolicy,
     },
     observe::snapshot::{LiveObject, Ownership, Postgres},
-    resources::{self, Initialise, Moving, Rendered},
+    resources::{self, Initialise, Moving, OnVolume, Rendered},
 };
 
 /// Creates what is missing and applies what differs.
@@ -71,7 +71,8 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
     }
     // Only made here; `keep_volumes` brings it up to date, after everything else.
     if view.object("PersistentVolumeClaim", &claim).is_none() {
-        ensure(view, resources::volume_claim(&inputs, node, &claim, (identity, None)), plan);
+        let on_volume = OnVolume { identity, ..OnVolume::default() };
+        ensure(view, resources::volume_claim(&inputs, node, &claim, on_volume), plan);
     }
     let mut set = resources::stateful_set(&inputs, node, &claim, identity);
     if view.object("StatefulSet", &set.name).is_none() {
@@ -91,11 +92,22 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
         if claim.label(keys::DRAINED).is_none() && view.claim(node) != Some(name) {
             continue;
         }
-        let size = claim.json.pointer("/spec/resources/requests/storage").and_then(|size| size.as_str());
-        let kept = claim.label(keys::DRAINED).and(size);
-        let of_node = || view.identity(node).filter(|_| kept.is_none());
-        let identity = claim.annotation(keys::SYSTEM_IDENTIFIER).or_else(of_node);
-        let want = resources::volume_claim(&wanted.inputs(view), node, name, (identity, kept));
+        let drained = claim.label(keys::DRAINED).is_some();
+        let of_node = || view.identity(node).filter(|_| !drained);
+        let noted = image::to_be_noted(view).filter(|_| node == Node::Coordinator);
+        let noted = noted.as_ref().map(|(image, versions)| (image.as_str(), versions.as_str()));
+        let before = || Some((claim.annotation(keys::IMAGE)?, claim.annotation(keys::VERSIONS)?));
+        let on_volume = OnVolume {
+            identity: claim.annotation(keys::SYSTEM_IDENTIFIER).or_else(of_node),
+            // No volume shrinks: one that somebody has grown by hand, or that is taken back, stays as large as it is.
+            size: claim
+                .json
+                .pointer("/spec/resources/requests/storage")
+                .and_then(|size| size.as_str())
+                .filter(|size| drained || resources::is_larger(size, &view.desired.storage(node).size.0)),
+            image: noted.or_else(before),
+        };
+        let want = resources::volume_claim(&wanted.inputs(view), node, name, on_volume);
         if is_forgotten(view, node, name, claim) {
             let step = Step::Delete { kind: want.kind, name: want.name, uid: claim.uid.clone() };
             plan.step(

@@ -114,6 +114,12 @@ pub(super) fn canonical_quantity(text: &str) -> String {
     billionths(text).map_or_else(|| text.to_owned(), |amount| format!("{amount}n"))
 }
 
+/// Whether one quantity is more than another; a text that is none is not.
+#[must_use]
+pub fn is_larger(one: &str, other: &str) -> bool {
+    matches!((billionths(one), billionths(other)), (Some(one), Some(other)) if one > other)
+}
+
 fn billionths(text: &str) -> Option<i128> {
     const UNIT: i128 = 1_000_000_000;
     let end =
@@ -162,6 +168,16 @@ mod tests {
 
     fn wanted(json: Value) -> Rendered {
         Rendered { api_version: "v1".to_owned(), kind: "Thing".to_owned(), name: "thing".to_owned(), json }
+    }
+
+    #[rstest]
+    #[case("50Gi", "10Gi", true)]
+    #[case("10Gi", "100Gi", false)]
+    #[case("10240Mi", "10Gi", false)]
+    #[case("11G", "10Gi", true)]
+    #[case("much", "10Gi", false)]
+    fn a_size_is_compared_as_an_amount(#[case] one: &str, #[case] other: &str, #[case] larger: bool) {
+        assert_eq!(is_larger(one, other), larger);
     }
 
     #[rstest]

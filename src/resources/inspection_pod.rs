@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{Container, Pod, PodSpec, ResourceRequirements},
+    api::core::v1::{Affinity, Container, Pod, PodSpec, ResourceRequirements},
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 
@@ -30,9 +30,14 @@ pub fn inspection_pod_name(cluster: &ClusterId, image: &str) -> String {
 pub fn inspection_pod(inputs: &Inputs, image: &str) -> Rendered {
     let desired = inputs.desired;
     let template = &desired.coordinator;
-    // Where every pod must name its resources; initdb needs next to nothing.
+    // Where every pod must name its resources; initdb needs next to nothing. A quota on limits wants those as well:
+    // the coordinator's, which it must have there.
     let requests = [("cpu", "10m"), ("memory", "64Mi")]
         .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())));
+    let mut limits = template.resources.limits.clone();
+    if let Some(limits) = &mut limits {
+        limits.retain(|name, _| name == "cpu" || name == "memory");
+    }
     let name = inspection_pod_name(&desired.cluster, image);
     let metadata = owned(inputs, name, About::Inspection);
     let mut labels = template.pod_labels.clone();
@@ -48,6 +53,7 @@ pub fn inspection_pod(inputs: &Inputs, image: &str) -> Rendered {
                 command: Some(["sh", "-c", SCRIPT].map(str::to_owned).to_vec()),
                 resources: Some(ResourceRequirements {
                     requests: Some(BTreeMap::from(requests)),
+                    limits,
                     ..ResourceRequirements::default()
                 }),
                 volume_mounts: Some(vec![mount("tmp", "/tmp")]),
@@ -56,6 +62,12 @@ pub fn inspection_pod(inputs: &Inputs, image: &str) -> Rendered {
             volumes: Some(vec![empty_dir("tmp", None)]),
             node_selector: some_map(&template.node_selector),
             tolerations: some(template.tolerations.clone()),
+            // Of the other affinities it is no part: they are about the nodes of the cluster.
+            affinity: template
+                .affinity
+                .as_ref()
+                .and_then(|affinity| affinity.node_affinity.clone())
+                .map(|node_affinity| Affinity { node_affinity: Some(node_affinity), ..Affinity::default() }),
             priority_class_name: template.priority_class_name.clone(),
             restart_policy: Some("Never".to_owned()),
             termination_grace_period_seconds: Some(1),

@@ -22,7 +22,7 @@ use crate::{api::Desired, observe::snapshot::OperatorFacts};
 
 pub use config_map::{Initialise, VOLUME_EMPTY, config_map, may_initialise, parameters_of};
 pub use configuration::{boot_hash, config_hash, settings, settings_with};
-pub use differs::differs;
+pub use differs::{differs, is_larger};
 pub use inspection_pod::{inspection_pod, inspection_pod_name};
 pub use pod::user_template_hash;
 pub use pod_disruption_budget::{Moving, pod_disruption_budget};
@@ -30,7 +30,7 @@ pub use secret::secret;
 pub use service::{application_service, node_service, nodes_service};
 pub use service_account::service_account;
 pub use stateful_set::stateful_set;
-pub use volume_claim::{claim_name, volume_claim};
+pub use volume_claim::{OnVolume, claim_name, volume_claim};
 
 /// What every builder looks at.
 #[derive(Clone, Copy, Debug)]

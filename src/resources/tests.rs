@@ -40,7 +40,12 @@ fn all(inputs: &Inputs) -> Vec<Rendered> {
         config_map(inputs, Node::Worker(2), &inputs.desired.parameters, Initialise::Allowed),
         stateful_set(inputs, Node::Coordinator, "talk-coordinator-b4c5d", None),
         worker(inputs),
-        volume_claim(inputs, Node::Worker(2), "talk-worker-2-x7k2q", (Some("7436"), None)),
+        volume_claim(
+            inputs,
+            Node::Worker(2),
+            "talk-worker-2-x7k2q",
+            OnVolume { identity: Some("7436"), ..OnVolume::default() },
+        ),
         inspection_pod(inputs, "registry.example/citus:15"),
     ]
 }

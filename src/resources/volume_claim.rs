@@ -10,28 +10,38 @@ use k8s_openapi::{
 
 use super::{
     Inputs, Rendered,
-    meta::{About, identity_annotation, owned, render, unowned},
+    meta::{About, identity_annotation, owned, render, texts, unowned},
     text_hash,
 };
-use crate::api::{ClusterId, Node, spec::VolumePolicy};
+use crate::api::{ClusterId, Node, names::keys, spec::VolumePolicy};
 
-/// The volume of a node: who the node is, and the size that it keeps when it is no longer to grow. Nothing owns it, so
-/// that it is kept when the DialogCluster is deleted, unless the user wants otherwise.
+/// What a volume claim says beyond what the spec wants of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OnVolume<'a> {
+    /// Who the node is: the system identifier of the server that was initialised here.
+    pub identity: Option<&'a str>,
+    /// What it asks for, where that is not what the spec says.
+    pub size: Option<&'a str>,
+    /// The image that its server runs with, and what is in it.
+    pub image: Option<(&'a str, &'a str)>,
+}
+
+/// The volume of a node. Nothing owns it, so that it is kept when the DialogCluster is deleted, unless the user wants
+/// otherwise.
 #[must_use]
-pub fn volume_claim(
-    inputs: &Inputs,
-    node: Node,
-    claim: &str,
-    (identity, kept_size): (Option<&str>, Option<&str>),
-) -> Rendered {
+pub fn volume_claim(inputs: &Inputs, node: Node, claim: &str, on_volume: OnVolume<'_>) -> Rendered {
     let storage = inputs.desired.storage(node);
-    let size = kept_size.map_or_else(|| storage.size.clone(), |size| Quantity(size.to_owned()));
+    let size = on_volume.size.map_or_else(|| storage.size.clone(), |size| Quantity(size.to_owned()));
+    let mut annotations = identity_annotation(on_volume.identity);
+    if let Some((image, versions)) = on_volume.image {
+        annotations.get_or_insert_default().extend(texts([(keys::IMAGE, image), (keys::VERSIONS, versions)]));
+    }
     let metadata = match inputs.desired.volumes.when_deleted {
         VolumePolicy::Retain => unowned(inputs, claim.to_owned(), About::Node(node)),
         VolumePolicy::Delete => owned(inputs, claim.to_owned(), About::Node(node)),
     };
     render(&PersistentVolumeClaim {
-        metadata: ObjectMeta { annotations: identity_annotation(identity), ..metadata },
+        metadata: ObjectMeta { annotations, ..metadata },
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             storage_class_name: storage.storage_class_name.clone(),

@@ -6,6 +6,7 @@
 
 mod growth;
 mod histories;
+mod images;
 mod losses;
 mod restarts;
 mod scale_in;

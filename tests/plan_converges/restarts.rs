@@ -191,32 +191,3 @@ fn a_value_with_which_no_server_starts_any_more_can_be_changed() {
     settle(&mut world);
     assert_serves(&world);
 }
-
-#[test]
-fn an_image_of_the_same_versions_is_taken_while_the_coordinator_cannot_run() {
-    let mut world = born(2);
-    let asked = "postgres:elsewhere";
-    world.edit(|spec| spec.image = Some(asked.to_owned()));
-    let mut seen = world.observe();
-    let facts = snapshot::ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
-    seen.images.insert(asked.to_owned(), snapshot::Seen::Known(facts));
-    let coordinator = seen.pods.get_mut(&Node::Coordinator).unwrap();
-    coordinator.ready = false;
-    coordinator.waiting =
-        Some(Waiting { reason: "ImagePullBackOff".to_owned(), message: "not found".to_owned() });
-    let image = |seen: &Snapshot| {
-        let plan = plan(&world.desired(), seen);
-        let taken = plan.steps.iter().any(|planned| {
-            matches!(&planned.step, Step::Apply { object, .. }
-                if object.name == "dialogs-coordinator" && object.json.to_string().contains(asked))
-        });
-        (taken, plan.problems.iter().any(|problem| problem.reason.to_string() == "UpgradeNotSupported"))
-    };
-    // Told by a worker, then by nobody any more, then by nobody ever.
-    seen.postgres.remove(&Node::Coordinator);
-    assert_eq!(image(&seen), (true, false));
-    seen.postgres.clear();
-    assert_eq!(image(&seen), (true, false));
-    seen.status.nodes.clear();
-    assert_eq!(image(&seen), (false, false));
-}

@@ -1,0 +1,175 @@
+//! Images: which one the nodes are made with, and whom it is compared with. And volumes that are larger than the spec.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dialog_operator::{api::DialogClusterStatus, resources};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::LocalObjectReference;
+
+use super::*;
+
+#[test]
+fn an_image_of_the_same_versions_is_taken_while_the_coordinator_cannot_run() {
+    let mut world = born(2);
+    let asked = "postgres:elsewhere";
+    world.edit(|spec| spec.image = Some(asked.to_owned()));
+    let mut seen = world.observe();
+    let facts = snapshot::ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
+    seen.images.insert(asked.to_owned(), snapshot::Seen::Known(facts));
+    let coordinator = seen.pods.get_mut(&Node::Coordinator).unwrap();
+    coordinator.ready = false;
+    coordinator.waiting =
+        Some(Waiting { reason: "ImagePullBackOff".to_owned(), message: "not found".to_owned() });
+    let image = |seen: &Snapshot| {
+        let plan = plan(&world.desired(), seen);
+        let taken = plan.steps.iter().any(|planned| {
+            matches!(&planned.step, Step::Apply { object, .. }
+                if object.name == "dialogs-coordinator" && object.json.to_string().contains(asked))
+        });
+        (taken, plan.problems.iter().any(|problem| problem.reason.to_string() == "UpgradeNotSupported"))
+    };
+    // Told by a worker, then by the volume alone, as when the DialogCluster was made again; then by nobody ever.
+    seen.postgres.remove(&Node::Coordinator);
+    assert_eq!(image(&seen), (true, false));
+    seen.postgres.clear();
+    assert_eq!(image(&seen), (true, false));
+    seen.status.nodes.clear();
+    assert_eq!(image(&seen), (true, false));
+    coordinators_claim(&mut seen).as_object_mut().unwrap().remove(keys::VERSIONS).unwrap();
+    assert_eq!(image(&seen), (false, false));
+}
+
+fn coordinators_claim(seen: &mut Snapshot) -> &mut serde_json::Value {
+    let mut claims = seen.objects.iter_mut();
+    let (_, claim) =
+        claims.find(|(key, _)| key.starts_with("PersistentVolumeClaim/dialogs-coordinator-")).unwrap();
+    &mut claim.json["metadata"]["annotations"]
+}
+
+/// The images that StatefulSets are made or changed with.
+fn images(plan: &Plan) -> BTreeSet<&str> {
+    let of_set = |planned: &'_ Planned| match &planned.step {
+        Step::Create(object) | Step::Apply { object, .. } if object.kind == "StatefulSet" => Some(()),
+        _ => None,
+    };
+    let sets = plan.steps.iter().filter(|planned| of_set(planned).is_some());
+    sets.filter_map(|planned| match &planned.step {
+        Step::Create(object) | Step::Apply { object, .. } => {
+            object.json.pointer("/spec/template/spec/containers/0/image")?.as_str()
+        }
+        _ => None,
+    })
+    .collect()
+}
+
+/// `spec.image` is absent: the image that the cluster runs, whatever new clusters are made with by now.
+#[test]
+fn no_statefulset_that_is_missing_brings_a_cluster_to_another_image() {
+    let mut world = born(2);
+    let runs = world.observe().operator.default_image;
+    for sets in
+        [&["dialogs-coordinator"][..], &["dialogs-coordinator", "dialogs-worker-0", "dialogs-worker-1"]]
+    {
+        let mut seen = world.observe();
+        seen.operator.default_image = "postgres:another".to_owned();
+        for set in sets {
+            seen.objects.remove(&format!("StatefulSet/{set}")).unwrap();
+        }
+        seen.pods.clear();
+        seen.postgres.clear();
+        let plan = plan(&world.desired(), &seen);
+        assert_eq!(images(&plan), BTreeSet::from([runs.as_str()]), "without {sets:?}");
+    }
+}
+
+/// A cluster that takes its volumes back with an image of other versions, and one that the spec then corrects.
+#[test]
+fn volumes_that_are_taken_back_are_not_opened_with_another_citus() {
+    let mut world = born(2);
+    let runs = world.observe().operator.default_image;
+    world.edit(|spec| spec.image = Some("postgres:newer".to_owned()));
+    let mut seen = world.observe();
+    seen.objects.retain(|key, _| key.starts_with("PersistentVolumeClaim/"));
+    (seen.pods, seen.postgres, seen.status) =
+        (BTreeMap::new(), BTreeMap::new(), DialogClusterStatus::default());
+    let facts = |citus: &str| {
+        snapshot::Seen::Known(snapshot::ImageFacts { postgres_major: 15, citus: citus.to_owned() })
+    };
+    let planned = |seen: &Snapshot| plan(&world.desired(), seen);
+    let asks =
+        |plan: &Plan| plan.steps.iter().any(|planned| matches!(planned.step, Step::InspectImage { .. }));
+    assert!(asks(&planned(&seen)));
+    assert_eq!(images(&planned(&seen)), BTreeSet::from([runs.as_str()]));
+    seen.images.insert("postgres:newer".to_owned(), facts("14.1-1"));
+    assert_eq!(planned(&seen).problems[0].reason.to_string(), "UpgradeNotSupported");
+    assert_eq!(images(&planned(&seen)), BTreeSet::from([runs.as_str()]));
+    seen.images.insert("postgres:newer".to_owned(), facts("13.2-1"));
+    assert_eq!(images(&planned(&seen)), BTreeSet::from(["postgres:newer"]));
+}
+
+#[test]
+fn an_image_is_asked_again_when_what_it_was_asked_with_has_changed() {
+    let mut world = born(1);
+    let asked = "postgres:private";
+    world.edit(|spec| spec.image = Some(asked.to_owned()));
+    // The pod as it was made of the spec of then.
+    let inspection = |world: &mut World| {
+        let (desired, operator) = (world.desired(), world.observe().operator);
+        let inputs = resources::Inputs { desired: &desired, operator: &operator, image: asked };
+        let pod = resources::inspection_pod(&inputs, asked);
+        (pod.key(), pod.json)
+    };
+    let (key, json) = inspection(&mut world);
+    let with_pod = |world: &mut World, json: &serde_json::Value| {
+        let mut seen = world.observe();
+        let live = snapshot::LiveObject {
+            uid: "p".to_owned(),
+            ownership: snapshot::Ownership::Ours,
+            created_at: world.now,
+            deleting: false,
+            json: json.clone(),
+        };
+        seen.objects.insert(key.clone(), live);
+        seen.images.insert(asked.to_owned(), snapshot::Seen::Unknown("ImagePullBackOff: denied".to_owned()));
+        seen
+    };
+    let said = |world: &World, seen: &Snapshot| {
+        let plan = plan(&world.desired(), seen);
+        let again = plan.steps.iter().any(|planned| matches!(planned.step, Step::ForgetInspection { .. }));
+        (again, plan.problems.iter().any(|problem| problem.reason.to_string() == "ImageNotUsable"))
+    };
+    let seen = with_pod(&mut world, &json);
+    assert_eq!(said(&world, &seen), (false, true), "it waits for a person");
+    let secret = LocalObjectReference { name: "pull".to_owned() };
+    world.edit(|spec| spec.image_pull_secrets = vec![secret.clone()]);
+    let seen = with_pod(&mut world, &json);
+    assert_eq!(said(&world, &seen), (true, false), "a person has done something");
+    // Evicted: nobody has said anything about the image.
+    let mut evicted = inspection(&mut world).1;
+    evicted["status"] = serde_json::json!({"phase": "Failed", "reason": "Evicted"});
+    let mut seen = with_pod(&mut world, &evicted);
+    seen.images.clear();
+    assert_eq!(said(&world, &seen), (false, false), "after a pause");
+    seen.now = seen.now.checked_add(SignedDuration::from_secs(11)).unwrap();
+    assert_eq!(said(&world, &seen), (true, false));
+}
+
+/// Grown by hand when the disk was full, or taken back by a spec that asks for less.
+#[test]
+fn a_volume_that_is_larger_than_the_spec_is_left_so() {
+    let mut world = born(1);
+    let mut seen = world.observe();
+    let (key, claim) =
+        seen.objects.iter_mut().find(|(key, _)| key.contains("PersistentVolumeClaim")).unwrap();
+    let key = key.clone();
+    claim.json["spec"]["resources"]["requests"]["storage"] = "50Gi".into();
+    let applied = |seen: &Snapshot| {
+        let plan = plan(&world.desired(), seen);
+        plan.steps.into_iter().find_map(|planned| match planned.step {
+            Step::Apply { object, .. } if object.key() == key => Some(object.json.to_string()),
+            _ => None,
+        })
+    };
+    let first = applied(&seen);
+    assert!(first.as_ref().is_none_or(|json| json.contains("50Gi")), "{first:?}");
+}
