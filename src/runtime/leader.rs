@@ -2,17 +2,14 @@
 //! replace of exactly the version that was read, so two can never both believe that they won, and its age is measured
 //! by this machine's own clock since it last changed, so clocks may differ. What the leader does is not decided here.
 
-use std::{
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::{future::Future, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::door::{Door, Refusal};
@@ -112,17 +109,31 @@ struct Elector {
 impl Elector {
     async fn run(mut self, stop: CancellationToken) {
         loop {
-            if let Err(error) = self.look().await {
-                tracing::warn!(%error, lease = self.candidate.name, "the Lease could not be looked after");
+            // A request that hangs does not keep a leader from stepping down in time.
+            let left = self.left();
+            let look = tokio::time::timeout(left.unwrap_or(Duration::MAX), self.look());
+            match look.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, lease = self.candidate.name, "the Lease could not be looked after");
+                }
+                Err(_) => {
+                    tracing::warn!(lease = self.candidate.name, "the Lease could not be renewed in time");
+                }
             }
-            let leads = self.renewed.is_some_and(|renewed| renewed.elapsed() < RENEW_DEADLINE);
-            self.tell(leads);
+            let left = self.left();
+            self.tell(left.is_some());
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(if leads { RENEW_EVERY } else { LOOK_EVERY }) => {}
+                () = tokio::time::sleep(left.map_or(LOOK_EVERY, |left| left.min(RENEW_EVERY))) => {}
             }
         }
         self.release().await;
+    }
+
+    /// How long this operator leads if it writes nothing more; `None` when it does not lead.
+    fn left(&self) -> Option<Duration> {
+        RENEW_DEADLINE.checked_sub(self.renewed?.elapsed()).filter(|left| !left.is_zero())
     }
 
     fn tell(&mut self, leads: bool) {
@@ -226,6 +237,11 @@ fn claim(seen: Option<&(Lease, Instant)>, now: Instant, candidate: &Candidate) -
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
+
     use super::*;
 
     fn candidate() -> Candidate {
@@ -239,6 +255,34 @@ mod tests {
         .unwrap();
         lease.metadata.namespace = Some("system".into());
         lease
+    }
+
+    /// The last request before the deadline may be one that hangs.
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_whose_renewal_hangs_steps_down_before_another_may_lead() {
+        let (service, mut requests) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+        let door = Door::new(kube::Client::new(service, "system"), Arc::default());
+        let (guard, election) = elect(door, candidate(), CancellationToken::new());
+        let election = tokio::spawn(election);
+        let answer = |body: &Lease| Response::new(Body::from(serde_json::to_vec(body).unwrap()));
+        // It takes the Lease, and renews it until nine and a half seconds after the last renewal that was answered.
+        let (_, free) = requests.next_request().await.unwrap();
+        free.send_response(answer(&held_by("")));
+        let (_, taken) = requests.next_request().await.unwrap();
+        taken.send_response(answer(&held_by("me")));
+        let start = Instant::now();
+        guard.until(true).await;
+        let mut hangs = Vec::new();
+        let lost = guard.until(false);
+        tokio::pin!(lost);
+        loop {
+            tokio::select! {
+                () = &mut lost => break,
+                request = requests.next_request() => hangs.push(request),
+            }
+        }
+        assert!(!hangs.is_empty() && start.elapsed() <= RENEW_DEADLINE, "{:?}", start.elapsed());
+        election.abort();
     }
 
     #[test]
