@@ -8,11 +8,12 @@ pub use pace::Pace;
 use std::{
     convert::Infallible,
     hash::{BuildHasher, RandomState},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use kube::{
     Resource, ResourceExt,
     runtime::{
@@ -78,7 +79,7 @@ pub async fn run(context: Arc<Context>) {
     while !context.stop.is_cancelled() {
         tokio::select! {
             () = context.stop.cancelled() => return,
-            () = async { tokio::join!(context.leader.until(true), context.caches.filled()); } => {}
+            () = context.leader.until(true) => {}
         }
         // Another operator may have led meanwhile: what is remembered may no longer be so.
         context.memory.forget_all();
@@ -92,7 +93,9 @@ pub async fn run(context: Arc<Context>) {
     }
 }
 
+/// One queue a namespace: one that cannot be looked at (it is gone, or its Role is) stops no other.
 async fn lead(context: Arc<Context>, scope: Arc<Scope>) {
+    scope.filled().await;
     let everything = stream::once(async {});
     let stop = context.stop.clone();
     let controller = Controller::for_shared_stream(stream::empty(), scope.clusters.clone())
@@ -141,16 +144,23 @@ async fn reconcile(cluster: Arc<Stored>, context: Arc<Context>) -> Result<Action
         generation = cluster.meta().generation,
         reconcile = format!("{look:08x}"),
     );
-    let result = timeout(DEADLINE, one(&context, &cluster, &id, &memory).instrument(span.clone())).await;
+    // A bug that one cluster meets must not end the queue of all.
+    let look = AssertUnwindSafe(one(&context, &cluster, &id, &memory)).catch_unwind();
+    let result = timeout(DEADLINE, look.instrument(span.clone())).await;
     context.metrics.reconciled(&id.namespace, &id.name, started.elapsed());
     let _entered = span.enter();
     let pause = match result {
-        Ok(Ok(pause)) => pause,
+        Ok(Ok(Ok(pause))) => pause,
         // It was deleted, or made anew under its name, while we looked at it: the watch tells.
-        Ok(Err(Refusal::NotFound(_) | Refusal::Conflict(_))) => pace::AT_REST,
-        Ok(Err(refusal)) => {
+        Ok(Ok(Err(Refusal::NotFound(_) | Refusal::Conflict(_)))) => pace::AT_REST,
+        Ok(Ok(Err(refusal))) => {
             tracing::warn!(error = %refusal, "the status could not be written");
             context.metrics.reconcile_failed("Status");
+            memory.with(|memory| memory.pace.after_failure())
+        }
+        Ok(Err(_)) => {
+            tracing::error!("a bug: this look at the cluster panicked, see above; it is begun anew");
+            context.metrics.reconcile_failed("Panic");
             memory.with(|memory| memory.pace.after_failure())
         }
         Err(_) => {

@@ -136,7 +136,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let reporter = Reporter { controller: LEASE.to_owned(), instance: Some(candidate.identity.clone()) };
     // The Lease is given back when `end` is cancelled: after the last step, not before.
     let (guard, election) = leader::elect(door.clone(), candidate, end.clone());
-    let election = tokio::spawn(election);
+    let mut election = tokio::spawn(election);
     let context = Arc::new(Context {
         caches: Caches::start(&client, &arguments.namespaces, &tasks, &end),
         door,
@@ -152,9 +152,15 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         stop: stop.clone(),
     });
     let pages = tokio::spawn(http::serve(listener, pages(&context), end.clone()));
-    let controller = tokio::spawn(controller::run(context));
+    let mut controller = tokio::spawn(controller::run(context));
 
-    stop.cancelled().await;
+    // Without its queues or its election this process is of no use: another one takes over.
+    let election = tokio::select! {
+        biased;
+        () = stop.cancelled() => election,
+        ended = &mut controller => anyhow::bail!("the controller has ended: {ended:?}"),
+        ended = &mut election => anyhow::bail!("the election has ended: {ended:?}"),
+    };
     let ended = tokio::time::timeout(SHUTDOWN, async {
         let _ = controller.await;
         end.cancel();

@@ -2,7 +2,7 @@
 //! change wakes the DialogCluster that it belongs to. Nothing is decided here.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt::Debug,
     hash::{DefaultHasher, Hash, Hasher},
     pin::pin,
@@ -63,6 +63,15 @@ pub struct Scope {
     pub(super) budgets: Store<PodDisruptionBudget>,
 }
 
+impl Scope {
+    /// Waits until every cache was filled once. What is not in a cache before that may still be there.
+    pub async fn filled(&self) {
+        for cache in &self.filled {
+            cache.done.cancelled().await;
+        }
+    }
+}
+
 struct Filled {
     kind: String,
     /// Cancelled when the cache is filled: a flag that can be waited for.
@@ -105,7 +114,9 @@ impl Caches {
         let scopes = if namespaces.is_empty() {
             vec![scope(None)]
         } else {
-            namespaces.iter().map(|namespace| scope(Some(namespace.clone()))).collect()
+            // Each once: two queues would look after the same clusters.
+            let named: BTreeSet<&String> = namespaces.iter().collect();
+            named.into_iter().map(|namespace| scope(Some(namespace.clone()))).collect()
         };
         Self { scopes }
     }
@@ -116,12 +127,6 @@ impl Caches {
             .iter()
             .find(|scope| scope.namespace.as_deref().is_none_or(|watched| watched == namespace))
             .map(AsRef::as_ref)
-    }
-    /// Waits until every cache was filled once. What is not in a cache before that may still be there.
-    pub async fn filled(&self) {
-        for cache in self.scopes.iter().flat_map(|scope| &scope.filled) {
-            cache.done.cancelled().await;
-        }
     }
     /// Kinds whose cache has not been filled once.
     #[must_use]
@@ -143,7 +148,7 @@ struct Starter<'a> {
 impl Starter<'_> {
     fn scope(mut self) -> Scope {
         let mut last = HashMap::new();
-        let clusters = self.watch(watcher::Config::default(), move |cluster: &Stored| {
+        let clusters = self.watch(watched(), move |cluster: &Stored| {
             let changed = last.insert(cluster.uid(), interest(cluster)) != Some(interest(cluster));
             changed.then(|| ObjectRef::from_obj(cluster))
         });
@@ -169,7 +174,7 @@ impl Starter<'_> {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
-        self.watch(watcher::Config::default().labels(keys::CLUSTER), |child: &K| {
+        self.watch(watched().labels(keys::CLUSTER), |child: &K| {
             let cluster = child.labels().get(keys::CLUSTER)?;
             Some(ObjectRef::new(cluster).within(&child.namespace()?))
         })
@@ -224,6 +229,11 @@ impl Starter<'_> {
     }
 }
 
+/// A watch is asked for anew each minute: one whose other end is gone without a word would show nothing for so long.
+fn watched() -> watcher::Config {
+    watcher::Config::default().timeout(60)
+}
+
 /// What of a DialogCluster is worth a reconcile: all but the status, which only this operator writes.
 fn interest(cluster: &Stored) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -239,6 +249,9 @@ fn interest(cluster: &Stored) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
 
     fn stored(json: serde_json::Value) -> Stored {
         serde_json::from_value(json).unwrap()
@@ -267,5 +280,42 @@ mod tests {
         }));
         assert!(broken.0.is_err());
         assert_eq!(broken.name_any(), "shop");
+    }
+
+    /// Its Role is gone, say, or it is.
+    #[tokio::test]
+    async fn a_namespace_that_cannot_be_looked_at_holds_up_no_other() {
+        let (service, mut requests) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+        let api = tokio::spawn(async move {
+            let mut watches = Vec::new();
+            while let Some((request, answer)) = requests.next_request().await {
+                let respond = |code: u16, json: serde_json::Value| {
+                    Response::builder()
+                        .status(code)
+                        .body(Body::from(serde_json::to_vec(&json).unwrap()))
+                        .unwrap()
+                };
+                if request.uri().path().contains("/namespaces/b/") {
+                    let refusal = serde_json::json!({"kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "no"});
+                    answer.send_response(respond(403, refusal));
+                } else if request.uri().query().is_some_and(|query| query.contains("watch=")) {
+                    watches.push(answer);
+                } else {
+                    answer.send_response(respond(
+                        200,
+                        serde_json::json!({"metadata": {"resourceVersion": "1"}, "items": []}),
+                    ));
+                }
+            }
+        });
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let named = ["b", "a", "a"].map(str::to_owned);
+        let caches = Caches::start(&Client::new(service, "default"), &named, &tasks, &stop);
+        assert_eq!(caches.scopes.len(), 2, "each namespace once");
+        let a = caches.scopes.iter().find(|scope| scope.namespace.as_deref() == Some("a")).unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(10), a.filled()).await.unwrap();
+        assert!(!caches.waiting().is_empty(), "and it is told that the other one is not");
+        stop.cancel();
+        api.abort();
     }
 }
