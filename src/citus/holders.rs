@@ -5,15 +5,13 @@ use serde::Deserialize;
 use tokio_postgres::types::Type;
 
 use super::{
-    error::{SqlError, one_line},
+    error::SqlError,
     session::{READ, Session},
 };
 
-/// Characters of a query that are shown.
-const SHOWN: usize = 100;
-
 /// Sessions, grouped by where they began: Citus opens several connections to a node for one query. A transaction that
-/// is prepared has no session and holds its locks all the same. A slot is held by whoever reads from it.
+/// is prepared has no session and holds its locks all the same. A slot is held by whoever reads from it. What they
+/// last asked is not asked for: the values in it are the application's, and this goes into the status.
 ///
 /// `gpid` is nodeid * 10^10 + pid, of the session that asked Citus.
 const HOLDERS: &str = "
@@ -26,19 +24,19 @@ WITH lock AS (
   SELECT active_pid, NULL, slot_name FROM pg_replication_slots WHERE active AND slot_name = ANY($1)),
 holder AS (
   SELECT lock.name, lock.pid, prepared.gid, coalesce(s.usename, prepared.owner, s.backend_type) AS role,
-    s.application_name AS application, coalesce(s.xact_start, prepared.prepared) AS since, s.query,
+    s.application_name AS application, coalesce(s.xact_start, prepared.prepared) AS since,
     substring(s.application_name FROM 'gpid=(\\d{1,18})')::bigint AS gpid
   FROM lock LEFT JOIN pg_stat_activity s ON s.pid = lock.pid
   LEFT JOIN (SELECT l.virtualtransaction, p.* FROM pg_locks l JOIN pg_prepared_xacts p ON p.transaction = l.transactionid
     WHERE l.pid IS NULL AND l.granted) AS prepared ON lock.pid IS NULL AND prepared.virtualtransaction = lock.virtualtransaction)
 SELECT coalesce(json_agg(json_build_object('objects', objects, 'pids', pids, 'gid', gid, 'role', role,
-    'application', application, 'since', since, 'query', query,
+    'application', application, 'since', since,
     'origin', (SELECT nodename || ':' || nodeport FROM pg_dist_node WHERE nodeid = gpid / 10000000000),
     'originPid', gpid % 10000000000) ORDER BY since, pids), '[]')
 FROM (
   SELECT array_agg(DISTINCT name ORDER BY name) AS objects,
     coalesce(array_agg(DISTINCT pid ORDER BY pid) FILTER (WHERE pid IS NOT NULL), '{}') AS pids, gid,
-    min(role) AS role, min(application) AS application, min(since) AS since, min(query) AS query, gpid
+    min(role) AS role, min(application) AS application, min(since) AS since, gpid
   FROM holder GROUP BY gid, gpid, CASE WHEN gpid IS NULL THEN pid END) AS grouped";
 
 #[derive(Deserialize)]
@@ -50,7 +48,6 @@ struct Holder {
     role: Option<String>,
     application: Option<String>,
     since: Option<Timestamp>,
-    query: Option<String>,
     origin: Option<String>,
     origin_pid: Option<i64>,
 }
@@ -88,9 +85,7 @@ impl Holder {
                 .map(|(node, pid)| format!("begun by pid {pid} on {node}")),
         ];
         let known: Vec<_> = parts.into_iter().flatten().collect();
-        let query = self.query.as_deref().map(one_line).filter(|query| !query.is_empty());
-        let query = query.map(|query| format!(": {}", cut(&query))).unwrap_or_default();
-        format!("{}{query}", known.join(", "))
+        known.join(", ")
     }
 }
 
@@ -100,13 +95,6 @@ fn listed(names: &[String]) -> String {
         [] => String::new(),
         [one] => one.clone(),
         [first, others @ ..] => format!("{first} and {} more", others.len()),
-    }
-}
-
-fn cut(query: &str) -> String {
-    match query.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}...", query.get(..end).unwrap_or(query)),
-        None => query.to_owned(),
     }
 }
 
@@ -123,25 +111,19 @@ mod tests {
             role: Some("shop".to_owned()),
             application: Some("citus_internal gpid=10000000042".to_owned()),
             since: Some("2026-01-02T03:04:05.6Z".parse().unwrap()),
-            query: Some(format!("SELECT\n  '{}'", "ä".repeat(200))),
             origin: Some("shop-coordinator:5432".to_owned()),
             origin_pid: Some(42),
         };
-        let query = format!("SELECT '{}...", "ä".repeat(92));
         assert_eq!(
             session.sentence("shop-worker-1"),
-            format!(
-                "pid 7, 9 on shop-worker-1 holds public.a_1 and 2 more, user shop, application_name \
-                 citus_internal gpid=10000000042, in a transaction since 2026-01-02T03:04:06Z, begun by pid 42 \
-                 on shop-coordinator:5432: {query}"
-            )
+            "pid 7, 9 on shop-worker-1 holds public.a_1 and 2 more, user shop, application_name citus_internal \
+             gpid=10000000042, in a transaction since 2026-01-02T03:04:06Z, begun by pid 42 on shop-coordinator:5432"
         );
         let prepared = Holder {
             objects: vec!["public.a_1".to_owned()],
             pids: vec![],
             gid: Some("citus_0_1_2_3".to_owned()),
             application: None,
-            query: None,
             origin: None,
             origin_pid: None,
             ..session
