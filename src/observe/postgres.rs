@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::future::join_all;
+use rand::prelude::IndexedRandom;
 use tokio::time::timeout;
 
 use super::{
@@ -218,13 +219,16 @@ impl Look<'_> {
         };
         let candidates: Vec<Node> = all.iter().copied().filter(candidate).collect();
         let until = Instant::now() + DEADLINE_CHECKS;
+        // Another one is first each time: those that hang must not keep all others from ever being tried.
+        let first = candidates.choose(&mut rand::rng()).copied();
         let looks = all.iter().map(|from| {
-            let to: Vec<Node> = all
+            let mut to: Vec<Node> = all
                 .iter()
                 .copied()
                 .filter(|to| to != from && (candidates.contains(from) || candidates.contains(to)))
                 .filter(|to| candidates.contains(to) || registered(*to))
                 .collect();
+            to.sort_by_key(|to| (Some(*to) != first, candidates.contains(to)));
             self.checks(*from, to, until)
         });
         join_all(looks).await.into_iter().flatten().collect()
@@ -233,20 +237,18 @@ impl Look<'_> {
     /// One after another from each node: they share its connection.
     async fn checks(&self, from: Node, to: Vec<Node>, until: Instant) -> Vec<ConnectionCheck> {
         let mut checks = Vec::new();
-        if to.is_empty() {
-            return checks;
-        }
-        let session = match self.session(from).await {
-            Ok(session) => session,
-            Err(why) => {
-                let failed = |to| ConnectionCheck { from, to, error: Some(why.clone()) };
-                return to.into_iter().map(failed).collect();
-            }
-        };
         for to in to {
             if Instant::now() > until {
                 break;
             }
+            // One that was not answered in time took its session with it.
+            let session = match self.session(from).await {
+                Ok(session) => session,
+                Err(why) => {
+                    checks.push(ConnectionCheck { from, to, error: Some(why) });
+                    continue;
+                }
+            };
             let address = self.access.address(to);
             let look = citus::check_connection(&session, &address, PORT);
             let seen = self.timed(&session, ("check_connection", DEADLINE_CHECK), look).await;
