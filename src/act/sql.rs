@@ -74,7 +74,9 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
         }
         Step::TryParameter { node, name, value } => {
             let answer = commands::try_parameter(&*hands.session(*node).await?, name, value).await?;
-            hands.memory.with(|memory| memory.trials.insert(format!("{name}={value}"), answer));
+            hands
+                .memory
+                .with(|memory| memory.trials.insert(format!("{name}={value}"), (answer, Instant::now())));
             Ok(())
         }
         Step::CreateOwner { owner, secret_uid } => {

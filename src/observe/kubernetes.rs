@@ -17,10 +17,10 @@ use super::{
     memory::Remembered,
     snapshot::{ImageFacts, LiveObject, Ownership, Pod, Seen, Waiting},
 };
-use crate::api::{ClusterId, Node, names::keys};
-
-/// Name of the container that runs the server.
-const SERVER: &str = "postgres";
+use crate::{
+    api::{ClusterId, Node, names::keys},
+    resources::{INSPECTION, SERVER},
+};
 
 /// Every object that carries the cluster's label or is known to have one of its names, by `Kind/name`. Pods of nodes
 /// are not here: see [`pods`].
@@ -197,22 +197,28 @@ pub fn inspections(scope: &Scope, cluster: &ClusterId) -> Vec<(String, Option<Se
             && pod.owner_references().iter().any(|owner| owner.uid == cluster.uid)
     };
     let pods = of_cluster(&scope.pods, cluster).filter(|pod| ours(pod));
-    pods.filter_map(|pod| Some((pod.spec.as_ref()?.containers.first()?.image.clone()?, inspection(&pod))))
-        .collect()
+    pods.filter_map(|pod| {
+        // By its name: where there is a mesh, its container may be the first.
+        let mut containers = pod.spec.as_ref()?.containers.iter();
+        let image = containers.find(|container| container.name == INSPECTION)?.image.clone()?;
+        Some((image, inspection(&pod)))
+    })
+    .collect()
 }
 
 /// What one such pod has said.
-fn inspection(pod: &KubernetesPod) -> Option<Seen<ImageFacts>> {
+pub(super) fn inspection(pod: &KubernetesPod) -> Option<Seen<ImageFacts>> {
     let status = pod.status.as_ref()?;
     // Evicted or preempted: that is about the machine.
     if status.phase.as_deref() == Some("Failed") && status.reason.is_some() {
         return None;
     }
-    let ended = status.container_statuses.iter().flatten().find_map(terminated);
-    if let Some((reason, message)) = ended {
+    let asked = status.container_statuses.iter().flatten().find(|container| container.name == INSPECTION);
+    if let Some((reason, message)) = asked.and_then(terminated) {
+        // The script writes such a line at its very end, and only there.
         return Some(match message.parse() {
-            Ok(facts) if status.phase.as_deref() == Some("Succeeded") => Seen::Known(facts),
-            _ => Seen::Unknown(format!("{reason}: {message}")),
+            Ok(facts) => Seen::Known(facts),
+            Err(_) => Seen::Unknown(format!("{reason}: {message}")),
         });
     }
     let held = waiting(status)?;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     kubernetes::*,
-    snapshot::{ImageFacts, Ownership},
+    snapshot::{ImageFacts, Ownership, Seen},
 };
 use crate::api::ClusterId;
 
@@ -79,4 +79,24 @@ fn an_image_says_what_is_in_it() {
     let facts = "postgres=15 citus=13.2-1\n".parse::<ImageFacts>().unwrap();
     assert_eq!((facts.postgres_major, facts.citus.as_str()), (15, "13.2-1"));
     assert!("no initdb on the PATH".parse::<ImageFacts>().is_err());
+}
+
+/// A mesh may add a container to every pod, and it goes on when ours has ended.
+#[test]
+fn an_image_is_asked_by_one_container_whatever_others_there_are() {
+    let pod = |message: &str| -> k8s_openapi::api::core::v1::Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "shop-image-abcde"},
+            "status": {"phase": "Running", "containerStatuses": [
+                {"name": "mesh", "image": "m", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}},
+                {"name": "inspect", "image": "x", "imageID": "", "ready": false, "restartCount": 0, "state":
+                    {"terminated": {"exitCode": 0, "reason": "Completed", "message": message}}},
+            ]}
+        }))
+        .unwrap()
+    };
+    let facts = ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
+    assert_eq!(inspection(&pod("postgres=15 citus=13.2-1\n")), Some(Seen::Known(facts)));
+    let refused = inspection(&pod("the image has no citus extension"));
+    assert_eq!(refused, Some(Seen::Unknown("Completed: the image has no citus extension".to_owned())));
 }

@@ -2,7 +2,7 @@
 //! before the watch shows them: forgotten at any time, it is found out again. No decision hangs on it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -22,6 +22,8 @@ use crate::{
 
 /// A name that a stranger took is looked at again after so long.
 const STRANGER_FOR: Duration = Duration::from_secs(30);
+/// After this time a value that was refused is tried again.
+const REFUSED_FOR: Duration = Duration::from_mins(1);
 /// So long a write of ours may be missing in the watch cache before the cache is believed.
 const WRITE_FOR: Duration = Duration::from_secs(5);
 
@@ -38,8 +40,8 @@ pub struct Remembered {
     pub writes: HashMap<String, (Value, Instant)>,
     /// Pods deleted by us, by uid, until the watch shows it.
     pub deleted_pods: HashMap<String, Instant>,
-    /// Answers of servers to values, by `name=value`.
-    pub trials: BTreeMap<String, Option<String>>,
+    /// Answers of servers to values, by `name=value`, and when.
+    pub trials: BTreeMap<String, (Option<String>, Instant)>,
     /// What images said.
     pub images: BTreeMap<String, ImageFacts>,
     /// Sizes of shards.
@@ -115,6 +117,14 @@ impl Handle {
 }
 
 impl Remembered {
+    /// What servers said to values, and to which of those that they did not take they may say something else by now: the
+    /// tablespace that a value names is made, say.
+    #[must_use]
+    pub fn trials(&self) -> (BTreeMap<String, Option<String>>, BTreeSet<String>) {
+        let said = self.trials.iter().map(|(value, (said, _))| (value.clone(), said.clone())).collect();
+        let old = self.trials.iter().filter(|(_, (said, at))| said.is_some() && at.elapsed() >= REFUSED_FOR);
+        (said, old.map(|(value, _)| value.clone()).collect())
+    }
     /// A stranger has this name.
     pub fn stranger(&mut self, key: String, object: LiveObject) {
         self.strangers.insert(key, (object, Instant::now()));
@@ -160,6 +170,20 @@ mod tests {
 
     fn object(version: &str) -> Value {
         json!({"metadata": {"resourceVersion": version}})
+    }
+
+    #[test]
+    fn a_refused_value_is_old_after_a_while_and_one_that_was_taken_never() {
+        let mut memory = Remembered::default();
+        let Some(before) = Instant::now().checked_sub(REFUSED_FOR) else { return };
+        let refused = || Some("no such tablespace".to_owned());
+        for (value, said, at) in
+            [("a=1", refused(), before), ("b=1", refused(), Instant::now()), ("c=1", None, before)]
+        {
+            memory.trials.insert(value.to_owned(), (said, at));
+        }
+        let (said, old) = memory.trials();
+        assert_eq!((said.len(), old), (3, BTreeSet::from(["a=1".to_owned()])));
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub mod postgres;
 pub mod schema;
 pub mod snapshot;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
 
@@ -48,6 +48,7 @@ pub async fn observe(
     let access = Access::new(&context.sessions, scope, memory, cluster, names);
     let look = Look { access, desired, pods: &pods, memory: memory.clone(), metrics: &context.metrics };
     let (sql, schema_sql) = tokio::join!(look.look(), schema::look(context, desired, &status, memory));
+    let (trials, old_trials) = memory.with(|memory| memory.trials());
     Snapshot {
         now: Timestamp::now(),
         operator: context.operator.clone(),
@@ -57,7 +58,8 @@ pub async fn observe(
         citus: sql.citus,
         connections: sql.connections,
         holders: sql.holders,
-        trials: memory.with(|memory| memory.trials.clone()),
+        trials,
+        old_trials,
         images,
         schema_sql,
         status,
@@ -96,6 +98,7 @@ impl Snapshot {
             connections: Vec::new(),
             holders: BTreeMap::new(),
             trials: BTreeMap::new(),
+            old_trials: BTreeSet::new(),
             images: BTreeMap::new(),
             schema_sql: Seen::Unknown(unseen()),
             status: DialogClusterStatus::default(),

@@ -60,6 +60,9 @@ pub struct Snapshot {
     pub holders: BTreeMap<Node, Vec<String>>,
     /// What a server said to values that only it can judge: by `name=value`; `None` when it took them.
     pub trials: BTreeMap<String, Option<String>>,
+    /// Which of the refused ones were refused a while ago.
+    #[serde(default)]
+    pub old_trials: BTreeSet<String>,
     /// The images asked about, by image: what a pod of it said.
     pub images: BTreeMap<String, Seen<ImageFacts>>,
     /// SQL of the schema: the built-in one or the user's ConfigMap.

@@ -2,6 +2,7 @@
 //! of PostgreSQL and the same minor version of Citus are taken. Restarting is `roll`'s.
 
 use jiff::SignedDuration;
+use serde_json::Value;
 
 use super::{Hold, Plan, ProblemReason, Server, Step, View};
 use crate::{
@@ -32,8 +33,14 @@ pub fn choose(view: View, plan: &mut Plan) -> String {
 /// volume, so that data that is taken back meets the image that it ran with.
 fn running_image(view: View<'_>) -> Option<&str> {
     let of_set =
-        |node| view.stateful_set(node)?.json.pointer("/spec/template/spec/containers/0/image")?.as_str();
+        |node| image_of(&view.stateful_set(node)?.json, "/spec/template/spec/containers", resources::SERVER);
     view.nodes().into_iter().find_map(of_set).or_else(|| coordinators_claim(view)?.annotation(keys::IMAGE))
+}
+
+/// By the container's name: where there is a mesh, its container may be the first.
+fn image_of<'a>(json: &'a Value, containers: &str, name: &str) -> Option<&'a str> {
+    let mut containers = json.pointer(containers)?.as_array()?.iter();
+    containers.find(|container| container["name"] == name)?.get("image")?.as_str()
 }
 
 fn coordinators_claim(view: View<'_>) -> Option<&LiveObject> {
@@ -135,7 +142,7 @@ fn citus_minor(version: &str) -> &str {
 fn forget_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
     let prefix = format!("Pod/{}-image-", view.desired.cluster.name);
     for (key, object) in view.seen.objects.iter().filter(|(key, _)| key.starts_with(&prefix)) {
-        let image = object.json.pointer("/spec/containers/0/image").and_then(|image| image.as_str());
+        let image = image_of(&object.json, "/spec/containers", resources::INSPECTION);
         let waits = image.is_some() && image == still_asked;
         let answered =
             image.and_then(|image| view.seen.images.get(image)).is_some_and(|seen| seen.known().is_some());

@@ -25,13 +25,18 @@ pub fn choose(view: View, plan: &mut Plan) -> BTreeMap<String, String> {
     let changed = asked.iter().filter(|(name, value)| used.get(*name) != Some(*value));
     let mut waiting = false;
     for (name, value) in changed {
-        match view.seen.trials.get(&format!("{name}={value}")) {
+        let tried = format!("{name}={value}");
+        match view.seen.trials.get(&tried) {
             Some(None) => {}
             Some(Some(refusal)) => {
                 plan.problem(
                     ProblemReason::ConfigurationRejected,
                     format!("spec.postgres.parameters.{name}: {refusal}. No node was changed or restarted. Correct the value, or remove it."),
                 );
+                // What it named and was not there may be made by now.
+                if view.seen.old_trials.contains(&tried) {
+                    try_it(view, name, value, plan);
+                }
                 return used;
             }
             // The start script goes back to the last good values if these are no better.

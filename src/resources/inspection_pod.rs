@@ -18,6 +18,9 @@ use crate::api::ClusterId;
 /// Writes `postgres=<major> citus=<default version>` to the termination log.
 const SCRIPT: &str = include_str!("inspect.sh");
 
+/// Name of the container that asks.
+pub const INSPECTION: &str = "inspect";
+
 /// Name of the pod that asks `image`: `<cluster>-image-<5 characters>`.
 #[must_use]
 pub fn inspection_pod_name(cluster: &ClusterId, image: &str) -> String {
@@ -57,7 +60,7 @@ pub fn inspection_pod(inputs: &Inputs, image: &str) -> Rendered {
                     ..ResourceRequirements::default()
                 }),
                 volume_mounts: Some(vec![mount("tmp", "/tmp")]),
-                ..secure_container(desired, image, "inspect")
+                ..secure_container(desired, image, INSPECTION)
             }],
             volumes: Some(vec![empty_dir("tmp", None)]),
             node_selector: some_map(&template.node_selector),

@@ -29,7 +29,7 @@ pub(super) const PORT: i32 = 5432;
 /// Its name in containers and Services.
 pub(super) const PORT_NAME: &str = "postgresql";
 /// Name of the server's container.
-pub(super) const CONTAINER: &str = "postgres";
+pub const SERVER: &str = "postgres";
 /// Where the volume is; the data directory is `pgdata` in it.
 const DATA: &str = "/var/lib/dialog";
 /// Where the server's socket is, and the mark that it has become ready.
@@ -61,7 +61,7 @@ pub(super) fn pod_template(inputs: &Inputs, node: Node, claim: &str) -> PodTempl
     annotations.extend(texts([
         (keys::USER_TEMPLATE, &user_template_hash(inputs, node)),
         // What `kubectl logs` and `kubectl exec` take when a sidecar was injected.
-        ("kubectl.kubernetes.io/default-container", CONTAINER),
+        ("kubectl.kubernetes.io/default-container", SERVER),
     ]));
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
@@ -173,7 +173,7 @@ fn server(inputs: &Inputs, node: Node) -> Container {
             read_only(mount("server-tls", SERVER_TLS)),
             read_only(mount("node-tls", NODE_TLS)),
         ]),
-        ..secure_container(inputs.desired, inputs.image, CONTAINER)
+        ..secure_container(inputs.desired, inputs.image, SERVER)
     }
 }
 

@@ -38,6 +38,7 @@ impl World {
             connections,
             holders,
             trials: self.trials.clone(),
+            old_trials: BTreeSet::new(),
             images: BTreeMap::new(),
             schema_sql: Seen::Known(SchemaSql {
                 sql: "create table".to_owned(),
