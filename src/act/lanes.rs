@@ -57,7 +57,7 @@ impl Stopped {
     ///
     /// What concerns one node alone (a quota that is used up, a full disk) stops that node. The application's role and
     /// tables are needed by nothing else. A question stops nothing: until it is answered the plan is one without the
-    /// answer. Every other step stands on those before it.
+    /// answer; nor does tidying up. Every other step stands on those before it.
     #[must_use]
     pub fn after(&mut self, step: &Step) -> bool {
         if let Some(node) = lane(step) {
@@ -65,7 +65,7 @@ impl Stopped {
             return true;
         }
         self.schema |= is_of_schema(step);
-        is_of_schema(step) || is_question(step)
+        is_of_schema(step) || is_question(step) || matches!(step, Step::DropLeftovers { .. })
     }
 }
 

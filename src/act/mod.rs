@@ -14,7 +14,7 @@ use futures::{FutureExt, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::Desired,
+    api::{ClusterId, Desired},
     controller::Context,
     observe::{Snapshot, memory::Handle},
     plan::{Plan, Planned, Problem, ProblemReason, Step},
@@ -96,20 +96,34 @@ impl Done {
     /// The first failure: of the whole plan, or of one node.
     #[must_use]
     pub fn failure(&self) -> Option<(&Step, &Failure)> {
-        self.steps.iter().find_map(|done| done.result.as_ref().err().map(|failure| (&done.step, failure)))
+        self.failures().next()
+    }
+    /// All failures, in order.
+    pub fn failures(&self) -> impl Iterator<Item = (&Step, &Failure)> {
+        self.steps.iter().filter_map(|done| done.result.as_ref().err().map(|failure| (&done.step, failure)))
     }
     /// What only a person can mend, as the steps have found out. It is tried again all the same: nothing else tells
     /// when it is mended outside the spec (an extension that the SQL needs, say).
     #[must_use]
-    pub fn problems(&self) -> Vec<Problem> {
-        let refused = |done: &DoneStep| match &done.result {
-            Err(failure) if failure.reason == FailureReason::Schema => Some(Problem {
-                reason: ProblemReason::SchemaFailed,
-                message: format!("{}. Correct the SQL; it is then run again.", failure.message),
-            }),
-            _ => None,
+    pub fn problems(&self, cluster: &ClusterId) -> Vec<Problem> {
+        let problem = |done: &DoneStep| {
+            let failure = done.result.as_ref().err()?;
+            match (failure.reason, &done.step) {
+                (FailureReason::Schema, _) => Some(Problem {
+                    reason: ProblemReason::SchemaFailed,
+                    message: format!("{}. Correct the SQL; it is then run again.", failure.message),
+                }),
+                // As the planner says it from the next look on: nothing changes for who reads it.
+                (FailureReason::NameTaken, Step::Create(object)) => {
+                    Some(Problem::name_taken(&object.kind, &object.name))
+                }
+                (FailureReason::NameTaken, Step::CreateSecret(kind)) => {
+                    Some(Problem::name_taken("Secret", &cluster.secret(*kind)))
+                }
+                _ => None,
+            }
         };
-        self.steps.iter().filter_map(refused).collect()
+        self.steps.iter().filter_map(problem).collect()
     }
     /// Steps that succeeded.
     pub fn succeeded(&self) -> impl Iterator<Item = &Step> {
@@ -166,6 +180,9 @@ async fn in_order(hands: &Hands<'_>, lane: Vec<&Planned>) -> Vec<DoneStep> {
             let reason: &'static str = failure.reason.into();
             tracing::warn!(step = step.name(), reason, error = failure.message, "a step failed");
             hands.context.metrics.reconcile_failed(reason);
+        }
+        if let Ok(Some(said)) = &result {
+            tracing::info!(step = step.name(), "{said}");
         }
         let failed = result.is_err();
         let (result, said) = match result {

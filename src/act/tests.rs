@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    api::{DialogCluster, DialogClusterStatus},
+    api::{DialogCluster, DialogClusterStatus, Node},
     citus::Sessions,
     observe::{
         caches::Caches,
@@ -188,6 +188,9 @@ fn a_schema_that_fails_stops_the_schema_and_nothing_else() {
     let mut stopped = lanes::Stopped::default();
     assert!(stopped.after(&owner), "a roll, the budget and corrections go on");
     assert!(stopped.includes(&schema) && !stopped.includes(&Step::RecoverTransactions));
+    let tidying = Step::DropLeftovers { node: Node::Worker(1), leftovers: vec![] };
+    assert!(stopped.after(&tidying), "volumes are looked after all the same");
+    assert!(!stopped.includes(&service_of("worker-1")));
 }
 
 #[tokio::test]
@@ -238,6 +241,22 @@ async fn a_delete_names_the_uid_and_what_is_gone_is_fine() {
     assert_eq!(asked[0].0, "DELETE");
     assert_eq!(asked[0].1, "/apis/apps/v1/namespaces/market/statefulsets/shop-worker-2");
     assert_eq!(asked[0].2["preconditions"]["uid"], "s-9");
+}
+
+#[tokio::test]
+async fn what_was_done_is_told_also_when_the_status_cannot_be_written() {
+    let answers = vec![refusal(500, "InternalError"), (201, json!({"metadata": {"name": "e"}}))];
+    let (client, server) = answering(answers);
+    let (context, desired) = (context(&client), desired());
+    let (memory, seen) = (context.memory.of("u-2"), Snapshot::of_nothing(&context.operator));
+    let step = Step::GiveUp { workers: vec![] };
+    let said = Some("about 7 rows in 1 shards".to_owned());
+    let done = Done { steps: vec![DoneStep { step, result: Ok(()), said }] };
+    publish::publish(&context, &memory, &desired, &seen, (&Plan::default(), &done)).await.unwrap_err();
+    drop((context, client));
+    let asked = server.await.unwrap();
+    assert_eq!(methods(&asked), ["PATCH", "POST"]);
+    assert!(asked[1].2.to_string().contains("about 7 rows"), "{asked:?}");
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use crate::{
     act::Done,
     api::Desired,
@@ -51,7 +53,7 @@ impl Pace {
         }
         let waited = self.waited(&plan.holds);
         let moving = seen.citus.known().and_then(|citus| citus.job.as_ref()).is_some_and(Job::is_open);
-        let holds = plan.holds.iter().filter_map(|hold| after_hold(hold, waited));
+        let holds = plan.holds.iter().filter_map(|hold| after_hold(hold, waited, seen.now));
         holds.chain(moving.then_some(MOVING)).min().unwrap_or(AT_REST)
     }
 
@@ -97,13 +99,13 @@ fn doubled(times: u32) -> Duration {
 
 /// How soon a wait may be over. What has lasted for minutes will not end within the next tenth of a second; and the
 /// end of most waits wakes us by a change of a pod.
-fn after_hold(hold: &Hold, waited: Duration) -> Option<Duration> {
+fn after_hold(hold: &Hold, waited: Duration, now: Timestamp) -> Option<Duration> {
     let soon = if waited < Duration::from_mins(1) { SOON } else { (waited / 60).clamp(MOVING, AT_REST) };
     match hold {
         Hold::Paused { .. } => None,
         Hold::JobRunning { .. } | Hold::RestartWaitsForMoves { .. } => Some(MOVING),
-        Hold::RebalancePause { seconds, .. } => {
-            Some(Duration::from_secs(u64::try_from(*seconds).unwrap_or_default()).clamp(MOVING, AT_REST))
+        Hold::RebalancePause { until, .. } => {
+            Some(until.duration_since(now).unsigned_abs().clamp(MOVING, AT_REST))
         }
         Hold::WorkerMissing { timed_out: true, .. } => Some(soon.max(Duration::from_secs(2))),
         _ => Some(soon),
@@ -178,8 +180,8 @@ mod tests {
         let hold = Hold::NotAnswering { node: Node::Worker(0), why: "silent".into() };
         let mut pace = Pace::default();
         assert_eq!(pace.after(&desired(), &nothing(), (&waits(hold.clone()), &Done::default())), SOON);
-        assert_eq!(after_hold(&hold, Duration::from_mins(5)), Some(Duration::from_secs(5)));
-        assert_eq!(after_hold(&hold, Duration::from_hours(1)), Some(AT_REST));
-        assert_eq!(after_hold(&Hold::Paused { steps: 1 }, Duration::ZERO), None);
+        assert_eq!(after_hold(&hold, Duration::from_mins(5), nothing().now), Some(Duration::from_secs(5)));
+        assert_eq!(after_hold(&hold, Duration::from_hours(1), nothing().now), Some(AT_REST));
+        assert_eq!(after_hold(&Hold::Paused { steps: 1 }, Duration::ZERO, nothing().now), None);
     }
 }

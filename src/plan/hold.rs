@@ -119,8 +119,8 @@ pub enum Hold {
     RebalancePause {
         /// How it ended.
         state: String,
-        /// Seconds still to wait.
-        seconds: i64,
+        /// When it is over.
+        until: jiff::Timestamp,
     },
     /// An image is being asked what is in it.
     InspectingImage {

@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use super::{Hold, Plan, ProblemReason, Step, View, Wanted, image};
+use super::{Hold, Plan, Problem, ProblemReason, Step, View, Wanted, image};
 use crate::{
     api::{
         Node,
@@ -277,10 +277,8 @@ fn is_free(view: View, kind: &str, name: &str, plan: &mut Plan) -> bool {
             false
         }
         Some(Ownership::Stranger) => {
-            plan.problem(
-                ProblemReason::NameTaken,
-                format!("{kind} {name} exists and is not this cluster's: it is left alone. Remove or rename it, or give the cluster another name."),
-            );
+            let taken = Problem::name_taken(kind, name);
+            plan.problem(taken.reason, taken.message);
             false
         }
     }

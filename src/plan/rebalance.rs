@@ -1,7 +1,7 @@
 //! When shards are moved: one job for all new workers together, started only when Citus itself plans a move and every
 //! node that takes part is fit for it. A running job is adopted, whoever started it.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, roll, settings};
 use crate::{
@@ -90,9 +90,9 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, why: &str, plan: &mu
         return;
     }
     if let Some(job) = &citus.job
-        && let Some((state, seconds)) = pause(view, job, citus.failed_jobs)
+        && let Some(until) = pause(view, job, citus.failed_jobs)
     {
-        plan.hold(Hold::RebalancePause { state, seconds });
+        plan.hold(Hold::RebalancePause { state: job.state.clone(), until });
         return;
     }
     plan.step(
@@ -210,7 +210,7 @@ fn can_copy(view: View, purpose: Purpose, plan: &mut Plan) -> bool {
 }
 
 /// How long to wait after a job that ended badly. A server that was restarted since is a reason to try at once.
-fn pause(view: View, job: &Job, failed: u32) -> Option<(String, i64)> {
+fn pause(view: View, job: &Job, failed: u32) -> Option<Timestamp> {
     if job.state == "finished" || failed == 0 {
         return None;
     }
@@ -223,6 +223,6 @@ fn pause(view: View, job: &Job, failed: u32) -> Option<(String, i64)> {
     let doubled = FIRST_PAUSE.as_secs().saturating_mul(1_i64 << failed.saturating_sub(1).min(10));
     let pause = SignedDuration::from_secs(doubled).min(LONGEST_PAUSE);
     // The clock of the servers may be ahead of ours.
-    let left = (pause.as_secs() - view.seen.now.duration_since(ended).as_secs()).min(pause.as_secs());
-    (left > 0).then(|| (job.state.clone(), left))
+    let until = ended.checked_add(pause).ok()?.min(view.seen.now.checked_add(pause).ok()?);
+    (until > view.seen.now).then_some(until)
 }

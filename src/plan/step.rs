@@ -324,6 +324,19 @@ pub enum ProblemReason {
     InvariantBroken,
 }
 
+impl Problem {
+    /// A stranger has a name of ours.
+    #[must_use]
+    pub fn name_taken(kind: &str, name: &str) -> Self {
+        Self {
+            reason: ProblemReason::NameTaken,
+            message: format!(
+                "{kind} {name} exists and is not this cluster's: it is left alone. Remove or rename it, or give the cluster another name."
+            ),
+        }
+    }
+}
+
 impl Plan {
     /// Adds a step with its reason.
     pub fn step(&mut self, step: Step, why: impl Into<String>) {

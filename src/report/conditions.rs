@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::words;
 use crate::{
-    act::Done,
+    act::{Done, FailureReason},
     api::{Node, spec::RebalanceMode, status::Purpose},
     observe::snapshot::Seen,
     plan::{Hold, Plan, Server, Step, View, Wanted, settings},
@@ -42,7 +42,7 @@ pub fn all(view: View, wanted: &Wanted, plan: &Plan, done: &Done) -> Vec<(&'stat
         ("ConfigurationApplied", configuration_applied(view, wanted, plan)),
         ("WorkersRegistered", workers_registered(view)),
         ("SchemaApplied", schema_applied(view, done)),
-        ("Balanced", balanced(view, plan)),
+        ("Balanced", balanced(view, plan, done)),
     ]
 }
 
@@ -118,7 +118,7 @@ pub fn reconciling(plan: &Plan, done: &Done) -> Said {
             no("Paused", "nothing waits to be changed")
         };
     }
-    if let Some((step, failure)) = done.failure() {
+    if let Some((step, failure)) = done.failures().find(|(step, _)| !is_about_moves(step)) {
         return yes(
             "Retrying",
             format!("{} failed and is tried again: {}", words::doing(step), failure.message),
@@ -286,10 +286,8 @@ pub fn workers_registered(view: View) -> Said {
 /// Database, role, schema and distributed tables exist.
 #[must_use]
 pub fn schema_applied(view: View, done: &Done) -> Said {
-    let of_schema = |step: &Step| matches!(step, Step::ApplySchema { .. } | Step::CreateOwner { .. });
-    let failed =
-        done.steps.iter().find_map(|done| done.result.as_ref().err().filter(|_| of_schema(&done.step)));
-    if let Some(failure) = failed {
+    // Any other failure passes: the catalog tells what is there.
+    if let Some((_, failure)) = done.failures().find(|(_, failure)| failure.reason == FailureReason::Schema) {
         return no("SchemaFailed", failure.message.clone());
     }
     let Some(citus) = view.citus() else {
@@ -315,7 +313,7 @@ pub fn schema_applied(view: View, done: &Done) -> Said {
 
 /// Shards are where Citus' own plan wants them.
 #[must_use]
-pub fn balanced(view: View, plan: &Plan) -> Said {
+pub fn balanced(view: View, plan: &Plan, done: &Done) -> Said {
     let Some(citus) = view.citus() else {
         return unknown(
             "CatalogUnknown",
@@ -327,6 +325,10 @@ pub fn balanced(view: View, plan: &Plan) -> Said {
         && let Some(error) = words::last_error(view, job)
     {
         return no("MovesFailing", error);
+    }
+    if let Some((step, failure)) = done.failures().find(|(step, _)| is_about_moves(step)) {
+        let what = words::doing(step);
+        return no("Retrying", format!("{what} failed and is tried again: {}", failure.message));
     }
     let missing = view.missing_workers();
     if let Some(first) = missing.first() {

@@ -72,17 +72,18 @@ pub struct Story<'a> {
     pub cluster: &'a ClusterId,
 }
 
-/// The events of one reconcile.
+/// The events of one reconcile: first what is told now or never, because its step is done once; then what is found by
+/// comparing, and would be found again as long as the status was not written.
 #[must_use]
-pub fn events(story: &Story) -> Vec<EventToSend> {
-    let mut events = Vec::new();
-    of_steps(story, &mut events);
+pub fn events(story: &Story) -> (Vec<EventToSend>, Vec<EventToSend>) {
+    let (mut once, mut events) = (Vec::new(), Vec::new());
+    of_steps(story, &mut once);
     of_restarts(story, &mut events);
     of_conditions(story, &mut events);
     if let Some(job) = &story.after.rebalance {
         of_job(story.before.rebalance.as_ref(), job, &mut events);
     }
-    events
+    (once, events)
 }
 
 fn tell(events: &mut Vec<EventToSend>, reason: EventReason, node: Option<Node>, about: &str, text: String) {
@@ -139,9 +140,6 @@ fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
             _ => {}
         }
     }
-}
-
-fn of_restarts(story: &Story, events: &mut Vec<EventToSend>) {
     let restarts = |step: &Step| matches!(step, Step::RestartNode { .. });
     if story.rolling.is_empty() && story.done.succeeded().any(restarts) {
         let why = story
@@ -152,6 +150,9 @@ fn of_restarts(story: &Story, events: &mut Vec<EventToSend>) {
             .map(|planned| planned.why.clone());
         tell(events, EventReason::RollingRestartStarted, None, "", why.unwrap_or_default());
     }
+}
+
+fn of_restarts(story: &Story, events: &mut Vec<EventToSend>) {
     for node in story.rolling.keys() {
         let name = node.object_name(&story.cluster.name);
         let state = |status: &DialogClusterStatus| find_node(status, &name).map(|node| node.state);
@@ -181,10 +182,10 @@ fn roll_is_over(story: &Story) -> bool {
         && story.after.nodes.iter().all(|node| node.state != NodeState::Restarting)
 }
 
-/// Nodes restarted since the last finished rolling restart, after this reconcile.
+/// Nodes restarted since the last finished rolling restart, after this reconcile; one is finished when that was told.
 #[must_use]
-pub fn rolling(story: &Story) -> BTreeMap<Node, RestartCause> {
-    let mut rolling = if roll_is_over(story) { BTreeMap::new() } else { story.rolling.clone() };
+pub fn rolling(story: &Story, told: bool) -> BTreeMap<Node, RestartCause> {
+    let mut rolling = if told && roll_is_over(story) { BTreeMap::new() } else { story.rolling.clone() };
     rolling.extend(story.done.succeeded().filter_map(|step| match step {
         Step::RestartNode { node, cause, .. } => Some((*node, *cause)),
         _ => None,
@@ -311,6 +312,11 @@ impl EventToSend {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn all(story: &Story) -> Vec<EventToSend> {
+        let (once, found) = events(story);
+        once.into_iter().chain(found).collect()
+    }
     use crate::{
         act::{DoneStep, Failure, FailureReason},
         api::status::MoveCounts,
@@ -347,7 +353,7 @@ mod tests {
             steps: steps.into_iter().map(|step| DoneStep { step, result: Ok(()), said: None }).collect(),
         };
         let story = Story { before, after, plan: &plan, done: &done, rolling: &rolling, cluster: &cluster };
-        events(&story).into_iter().map(|event| event.reason).collect()
+        all(&story).into_iter().map(|event| event.reason).collect()
     }
 
     #[test]
@@ -427,9 +433,8 @@ mod tests {
                 rolling: &rolling,
                 cluster: &cluster,
             };
-            told +=
-                events(&story).iter().filter(|event| event.reason == EventReason::WalLevelRepaired).count();
-            rolling = super::rolling(&story);
+            told += all(&story).iter().filter(|event| event.reason == EventReason::WalLevelRepaired).count();
+            rolling = super::rolling(&story, true);
             (before, done) = (after, Done::default());
         }
         assert_eq!(told, 1);
@@ -459,7 +464,7 @@ mod tests {
             rolling: &rolling,
             cluster: &cluster,
         };
-        assert_eq!(events(&story), []);
+        assert_eq!(all(&story), []);
         assert_eq!(between(&before, &before, vec![add]), [EventReason::WorkerJoined]);
     }
 
@@ -491,8 +496,8 @@ mod tests {
             (&calm, &calm, &nothing),
         ] {
             let story = Story { before, after, plan: &plan, done, rolling: &rolling, cluster: &cluster };
-            told.extend(events(&story).into_iter().map(|event| event.reason));
-            rolling = super::rolling(&story);
+            told.extend(all(&story).into_iter().map(|event| event.reason));
+            rolling = super::rolling(&story, true);
         }
         assert_eq!(
             told,

@@ -25,7 +25,7 @@ const EVENT_DEADLINE: Duration = Duration::from_secs(5);
 /// Tells what was seen, planned and done.
 ///
 /// # Errors
-/// When the status could not be written: then no event is sent, and the next look tells everything.
+/// When the status could not be written: then only what was done is told, and the next look tells the rest.
 pub async fn publish(
     context: &Context,
     memory: &Handle,
@@ -38,15 +38,20 @@ pub async fn publish(
     context.metrics.show(&cluster.namespace, &cluster.name, &after, seen);
     let rolling = memory.with(|memory| memory.rolling.clone());
     let story = Story { before, after: &after, plan, done, rolling: &rolling, cluster };
-    let news = events::events(&story);
+    let (mut news, found) = events::events(&story);
     let since = memory.with(|memory| memory.status.as_ref().map(|(_, at)| at.elapsed()));
-    match writer::write(before, &after, since) {
-        Write::Now => write(context, memory, cluster, &after).await?,
+    let written = match writer::write(before, &after, since) {
+        Write::Now => write(context, memory, cluster, &after).await,
         // An event is found by comparing with what is written: what is told has to be written with it.
-        Write::Later if !news.is_empty() => write(context, memory, cluster, &after).await?,
-        Write::Later | Write::No => {}
+        Write::Later if !news.is_empty() || !found.is_empty() => {
+            write(context, memory, cluster, &after).await
+        }
+        Write::Later | Write::No => Ok(()),
+    };
+    memory.with(|memory| memory.rolling = events::rolling(&story, written.is_ok()));
+    if written.is_ok() {
+        news.extend(found);
     }
-    memory.with(|memory| memory.rolling = events::rolling(&story));
     for event in news {
         tracing::info!(reason = %event.reason, note = event.note, "an event");
         context.metrics.kubernetes_request("create", "Event");
@@ -57,7 +62,7 @@ pub async fn publish(
             Err(_) => tracing::warn!(reason = %event.reason, "an event could not be sent in time"),
         }
     }
-    Ok(())
+    written
 }
 
 /// Tells that a spec cannot be followed.
@@ -73,6 +78,7 @@ pub async fn refuse(
 ) -> Result<(), Refusal> {
     let before = memory.with(|memory| memory.status(cached));
     let after = writer::as_stored(&super::invalid(&before, generation, invalid, jiff::Timestamp::now()));
+    context.metrics.show(&cluster.namespace, &cluster.name, &after, &Snapshot::of_nothing(&context.operator));
     if writer::write(&before, &after, None) == Write::No {
         return Ok(());
     }

@@ -21,7 +21,7 @@ use crate::{
 #[must_use]
 pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> DialogClusterStatus {
     let mut plan = plan.clone();
-    plan.problems.extend(done.problems());
+    plan.problems.extend(done.problems(&desired.cluster));
     let plan = &plan;
     let view = View { desired, seen };
     let wanted = wanted(view, &mut Plan::default());

@@ -53,8 +53,9 @@ impl fmt::Display for Hold {
                 holders.join("; ")
             ),
             Self::JobRunning { job } => write!(f, "rebalance job {job} runs"),
-            Self::RebalancePause { state, seconds } => {
-                write!(f, "the last rebalance ended {state}; the next one starts in {seconds} s")
+            Self::RebalancePause { state, until } => {
+                let until = until.round(jiff::Unit::Second).unwrap_or(*until);
+                write!(f, "the last rebalance ended {state}; the next one starts at {until}")
             }
             Self::InspectingImage { image } => write!(f, "asking {image} what is in it"),
             Self::SchemaSource { why } => write!(f, "waiting for the schema: {why}"),

@@ -141,9 +141,15 @@ fn after_a_job_that_failed_there_is_a_pause() {
         tasks: Vec::new(),
     });
     assert!(!does(&world, &seen, "StartRebalance"));
-    let seconds = pause(&plan(&world.desired(), &seen)).expect("a pause that is told");
-    seen.now += jiff::SignedDuration::from_secs(seconds);
-    assert!(does(&world, &seen, "StartRebalance"), "after {seconds} s");
+    let told = |seen: &Snapshot| {
+        let plan = plan(&world.desired(), seen);
+        plan.holds.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let (until, first) = (pause(&plan(&world.desired(), &seen)).expect("a pause that is told"), told(&seen));
+    seen.now += jiff::SignedDuration::from_secs(5);
+    assert_eq!(told(&seen), first, "nothing is written while it lasts");
+    seen.now = until;
+    assert!(does(&world, &seen, "StartRebalance"), "at {until}");
 }
 
 #[test]

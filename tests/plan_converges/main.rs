@@ -10,6 +10,7 @@ mod images;
 mod losses;
 mod restarts;
 mod scale_in;
+mod told;
 mod world;
 
 use dialog_operator::{
@@ -36,9 +37,9 @@ fn settle(world: &mut World) -> u32 {
         let plan = world.reconcile(None);
         let busy = world.job.as_ref().is_some_and(|model| model.job.is_open());
         quiet = if plan.steps.is_empty() && !busy && world.silent.is_empty() { quiet + 1 } else { 0 };
-        if let Some(seconds) = pause(&plan) {
+        if let Some(until) = pause(&plan) {
             // Nothing else happens meanwhile.
-            world.now += jiff::SignedDuration::from_secs(seconds);
+            world.now = until;
             quiet = 0;
         }
         // Longer than any other wait of the planner.
@@ -51,10 +52,10 @@ fn settle(world: &mut World) -> u32 {
     panic!("never at rest: {:?} {:?} {:?}\n{}", plan.steps, plan.holds, plan.problems, world.log.join("\n"));
 }
 
-fn pause(plan: &Plan) -> Option<i64> {
+fn pause(plan: &Plan) -> Option<jiff::Timestamp> {
     plan.holds
         .iter()
-        .find_map(|hold| if let Hold::RebalancePause { seconds, .. } = hold { Some(*seconds) } else { None })
+        .find_map(|hold| if let Hold::RebalancePause { until, .. } = hold { Some(*until) } else { None })
 }
 
 fn condition(world: &World, kind: &str) -> String {

@@ -18,13 +18,16 @@ use crate::harness::{
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_is_never_initialised_twice() {
     story("volumes", async |story| {
-        let _operator = story.operator();
+        let operator = story.operator();
         let cluster = Arc::new(story.settled_cluster("talk", spec(2)).await);
         cluster.load(5_000).await;
         let identity = identities(&cluster).await;
 
-        // Deleted and made again: the volumes and the rows are taken back.
+        // Deleted and made again: the volumes and the rows are taken back, with the image that they ran with, whatever
+        // new clusters are made with by now.
         cluster.delete().await;
+        drop(operator);
+        let _operator = story.operator_with(&["--default-image", "localhost/dialog-postgres:other-major"]);
         cluster.create(spec(2)).await;
         cluster.until_settled(90).await;
         assert_eq!(identities(&cluster).await, identity, "the same servers");
