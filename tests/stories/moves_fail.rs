@@ -46,7 +46,7 @@ async fn moves_that_fail_are_told_with_their_error() {
         assert!(job.last_error.is_some_and(|error| error.contains("all replication slots are in use")));
         assert!(job.moves.failing > 0);
         assert!(is(&seen, "Ready", "True") && !is(&seen, "Stalled", "True"), "a retry can heal it");
-        assert_eq!(cluster.count_events("RebalanceFailing").await, 1, "{:#?}", cluster.events().await);
+        cluster.assert_events("RebalanceFailing", 1).await;
 
         sql::run(&worker, "SELECT pg_drop_replication_slot('forgotten_' || i) FROM generate_series(1, 5) i")
             .await;

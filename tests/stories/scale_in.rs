@@ -58,7 +58,7 @@ async fn five_to_two_to_five_to_one_to_three_workers_under_load() {
         for (reason, times) in
             [("DrainStarted", 7), ("WorkerDrained", 7), ("WorkerRemoved", 7), ("VolumeRetained", 7)]
         {
-            assert_eq!(cluster.count_events(reason).await, times, "{reason}: {:#?}", cluster.events().await);
+            cluster.assert_events(reason, times).await;
         }
     })
     .await;
@@ -162,7 +162,7 @@ async fn a_scale_in_that_cannot_be_is_refused() {
         cluster.edit(json!({"workers": {"replicas": 1}})).await;
         let (_, seen) = cluster.until("refused", 30, |cluster| is_stalled(cluster, "ScaleInRefused")).await;
         story.figure("what is said of the refusal", seen.status.unwrap().message.unwrap());
-        assert_eq!(cluster.count_events("ScaleInRefused").await, 1);
+        cluster.assert_events("ScaleInRefused", 1).await;
         cluster.assert_even(2).await;
         cluster.edit(json!({"workers": {"replicas": 2}})).await;
         cluster.until_settled(30).await;

@@ -70,9 +70,9 @@ async fn one_to_two_to_five_workers_under_load() {
         let after = cluster.lives().await;
         assert!(before.iter().all(|(pod, life)| after.get(pod) == Some(life)), "{before:?} became {after:?}");
         for reason in ["RebalanceStarted", "RebalanceFinished"] {
-            assert_eq!(cluster.count_events(reason).await, 2, "{reason}: {:#?}", cluster.events().await);
+            cluster.assert_events(reason, 2).await;
         }
-        assert_eq!(cluster.count_events("WorkerJoined").await, 5, "{:#?}", cluster.events().await);
+        cluster.assert_events("WorkerJoined", 5).await;
     })
     .await;
 }

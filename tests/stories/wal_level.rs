@@ -42,9 +42,9 @@ async fn a_wrong_wal_level_is_repaired_by_one_restart_before_the_move() {
         let after = cluster.lives().await;
         assert_ne!(before["talk-worker-0-0"], after["talk-worker-0-0"], "the worker was restarted");
         assert_eq!(before["talk-coordinator-0"], after["talk-coordinator-0"], "and nobody else");
-        assert_eq!(cluster.count_events("NodeRestarted").await, 1, "{:#?}", cluster.events().await);
-        assert_eq!(cluster.count_events("WalLevelRepaired").await, 1, "{:#?}", cluster.events().await);
-        assert_eq!(cluster.count_events("RebalanceStarted").await, 1, "{:#?}", cluster.events().await);
+        cluster.assert_events("NodeRestarted", 1).await;
+        cluster.assert_events("WalLevelRepaired", 1).await;
+        cluster.assert_events("RebalanceStarted", 1).await;
         for node in [Node::Coordinator, Node::Worker(0), Node::Worker(1)] {
             let admin = cluster.admin(node).await;
             assert_eq!(sql::value::<String>(&admin, "SELECT current_setting('wal_level')").await, "logical");

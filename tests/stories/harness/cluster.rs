@@ -242,10 +242,14 @@ impl Cluster {
             .collect()
     }
 
-    /// How many events have this reason.
-    pub async fn count_events(&self, reason: &str) -> usize {
-        let prefix = format!("{reason}:");
-        self.events().await.iter().filter(|event| event.starts_with(&prefix)).count()
+    /// Exactly so many events have this reason. An event is sent after the status in which the same can be seen.
+    pub async fn assert_events(&self, reason: &str, times: usize) {
+        let told = super::wait::eventually(reason, Duration::from_secs(30), async || {
+            let events = self.events().await;
+            let told = events.iter().filter(|event| event.starts_with(&format!("{reason}:"))).count();
+            if told < times { Err(format!("{events:#?}")) } else { Ok(told) }
+        });
+        assert_eq!(told.await, times, "{reason}: {:#?}", self.events().await);
     }
 }
 

@@ -130,6 +130,15 @@ async fn tell_at(seat: Seat, name: &str, tell: impl AsyncFnOnce(&Story)) {
     }
 }
 
+/// What a server is asked when a story has failed: who waits for what, and what Citus is at.
+const QUESTIONS: [&str; 4] = [
+    "SELECT pid, backend_type, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid), \
+     date_trunc('second', now() - query_start), left(query, 160) FROM pg_stat_activity WHERE state <> 'idle'",
+    "SELECT task_id, status, retry_count, command, message FROM pg_dist_background_task WHERE status <> 'done'",
+    "SELECT * FROM pg_dist_cleanup",
+    "SELECT groupid, count(*), min(shardid) FROM pg_dist_placement GROUP BY groupid",
+];
+
 impl Story {
     async fn begin(name: &str) -> Self {
         tokio::task::spawn_blocking(environment).await.unwrap();
@@ -207,6 +216,11 @@ impl Story {
         for pod in self.kubectl(&["get", "pods", "-o", "name"]).split_whitespace() {
             let log = self.kubectl(&["logs", "--tail=15", pod]);
             let _ = write!(text, "---- log of {pod}\n{log}");
+            let psql = ["psql", "-XAtq", "-h", "/run/dialog", "-U", "postgres", "dialogs"];
+            for question in QUESTIONS {
+                let asked = [&["exec", pod, "--"][..], &psql, &["-c", question]].concat();
+                let _ = write!(text, "---- {question}\n{}", self.kubectl(&asked));
+            }
         }
         for log in self.logs.lock().unwrap().iter() {
             let _ = write!(text, "---- the end of {}\n{}", log.display(), end_of(log));
