@@ -42,8 +42,11 @@ fn cleanup_of_nobody(citus: &Citus, plan: &mut Plan) {
 }
 
 /// Only a server that is who it should be and has its tables: for an emptied one the activation would wipe the trace.
+/// Those that count as active first: Citus refuses every other activation while the copy of one of these is old.
 fn inactive_workers(view: View, plan: &mut Plan) {
-    for (node, row) in view.registered_workers() {
+    let mut workers: Vec<_> = view.registered_workers().into_iter().collect();
+    workers.sort_by_key(|(_, row)| !row.active);
+    for (node, row) in workers {
         if let Server::Known(postgres) = view.server(node)
             && postgres.missing_tables == 0
             && !(row.active && row.has_metadata && row.metadata_synced)

@@ -49,6 +49,15 @@ async fn members_are_activated() {
         is_whole(&session, first).await;
         assert_eq!(cluster.coordinator.value("SELECT count(*) FROM dialogs").await, "5000");
     }
+    // One inactive and one that is not synced: in this order, which Citus takes whatever it has synced meanwhile.
+    let update = |flag: &str, worker: &Server| {
+        format!("UPDATE pg_dist_node SET {flag} = false WHERE nodeport = {}", worker.port)
+    };
+    cluster.coordinator.sql(&[&update("isactive", first), &update("metadatasynced", second)]).await.unwrap();
+    for worker in [second, first] {
+        commands::activate_node(&session, "127.0.0.1", worker.port).await.unwrap();
+        is_whole(&session, worker).await;
+    }
     for worker in [first, second] {
         commands::activate_node(&session, "127.0.0.1", worker.port).await.unwrap();
         is_whole(&session, worker).await;

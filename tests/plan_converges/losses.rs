@@ -213,6 +213,21 @@ fn an_emptied_coordinator_registers_nobody() {
     assert!(!does(&world, &seen, "AddNode"), "whether they do is not known");
 }
 
+/// Citus refuses to activate a worker while the metadata of an active one is not synced.
+#[test]
+fn a_worker_whose_metadata_is_old_is_activated_before_one_that_is_inactive() {
+    let mut world = born(2);
+    world.nodes[1].active = false;
+    world.nodes[2].metadata_synced = false;
+    let seen = world.observe();
+    let plan = plan(&world.desired(), &seen);
+    let activated = plan.steps.iter().filter_map(|planned| match &planned.step {
+        Step::ActivateNode { node, .. } => Some(*node),
+        _ => None,
+    });
+    assert_eq!(activated.collect::<Vec<_>>(), [Node::Worker(1), Node::Worker(0)]);
+}
+
 #[test]
 fn a_worker_that_lacks_tables_is_not_activated() {
     let mut world = born(2);
