@@ -4,7 +4,10 @@
 use std::collections::BTreeSet;
 
 use super::{Plan, Server, Step, View};
-use crate::observe::snapshot::Citus;
+use crate::{
+    api::Node,
+    observe::snapshot::{Citus, DistNode},
+};
 
 /// Leaves what can be left.
 pub fn plan(view: View, plan: &mut Plan) {
@@ -41,22 +44,37 @@ fn cleanup_of_nobody(citus: &Citus, plan: &mut Plan) {
     plan.step(Step::ForgetCleanup { records: lost.iter().map(|row| row.record_id).collect() }, why);
 }
 
-/// Only a server that is who it should be and has its tables: for an emptied one the activation would wipe the trace.
-/// Those that count as active first: Citus refuses every other activation while the copy of one of these is old.
+/// Only servers that are who they should be and have their tables: for an emptied one the activation would wipe the
+/// trace.
+///
+/// Citus copies its metadata to a worker without the placements of members that are inactive, and does not add them
+/// when these are activated: the worker refuses moves and queries of such shards from then on. So nobody gets a copy
+/// while somebody else stays inactive, and of several that were inactive all but the last get another one at the end.
+/// An active one whose copy is old is brought up to date by Citus meanwhile (`citus.metadata_sync_interval`).
 fn inactive_workers(view: View, plan: &mut Plan) {
-    let mut workers: Vec<_> = view.registered_workers().into_iter().collect();
-    workers.sort_by_key(|(_, row)| !row.active);
-    for (node, row) in workers {
-        if let Server::Known(postgres) = view.server(node)
-            && postgres.missing_tables == 0
-            && !(row.active && row.has_metadata && row.metadata_synced)
-        {
-            let synced = row.has_metadata && row.metadata_synced;
-            plan.step(
-                Step::ActivateNode { node, address: view.address(node) },
-                format!("{} answers as who it should be, and pg_dist_node says active: {}, metadata synced: {synced}", view.name(node), row.active),
-            );
-        }
+    let whole = |row: &DistNode| row.active && row.has_metadata && row.metadata_synced;
+    let fit =
+        |node: &Node| matches!(view.server(*node), Server::Known(postgres) if postgres.missing_tables == 0);
+    let workers = view.registered_workers();
+    let mut heal: Vec<Node> = workers.iter().filter(|(_, row)| !row.active).map(|(node, _)| *node).collect();
+    if heal.is_empty() {
+        heal = workers.iter().filter(|(node, row)| !whole(row) && fit(node)).map(|(node, _)| *node).collect();
+    } else if !heal.iter().all(fit) {
+        return;
+    } else {
+        heal.extend_from_within(..heal.len() - 1);
+    }
+    for node in heal {
+        let Some(row) = workers.get(&node) else { continue };
+        let synced = row.has_metadata && row.metadata_synced;
+        plan.step(
+            Step::ActivateNode { node, address: view.address(node) },
+            format!(
+                "{} answers as who it should be, and pg_dist_node says active: {}, metadata synced: {synced}",
+                view.name(node),
+                row.active
+            ),
+        );
     }
 }
 

@@ -64,6 +64,11 @@ pub enum Hold {
         /// Why.
         cause: RestartCause,
     },
+    /// A registered worker is inactive: who is registered now would not learn where its shards are.
+    MemberInactive {
+        /// Which one.
+        node: Node,
+    },
     /// A registered node is silent, so no membership call can succeed.
     RegisteredNodeSilent {
         /// Which node.

@@ -238,7 +238,14 @@ fn everybody_answers(view: View, plan: &mut Plan) -> bool {
 }
 
 fn add_workers(view: View, wanted: &Wanted, plan: &mut Plan) {
-    for missing in view.missing_workers() {
+    let missing = view.missing_workers();
+    // Its copy of the metadata would lack the placements of a member that is inactive, for good: see `heal`.
+    let inactive = view.registered_workers().into_iter().find(|(_, row)| !row.active);
+    if let Some((node, _)) = inactive.filter(|_| !missing.is_empty()) {
+        plan.hold(Hold::MemberInactive { node });
+        return;
+    }
+    for missing in missing {
         let node = missing.node;
         if let Server::Known(postgres) = view.server(node)
             && may_join(view, wanted, node, postgres, plan)

@@ -29,6 +29,10 @@ impl fmt::Display for Hold {
             Self::RestartWaitsForMoves { node, cause } => {
                 write!(f, "the restart of {node} ({cause}) waits until no shard is moved")
             }
+            Self::MemberInactive { node } => write!(
+                f,
+                "no worker can be registered while {node} is inactive in pg_dist_node: it would not learn where that one's shards are"
+            ),
             Self::RegisteredNodeSilent { node, why } => {
                 write!(f, "no worker can be registered while {node} does not answer: {why}")
             }

@@ -90,6 +90,8 @@ pub enum OnlyCitus {
     GlobalPids,
     #[strum(to_string = "foreign keys, partitions and single shards of workers that are given up")]
     OtherTables,
+    #[strum(to_string = "copies of the metadata without what is inactive")]
+    PartialCopies,
 }
 
 /// Whether this is to be skipped.

@@ -213,19 +213,44 @@ fn an_emptied_coordinator_registers_nobody() {
     assert!(!does(&world, &seen, "AddNode"), "whether they do is not known");
 }
 
-/// Citus refuses to activate a worker while the metadata of an active one is not synced.
+/// Citus copies its metadata without the placements of members that are inactive.
 #[test]
-fn a_worker_whose_metadata_is_old_is_activated_before_one_that_is_inactive() {
-    let mut world = born(2);
-    world.nodes[1].active = false;
+fn nobody_gets_a_copy_of_the_metadata_for_good_while_somebody_is_inactive() {
+    let mut world = born(3);
+    let activated = |world: &mut World| -> Vec<Node> {
+        let seen = world.observe();
+        let steps = plan(&world.desired(), &seen).steps.into_iter();
+        steps
+            .filter_map(|planned| match planned.step {
+                Step::ActivateNode { node, .. } => Some(node),
+                _ => None,
+            })
+            .collect()
+    };
+    let (a, b) = (Node::Worker(0), Node::Worker(1));
     world.nodes[2].metadata_synced = false;
+    assert_eq!(activated(&mut world), [b]);
+    world.nodes[1].active = false;
+    assert_eq!(activated(&mut world), [a], "Citus syncs the other one itself");
+    world.nodes[2].active = false;
+    assert_eq!(activated(&mut world), [a, b, a], "the first copy lacks the second one's placements");
+}
+
+#[test]
+fn nobody_joins_while_a_member_is_inactive() {
+    let mut world = born(1);
+    world.edit(|spec| spec.workers.replicas = 2);
+    let mut seen = world.observe();
+    while !does(&world, &seen, "AddNode") {
+        world.reconcile(None);
+        world.tick();
+        seen = world.observe();
+    }
+    world.nodes[1].active = false;
     let seen = world.observe();
-    let plan = plan(&world.desired(), &seen);
-    let activated = plan.steps.iter().filter_map(|planned| match &planned.step {
-        Step::ActivateNode { node, .. } => Some(*node),
-        _ => None,
-    });
-    assert_eq!(activated.collect::<Vec<_>>(), [Node::Worker(1), Node::Worker(0)]);
+    assert!(does(&world, &seen, "ActivateNode") && !does(&world, &seen, "AddNode"));
+    settle(&mut world);
+    assert_serves(&world);
 }
 
 #[test]

@@ -17,7 +17,8 @@ use crate::{
 /// Waits until a statement on the coordinator answers true.
 async fn until_true(cluster: &Cluster, what: &str, statement: &str) {
     let coordinator = cluster.coordinator().await;
-    wait::eventually(what, Duration::from_mins(1), async || {
+    // One of them waits for Citus, which looks at its members' metadata once a minute.
+    wait::eventually(what, Duration::from_mins(3), async || {
         if sql::value::<bool>(&coordinator, statement).await { Ok(()) } else { Err(statement) }
     })
     .await;
