@@ -5,14 +5,14 @@
 
 mod server;
 
-use std::{fs, net::UdpSocket, path::Path, sync::Arc};
+use std::{fs, path::Path, process::Command, sync::Arc};
 
 use dialog_operator::{
     api::{Node, names::SecretKind},
     resources::Initialise,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use server::{Parameters, Secrets, TestNode};
+use server::{Parameters, Secrets, TestNode, coordinator_pod, own_address};
 
 fn born(node: Node, secrets: &Secrets) -> TestNode {
     let mut node = TestNode::new(node, secrets);
@@ -25,6 +25,44 @@ fn born(node: Node, secrets: &Secrets) -> TestNode {
     node.start();
     node.until_ready();
     node
+}
+
+/// A network of one client, which this machine's servers are not in.
+struct Elsewhere {
+    name: String,
+    server: &'static str,
+}
+
+impl Elsewhere {
+    fn new() -> Option<Self> {
+        let name = format!("dlg{}", std::process::id() % 100_000);
+        let this = Self { server: "198.18.7.1", name };
+        let (name, inside) = (&this.name, format!("{}i", this.name));
+        let steps = [
+            format!("netns add {name}"),
+            format!("link add {name} type veth peer name {inside}"),
+            format!("link set {inside} netns {name}"),
+            format!("addr add {}/30 dev {name}", this.server),
+            format!("link set {name} up"),
+            format!("-n {name} addr add 198.18.7.2/30 dev {inside}"),
+            format!("-n {name} link set {inside} up"),
+        ];
+        steps.iter().all(|step| ip(step)).then_some(this)
+    }
+    fn log_in(&self, node: &TestNode, conninfo: &str, password: &str) -> String {
+        node.log_in_from(&["ip", "netns", "exec", &self.name], conninfo, password)
+    }
+}
+
+fn ip(arguments: &str) -> bool {
+    Command::new("ip").args(arguments.split(' ')).output().is_ok_and(|output| output.status.success())
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        ip(&format!("link del {}", self.name));
+        ip(&format!("netns del {}", self.name));
+    }
 }
 
 /// `sslmode=verify-full` with the client certificate in a directory of the node; `name` is checked, whatever it means.
@@ -42,13 +80,10 @@ fn verified(node: &TestNode, name: &str) -> String {
     )
 }
 
-/// An address of this machine that is not the loopback: a client that is not in the pod.
+/// A client that is not on the loopback.
 fn from_outside(conninfo: &str) -> Option<String> {
-    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
-    // Nothing is sent: the kernel only chooses an address.
-    socket.connect("192.0.2.1:9").ok()?;
-    let address = socket.local_addr().ok()?.ip();
-    (!address.is_loopback()).then(|| conninfo.replace("hostaddr=127.0.0.1", &format!("hostaddr={address}")))
+    let address = own_address()?;
+    Some(conninfo.replace("hostaddr=127.0.0.1", &format!("hostaddr={address}")))
 }
 
 fn assert_refused(answer: &str, why: &str) {
@@ -98,26 +133,75 @@ fn the_coordinator_lets_in_people_with_a_password_and_nodes_with_a_certificate()
         &node.log_in(&format!("{} user=postgres", verified(&node, name)), &password),
         "requires a valid client certificate",
     );
-    // The coordinator to itself, as any role.
-    let to_itself = with_certificate(&node, "localhost", "node");
-    assert_eq!(node.log_in(&format!("{to_itself} user=dialogs"), ""), "dialogs");
-    // kubectl port-forward: psql's default is `prefer`.
-    for mode in ["prefer", "disable"] {
-        let forwarded = format!("host=localhost dbname=postgres user=dialogs sslmode={mode}");
+    // kubectl port-forward ends on the loopback: a password, and TLS (psql's default is `prefer`).
+    let forwarded = "host=localhost dbname=postgres user=dialogs";
+    for mode in ["prefer", "require"] {
+        let forwarded = format!("{forwarded} sslmode={mode}");
         assert_eq!(node.log_in(&forwarded, &password), "dialogs", "{mode}");
         assert_refused(&node.log_in(&forwarded, "wrong"), "password authentication failed");
+        let as_superuser = forwarded.replace("user=dialogs", "user=postgres");
+        assert_refused(&node.log_in(&as_superuser, &password), "requires a valid client certificate");
     }
-    let application = format!("{} user=dialogs", verified(&node, name));
-    let Some(application) = from_outside(&application) else {
+    assert_refused(&node.log_in(&format!("{forwarded} sslmode=disable"), &password), "no pg_hba.conf entry");
+    // A certificate is no password.
+    let with_both = format!("{} user=dialogs", with_certificate(&node, "localhost", "node"));
+    assert_refused(&node.log_in(&with_both, "wrong"), "password authentication failed");
+
+    let to_itself = format!("{} user=dialogs", with_certificate(&node, &coordinator_pod(), "node"));
+    let (Some(to_itself), Some(superuser)) = (
+        from_outside(&to_itself),
+        from_outside(&format!("{} user=postgres", with_certificate(&node, name, "superuser"))),
+    ) else {
         eprintln!("this machine has no address but the loopback");
         return;
     };
-    assert_eq!(node.log_in(&application, &password), "dialogs");
-    assert_refused(&node.log_in(&application, "wrong"), "password authentication failed");
+    // The coordinator to itself, as any role: from its own address, by certificate alone.
+    assert_eq!(node.log_in(&to_itself, ""), "dialogs");
+    assert_eq!(node.log_in(&superuser, ""), "postgres");
+    let by_password = from_outside(&format!("{} user=dialogs", verified(&node, name))).unwrap();
+    assert_refused(&node.log_in(&by_password, &password), "requires a valid client certificate");
+}
+
+/// Jobs run as it: it has no password, and gets in with the certificate of a node alone.
+#[test]
+fn the_role_that_moves_shards_gets_in_by_certificate_and_never_by_password() {
+    let secrets = Secrets::new();
+    for node in [Node::Coordinator, Node::Worker(0)] {
+        let node = born(node, &secrets);
+        node.ask("create role dialog_mover login password 'secret'");
+        let name = "talk.shop.svc.cluster.local";
+        let certified = format!("{} user=dialog_mover", with_certificate(&node, name, "node"));
+        let plain = format!("{} user=dialog_mover", verified(&node, name));
+        for (certified, plain) in
+            [Some((certified.clone(), plain.clone())), from_outside(&certified).zip(from_outside(&plain))]
+                .into_iter()
+                .flatten()
+        {
+            assert_eq!(node.log_in(&certified, ""), "dialog_mover");
+            assert_refused(&node.log_in(&plain, "secret"), "requires a valid client certificate");
+        }
+    }
+}
+
+/// A client elsewhere, which this machine cannot be: its own addresses are the server's. A network namespace of its
+/// own makes one.
+#[test]
+fn applications_log_in_from_elsewhere_with_a_password_and_tls() {
+    let secrets = Secrets::new();
+    let node = born(Node::Coordinator, &secrets);
+    node.ask("create role dialogs login password 'secret'; alter role postgres password 'secret'");
+    let Some(elsewhere) = Elsewhere::new() else {
+        eprintln!("no network namespace can be made here");
+        return;
+    };
+    let application = format!("{} user=dialogs", verified(&node, "talk.shop.svc.cluster.local"))
+        .replace("hostaddr=127.0.0.1", &format!("hostaddr={}", elsewhere.server));
+    assert_eq!(elsewhere.log_in(&node, &application, "secret"), "dialogs");
+    assert_refused(&elsewhere.log_in(&node, &application, "wrong"), "password authentication failed");
     let plain = application.replace("verify-full", "disable");
-    assert_refused(&node.log_in(&plain, &password), "no pg_hba.conf entry");
+    assert_refused(&elsewhere.log_in(&node, &plain, "secret"), "no pg_hba.conf entry");
     let as_superuser = application.replace("user=dialogs", "user=postgres");
-    assert_refused(&node.log_in(&as_superuser, &password), "requires a valid client certificate");
+    assert_refused(&elsewhere.log_in(&node, &as_superuser, "secret"), "requires a valid client certificate");
 }
 
 #[test]
@@ -133,6 +217,7 @@ fn the_server_certificate_has_the_names_of_all_services_and_no_other() {
         "talk-coordinator.shop.svc.cluster.local",
         "talk-worker-255.shop.svc.cluster.local",
         "talk-worker-0-0.talk-nodes.shop.svc.cluster.local",
+        "talk-coordinator-0.talk-nodes.shop.svc.cluster.local",
     ] {
         let conninfo = format!("{} user=postgres", with_certificate(&node, name, "superuser"));
         assert_eq!(node.log_in(&conninfo, ""), "postgres", "{name}");
@@ -199,16 +284,19 @@ fn citus_works_through_them() {
     for node in [&coordinator, &first, &second] {
         assert_eq!(node.ask("create extension citus"), "");
     }
-    assert_eq!(
-        coordinator.ask(&format!("select citus_set_coordinator_host('localhost', {})", coordinator.port)),
-        ""
-    );
+    // Under the name by which the coordinator connects to itself, where somebody writes /etc/hosts for it.
+    let itself = coordinator.ask("show citus.local_hostname");
+    let host =
+        coordinator.ask(&format!("select citus_set_coordinator_host('{itself}', {})", coordinator.port));
+    assert_eq!(host, "");
     // The coordinator holds shards as well here, so that it connects to itself.
     let mut holders = vec![&first, &second];
-    if !server::cannot_show("shards on the coordinator, and how it connects to itself") {
+    if itself == "localhost" {
+        eprintln!("without root nobody can give the coordinator a name of its own: it holds no shards");
+    } else if !server::cannot_show("shards on the coordinator, and how it connects to itself") {
         holders.insert(0, &coordinator);
         let sharing = coordinator.ask(&format!(
-            "select citus_set_node_property('localhost', {}, 'shouldhaveshards', true)",
+            "select citus_set_node_property('{itself}', {}, 'shouldhaveshards', true)",
             coordinator.port
         ));
         assert_eq!(sharing, "");
@@ -219,19 +307,25 @@ fn citus_works_through_them() {
     }
     coordinator.ask("create role dialogs login password 'secret'");
     coordinator.ask("create schema talk authorization dialogs");
-    let application = "host=localhost user=dialogs dbname=postgres sslmode=disable";
+    let application = "host=localhost user=dialogs dbname=postgres sslmode=require";
     let ask = |sql: &str| coordinator.ask_over_tcp(application, "secret", sql);
     assert_eq!(ask("create table talk.message (id bigint primary key, body text)"), "");
     assert_eq!(ask("select create_distributed_table('talk.message', 'id', shard_count => 6)"), "");
     assert_eq!(ask("insert into talk.message select i, 'text' from generate_series(1, 600) i"), "");
     assert_eq!(ask("select count(*) from talk.message"), "600");
 
-    let shard = coordinator.ask("select shardid from citus_shards order by nodeport, shardid limit 1");
-    let from = coordinator.ask("select nodeport from citus_shards order by nodeport, shardid limit 1");
-    let to = holders.iter().map(|node| node.port).find(|port| port.to_string() != from).unwrap();
-    let moved = coordinator.ask(&format!(
-        "select citus_move_shard_placement({shard}, 'localhost', {from}, 'localhost', {to}, 'force_logical')"
-    ));
+    let first_of = |what: &str| {
+        coordinator.ask(&format!("select {what} from citus_shards order by nodeport, shardid limit 1"))
+    };
+    let (shard, from) = (first_of("shardid"), first_of("nodeport"));
+    let address = |port: &str| {
+        let host = if port == coordinator.port.to_string() { &itself } else { "localhost" };
+        format!("'{host}', {port}")
+    };
+    let to = holders.iter().map(|node| node.port.to_string()).find(|port| *port != from).unwrap();
+    let (source, target) = (address(&from), address(&to));
+    let moved = coordinator
+        .ask(&format!("select citus_move_shard_placement({shard}, {source}, {target}, 'force_logical')"));
     assert!(!moved.contains("ERROR"), "{moved}");
     assert_eq!(ask("select count(*) from talk.message"), "600");
     // Asked over the very connections that Citus opens.

@@ -137,7 +137,8 @@ pub fn new_authorities(request: &Request) -> Result<Contents, PkiError> {
     let authority = |role: &str| -> Result<(String, String), PkiError> {
         let key = new_key()?;
         let mut params = certificate(request, &format!("{} {role} CA", request.cluster.name));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        // One authority may follow: a new root, signed by this one, for clients that never read theirs again.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let signed = params.self_signed(&key).map_err(refused("a certificate authority"))?;
         Ok((signed.pem(), key.serialize_pem()))
@@ -194,7 +195,7 @@ fn server_names(request: &Request) -> Vec<String> {
     let ClusterId { name, namespace, .. } = request.cluster;
     let domain = request.cluster_domain;
     vec![
-        // citus.local_hostname: a node connects to itself.
+        // A worker connects to itself so; the coordinator by the name of its pod, under the last wildcard.
         "localhost".to_owned(),
         name.clone(),
         format!("{name}.{namespace}"),
@@ -358,6 +359,30 @@ mod tests {
         for contents in [&server, &node, &made(SecretKind::Superuser)] {
             PrivateKeyDer::from_pem_slice(contents.get("tls.key").unwrap()).unwrap();
         }
+    }
+
+    /// A client that holds the old root alone, and never reads another, takes servers of the next one.
+    #[test]
+    fn the_next_authority_can_be_signed_by_this_one() {
+        let cluster = Cluster::new();
+        let old = cluster.authorities();
+        let next = new_authorities(&cluster.request()).unwrap();
+        let key = KeyPair::from_pem(&text(&next, "server-ca.key")).unwrap();
+        let mut params = certificate(&cluster.request(), "talk server CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let between = params.signed_by(&key, &old.server).unwrap();
+        let next = Authorities::read(&cluster.id, &next.into_data()).unwrap();
+        let made = |kind, by: &Authorities| contents(kind, &cluster.request(), by).unwrap().unwrap();
+        let server = certificate_of(&made(SecretKind::Server, &next), "tls.crt");
+        let clients_root = roots(&made(SecretKind::Node, &old), "ca.crt");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = WebPkiServerVerifier::builder_with_provider(clients_root, provider).build().unwrap();
+        let name = ServerName::try_from("talk.shop.svc").unwrap();
+        let verify =
+            |chain: &[CertificateDer<'_>]| client.verify_server_cert(&server, chain, &name, &[], at(0));
+        verify(&[between.der().clone()]).unwrap();
+        assert!(verify(&[]).is_err());
     }
 
     #[test]

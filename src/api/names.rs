@@ -36,6 +36,12 @@ impl ClusterId {
     pub fn address(&self, node: Node, cluster_domain: &str) -> String {
         format!("{}.{}.svc.{cluster_domain}", node.object_name(&self.name), self.namespace)
     }
+    /// The name of a node's pod that the kubelet writes into the pod's own /etc/hosts, with the pod's address.
+    #[must_use]
+    pub fn pod_address(&self, node: Node, cluster_domain: &str) -> String {
+        let (pod, service) = (node.pod_name(&self.name), self.nodes_service());
+        format!("{pod}.{service}.{}.svc.{cluster_domain}", self.namespace)
+    }
 }
 
 /// The Secrets of a cluster; the text form is the suffix of the Secret's name.

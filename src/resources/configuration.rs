@@ -38,20 +38,24 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("tcp_keepalives_count", "3"),
 ];
 
+/// Under which name a node connects to itself.
+const LOCAL_HOSTNAME: &str = "citus.local_hostname";
+
 /// What the operator owns and the user cannot override. Values that are Citus' defaults stand here as well, so that
 /// an `ALTER SYSTEM` that changes one is noticed.
 const OWNED: &[(&str, &str)] = &[
     // With `archive_mode = on` from birth, a backup needs a reload and no restart to begin.
     ("archive_command", "true"),
-    // A node connects to itself under this name, and checks that its certificate has it.
-    ("citus.local_hostname", "localhost"),
+    // A node connects to itself under this name, and checks that its certificate has it. The coordinator has another.
+    (LOCAL_HOSTNAME, "localhost"),
     ("citus.shard_replication_factor", "1"),
     ("citus.defer_shard_delete_interval", "15s"),
     ("citus.recover_2pc_interval", "60s"),
     ("citus.use_secondary_nodes", "never"),
 ];
 
-/// Settings of postgresql.conf as the spec asks for them: the operator's own, and the user's over its defaults.
+/// Settings of a worker's postgresql.conf as the spec asks for them: the operator's own, and the user's over its
+/// defaults. The coordinator's have the same names, and one other value: under which name it connects to itself.
 #[must_use]
 pub fn settings(desired: &Desired) -> BTreeMap<String, String> {
     settings_with(desired, &desired.parameters)
@@ -90,10 +94,15 @@ fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-fn without_hash(desired: &Desired, parameters: &BTreeMap<String, String>) -> String {
+fn without_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
     let mut text =
         "# Written by dialog-operator from the DialogCluster; changes made here are lost.\n".to_owned();
-    for (name, value) in settings_with(desired, parameters) {
+    let mut settings = settings_with(inputs.desired, parameters);
+    if node == Node::Coordinator {
+        let name = inputs.desired.cluster.pod_address(node, &inputs.operator.cluster_domain);
+        settings.insert(LOCAL_HOSTNAME.to_owned(), name);
+    }
+    for (name, value) in settings {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name} = {}", quoted(&value));
     }
@@ -103,14 +112,14 @@ fn without_hash(desired: &Desired, parameters: &BTreeMap<String, String>) -> Str
 /// postgresql.conf. Its last line is the hash by which pg_file_settings shows that the kubelet has brought it, and
 /// `current_setting('dialog.config_hash')` that it is loaded.
 pub(super) fn postgresql_conf(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
-    let text = without_hash(inputs.desired, parameters);
+    let text = without_hash(inputs, node, parameters);
     format!("{text}dialog.config_hash = '{}'\n", config_hash(inputs, node, parameters))
 }
 
 /// Hash of the three configuration files of a node: the value of `dialog.config_hash`.
 #[must_use]
 pub fn config_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
-    text_hash::hex(&[&without_hash(inputs.desired, parameters), pg_hba_conf(node), PG_IDENT_CONF])
+    text_hash::hex(&[&without_hash(inputs, node, parameters), pg_hba_conf(node), PG_IDENT_CONF])
 }
 
 /// Hash of all a server is started with: its configuration and the start script; the value of `dialog.boot_hash`.
@@ -127,31 +136,39 @@ pub(super) fn pg_hba_conf(node: Node) -> &'static str {
     }
 }
 
-/// Who the certificates of nodes and of the operator may log in as, where a line says `map=nodes`.
+/// Who the certificates of nodes and of the operator may log in as, where a line says `map=nodes`: the superuser, and
+/// the role that moves shards, which has no password.
 pub(super) const PG_IDENT_CONF: &str = "\
 # map  certificate      role
 nodes  dialog-node      postgres
 nodes  dialog-operator  postgres
+nodes  dialog-node      dialog_mover
+nodes  dialog-operator  dialog_mover
 ";
 
 /// The coordinator: people and applications log in here, with a password; nodes and the operator with a certificate.
 ///
-/// pg_hba has no fall-through, so a `cert` line and a password line for the same role and address exclude each other.
-/// It works because no other node ever connects to the coordinator as an application's role.
+/// pg_hba has no fall-through, so a certificate and a password exclude each other for the same role and address. It
+/// works because no other node connects to the coordinator as an application's role, and the coordinator connects to
+/// itself from its pod's own address: `citus.local_hostname` is there the name that the kubelet writes into the pod's
+/// /etc/hosts. (Its Service would not do: what comes back through a virtual address may have another one on it.)
+/// `samehost` means the loopback as well, so the loopback's lines come first.
+///
+/// Nothing is let in without TLS, not even on the loopback: a sidecar that hands connections on comes from there, too.
 const COORDINATOR_HBA: &str = "\
 # Inside the pod, over a socket that only the server's own user can open.
-local      all  postgres                trust
+local    all  postgres      trust
 # Nodes, the operator and administrators, by certificate.
-hostssl    all  postgres  all           cert map=nodes
+hostssl  all  postgres      all           cert map=nodes
+hostssl  all  dialog_mover  all           cert map=nodes
+# kubectl port-forward ends inside the pod: a password.
+hostssl  all  all           127.0.0.1/32  scram-sha-256
+hostssl  all  all           ::1/128       scram-sha-256
 # The coordinator to itself, as the role that runs a query. An ident map of PostgreSQL 15 cannot say 'any role', so
 # the certificate alone must do: its authority signs nodes and the operator, and nobody else.
-hostssl    all  all       127.0.0.1/32  trust clientcert=verify-ca
-hostssl    all  all       ::1/128       trust clientcert=verify-ca
-# kubectl port-forward ends inside the pod: a password without TLS (psql comes back like that by itself).
-hostnossl  all  all       127.0.0.1/32  scram-sha-256
-hostnossl  all  all       ::1/128       scram-sha-256
+hostssl  all  all           samehost      trust clientcert=verify-ca
 # Applications and people, from anywhere, with TLS.
-hostssl    all  all       all           scram-sha-256
+hostssl  all  all           all           scram-sha-256
 ";
 
 /// A worker: nodes and the operator only. Connections come as the role that runs the query, so any role may, with a

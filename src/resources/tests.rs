@@ -197,6 +197,19 @@ fn the_user_overrides_defaults_and_nothing_of_the_operator() {
 }
 
 #[test]
+fn the_coordinator_connects_to_itself_by_the_name_in_its_pods_hosts_file() {
+    with(json!({}), |inputs| {
+        let conf = |node| {
+            let map = config_map(inputs, node, &inputs.desired.parameters, Initialise::Allowed);
+            map.json["data"]["postgresql.conf"].as_str().unwrap().to_owned()
+        };
+        let itself = "citus.local_hostname = 'talk-coordinator-0.talk-nodes.shop.svc.cluster.local'\n";
+        assert!(conf(Node::Coordinator).contains(itself), "{}", conf(Node::Coordinator));
+        assert!(conf(Node::Worker(0)).contains("citus.local_hostname = 'localhost'\n"));
+    });
+}
+
+#[test]
 fn hashes_change_with_what_they_are_of_and_with_nothing_else() {
     let hashes = |spec: Value, node| {
         with(spec, |inputs| {

@@ -5,9 +5,10 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs,
     io::Write as _,
-    net::TcpListener,
+    net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket},
     os::unix::{fs::MetadataExt, process::CommandExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output},
@@ -123,6 +124,20 @@ pub fn path() -> String {
     if binaries().starts_with("/usr/lib") { path } else { format!("{}:{path}", binaries().display()) }
 }
 
+/// Under which name the coordinator connects to itself.
+pub fn coordinator_pod() -> String {
+    desired().cluster.pod_address(Node::Coordinator, &operator().cluster_domain)
+}
+
+/// An address of this machine that is not the loopback.
+pub fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent: the kernel only chooses an address.
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback()).then_some(address)
+}
+
 fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
@@ -189,7 +204,11 @@ impl TestNode {
         fs::create_dir(&config).unwrap();
         for (key, value) in map.json["data"].as_object().unwrap() {
             let value = value.as_str().unwrap();
-            let here = value.replace("/etc/dialog/node", self.path("node").to_str().unwrap());
+            let mut here = value.replace("/etc/dialog/node", self.path("node").to_str().unwrap());
+            if !is_root() {
+                // Nobody writes /etc/hosts for it.
+                here = here.replace(&coordinator_pod(), "localhost");
+            }
             fs::write(config.join(key), here).unwrap();
         }
         self.give_to_server_user();
@@ -197,7 +216,7 @@ impl TestNode {
     }
 
     pub fn start(&mut self) {
-        let mut command = as_server_user(self.shell[0]);
+        let mut command = self.with_hosts(self.shell[0]);
         command
             .args(&self.shell[1..])
             .arg(self.path("config/start.sh"))
@@ -218,6 +237,24 @@ impl TestNode {
             .stdout(std::process::Stdio::null())
             .stderr(fs::File::create(self.path("log")).unwrap());
         self.running = Some(command.spawn().unwrap());
+    }
+
+    /// A command as the user that runs servers, with the line in /etc/hosts that the kubelet writes: the coordinator's
+    /// pod under its name, at an address that is not the loopback.
+    fn with_hosts(&self, program: &str) -> Command {
+        if !is_root() {
+            return as_server_user(program);
+        }
+        let hosts = self.path("hosts");
+        let address = own_address().unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let all = fs::read_to_string("/etc/hosts").unwrap_or_default();
+        fs::write(&hosts, format!("{all}\n{address} {}\n", coordinator_pod())).unwrap();
+        set_mode(&hosts, 0o644);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", r#"mount --bind "$0" /etc/hosts && exec "$@""#]).arg(hosts);
+        let rest = as_server_user(program);
+        command.arg(rest.get_program()).args(rest.get_args());
+        command
     }
 
     pub fn pid(&self) -> u32 {
@@ -313,7 +350,19 @@ impl TestNode {
     }
 
     pub fn ask_over_tcp(&self, conninfo: &str, password: &str, sql: &str) -> String {
-        let output = as_server_user(binaries().join("psql"))
+        self.psql_over_tcp(&[], (conninfo, password), sql)
+    }
+
+    /// The same by a command before it, such as one that enters another network.
+    pub fn log_in_from(&self, before: &[&str], conninfo: &str, password: &str) -> String {
+        self.psql_over_tcp(before, (conninfo, password), "select current_user")
+    }
+
+    fn psql_over_tcp(&self, before: &[&str], (conninfo, password): (&str, &str), sql: &str) -> String {
+        let psql = as_server_user(binaries().join("psql"));
+        let mut words = before.iter().map(OsStr::new).chain([psql.get_program()]).chain(psql.get_args());
+        let output = Command::new(words.next().unwrap())
+            .args(words)
             .args(["-XAtqw", "-v", "ON_ERROR_STOP=1", "-c", sql])
             .arg(format!("port={} {conninfo}", self.port))
             .env("PGPASSWORD", password)
