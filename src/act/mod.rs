@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{ClusterId, Desired},
     controller::Context,
-    observe::{Snapshot, memory::Handle},
+    observe::{Snapshot, memory::Handle, refusals::Cause},
     plan::{Plan, Planned, Problem, ProblemReason, Step},
     report::words::doing,
     runtime::door::{Address, Refusal},
@@ -53,6 +53,8 @@ pub struct DoneStep {
 pub struct Failure {
     /// In one word, for metrics and events.
     pub reason: FailureReason,
+    /// Whether somebody refused, and with which word.
+    pub cause: Cause,
     /// What was wrong, where, and in whose words. Never a secret.
     pub message: String,
 }
@@ -253,10 +255,26 @@ async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> 
 }
 
 impl Failure {
-    /// A failure and its reason.
+    /// A failure of the operator's own, and its reason.
     #[must_use]
     pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        let cause = match reason {
+            FailureReason::Conflict
+            | FailureReason::DeadlineExceeded
+            | FailureReason::NotLeader
+            | FailureReason::ShuttingDown => Cause::Wait,
+            FailureReason::Kubernetes
+            | FailureReason::NameTaken
+            | FailureReason::Postgres
+            | FailureReason::Secret
+            | FailureReason::Schema => Cause::Unusable,
+        };
+        Self { reason, cause, message: message.into() }
+    }
+    /// The same failure for another cause.
+    #[must_use]
+    pub fn for_cause(self, cause: Cause) -> Self {
+        Self { cause, ..self }
     }
     /// A refused request about an object.
     #[must_use]
@@ -266,6 +284,6 @@ impl Failure {
             Refusal::Deadline => FailureReason::DeadlineExceeded,
             _ => FailureReason::Kubernetes,
         };
-        Self::new(reason, format!("{what}: {refusal}"))
+        Self::new(reason, format!("{what}: {refusal}")).for_cause(refusal.cause())
     }
 }

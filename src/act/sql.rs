@@ -8,6 +8,7 @@ use crate::{
     citus::{self, Schema, Session, SqlError, commands},
     observe::{
         access::{Access, NoWay, PORT},
+        refusals::Cause,
         snapshot::{Leftover, Seen},
     },
     plan::Step,
@@ -15,11 +16,11 @@ use crate::{
 
 impl From<NoWay> for Failure {
     fn from(why: NoWay) -> Self {
-        let reason = match why {
-            NoWay::Certificates(_) => FailureReason::Secret,
-            NoWay::NoAddress(_) | NoWay::Refused(_) => FailureReason::Postgres,
-        };
-        Self::new(reason, why.to_string())
+        match why {
+            NoWay::Certificates(why) => Self::new(FailureReason::Secret, why),
+            NoWay::NoAddress(_) => Self::new(FailureReason::Postgres, why.to_string()).for_cause(Cause::Wait),
+            NoWay::Refused(error) => error.into(),
+        }
     }
 }
 
@@ -30,7 +31,7 @@ impl From<SqlError> for Failure {
             _ if error.is_wrong_schema() => FailureReason::Schema,
             _ => FailureReason::Postgres,
         };
-        Self::new(reason, error.to_string())
+        Self::new(reason, error.to_string()).for_cause(error.cause())
     }
 }
 

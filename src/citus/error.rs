@@ -5,6 +5,8 @@ use std::{error::Error, fmt};
 
 use tokio_postgres::error::{DbError, ErrorPosition, Severity};
 
+use crate::observe::refusals::Cause;
+
 /// Why a statement, or the connection for it, failed.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]
 pub enum SqlError {
@@ -16,7 +18,8 @@ pub enum SqlError {
         /// In the words of the operating system, TLS or PostgreSQL.
         why: String,
     },
-    /// The server does not let the operator's role in: its certificate or pg_hba.conf is wrong.
+    /// The server does not let the operator's role in: its certificate or pg_hba.conf is wrong, or a setting of the role or
+    /// the database ends each session before it begins.
     #[error("{node} refuses the operator's login: {words}")]
     LoginRefused {
         /// The node.
@@ -115,6 +118,26 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// It passes by itself, when a connection, a lock, a job or a session of somebody does; or what is in its way is said
+    /// by those who wait for it.
+    fn passes(self) -> bool {
+        match self {
+            Self::LockTimeout | Self::RemoteUnreachable | Self::RebalanceRunning | Self::CleanupPending => {
+                true
+            }
+            Self::Cancelled
+            | Self::NoRebalance
+            | Self::NoReplicaIdentity
+            | Self::OnlyPlacement
+            | Self::NodeAnswers
+            | Self::NoSurvivor
+            | Self::DataInTheWay
+            | Self::StrategyUnknown
+            | Self::NoExtension
+            | Self::UnusableSchema
+            | Self::Other => false,
+        }
+    }
     /// By SQLSTATE where that says it, else by words that Citus gives only then (`lc_messages` of a session is `C`).
     #[must_use]
     pub fn of(sqlstate: &str, message: &str) -> Self {
@@ -238,6 +261,21 @@ impl SqlError {
             _ => false,
         }
     }
+    /// Whether somebody refused, and with which word, or whether it only has to wait.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Misunderstood { .. } => Cause::Unusable,
+            Self::LoginRefused { words, .. } => Cause::Login(words.sqlstate.clone()),
+            Self::Refused { refusal, words, .. } if !refusal.passes() => {
+                Cause::of_sqlstate(&words.sqlstate, &words.message)
+            }
+            Self::Unreachable { .. } | Self::DeadlineExceeded { .. } | Self::Refused { .. } => Cause::Wait,
+            Self::NoDatabase { words, .. } | Self::Schema { words, .. } => {
+                Cause::of_sqlstate(&words.sqlstate, &words.message)
+            }
+        }
+    }
     /// The kind of error in one word, for metrics: a bounded set.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -256,7 +294,10 @@ impl SqlError {
         let words = Box::new(Words::from(server));
         match words.sqlstate.as_str() {
             "3D000" => Self::NoDatabase { node, words },
-            state if state.starts_with("28") => Self::LoginRefused { node, words },
+            // A role, a certificate, pg_hba.conf; or a setting of the role or the database with which no session begins.
+            state if Cause::of_sqlstate(state, &words.message).is_refusal() => {
+                Self::LoginRefused { node, words }
+            }
             _ => Self::Unreachable { node, why: words.to_string() },
         }
     }

@@ -9,6 +9,7 @@ pub mod kubernetes;
 mod kubernetes_tests;
 pub mod memory;
 pub mod postgres;
+pub mod refusals;
 pub mod schema;
 pub mod snapshot;
 

@@ -454,7 +454,7 @@ mod tests {
             Step::AddNode { node: Node::Worker(1), address: "shop-worker-1.market.svc.cluster.local".into() };
         let (before, plan, rolling, cluster) =
             (DialogClusterStatus::default(), Plan::default(), BTreeMap::new(), cluster());
-        let failure = Failure { reason: FailureReason::Postgres, message: "no".into() };
+        let failure = Failure::new(FailureReason::Postgres, "no");
         let done = Done { steps: vec![DoneStep { step: add.clone(), result: Err(failure), said: None }] };
         let story = Story {
             before: &before,

@@ -15,7 +15,7 @@ use kube::{
 use serde_json::Value;
 
 use super::field_owners;
-use crate::{api::FIELD_MANAGER, report::metrics::Metrics};
+use crate::{api::FIELD_MANAGER, observe::refusals::Cause, report::metrics::Metrics};
 
 /// How often the owners of an object's fields are tried to be written while others write its status.
 const ADOPT_TRIES: usize = 5;
@@ -60,7 +60,15 @@ pub enum Refusal {
     /// There is no such object.
     #[error("{0}")]
     NotFound(String),
-    /// Anything else, in the API server's or the connection's words.
+    /// Any other answer of the API server.
+    #[error("{words}")]
+    Refused {
+        /// `reason` of its status, or the code when it gives none.
+        reason: String,
+        /// Its words.
+        words: String,
+    },
+    /// The API server did not answer, in the connection's words.
     #[error("{0}")]
     Other(String),
     /// No answer in time.
@@ -105,8 +113,30 @@ impl From<kube::Error> for Refusal {
                 Self::Conflict(message)
             }
             kube::Error::Api(status) if status.is_not_found() => Self::NotFound(message),
+            kube::Error::Api(status) => {
+                let reason =
+                    if status.reason.is_empty() { status.code.to_string() } else { status.reason.clone() };
+                Self::Refused { reason, words: message }
+            }
             _ => Self::Other(message),
         }
+    }
+}
+
+impl Refusal {
+    /// Whether the API server refused, and with which word.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::AlreadyExists(_) => Cause::Api("AlreadyExists".to_owned()),
+            Self::Refused { reason, words } => Cause::of_api(reason, words),
+            Self::Conflict(_) | Self::NotFound(_) | Self::Other(_) | Self::Deadline => Cause::Wait,
+        }
+    }
+    /// Nobody answered: nothing else will be answered now.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Other(_) | Self::Deadline)
     }
 }
 

@@ -10,7 +10,7 @@ use super::*;
 fn status(world: &World, seen: &Snapshot, failed: Option<(Step, FailureReason)>) -> DialogClusterStatus {
     let steps = failed.into_iter().map(|(step, reason)| DoneStep {
         step,
-        result: Err(Failure { reason, message: "no answer within 10 s".to_owned() }),
+        result: Err(Failure::new(reason, "no answer within 10 s")),
         said: None,
     });
     report::status(&world.desired(), seen, &plan(&world.desired(), seen), &Done { steps: steps.collect() })

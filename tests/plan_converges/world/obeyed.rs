@@ -1,5 +1,10 @@
 //! What the model does when the operator asks for it, and what it must never be asked for.
 
+use dialog_operator::{
+    act::{Failure, FailureReason},
+    observe::refusals::Cause,
+};
+
 use super::*;
 
 impl World {
@@ -36,11 +41,8 @@ impl World {
         decided
     }
 
-    fn fail(message: &str) -> Result<(), dialog_operator::act::Failure> {
-        Err(dialog_operator::act::Failure {
-            reason: dialog_operator::act::FailureReason::Postgres,
-            message: message.to_owned(),
-        })
+    fn fail(message: &str) -> Result<(), Failure> {
+        Err(Failure::new(FailureReason::Postgres, message).for_cause(Cause::Wait))
     }
 
     fn data(&mut self, node: Node) -> Option<&mut Data> {
@@ -54,7 +56,7 @@ impl World {
         })
     }
 
-    fn obey(&mut self, step: &Step) -> Result<(), dialog_operator::act::Failure> {
+    fn obey(&mut self, step: &Step) -> Result<(), Failure> {
         match step {
             Step::Create(object) => {
                 if self.objects.contains_key(&object.key()) {
@@ -226,7 +228,7 @@ impl World {
         }
     }
 
-    fn restart(&mut self, node: Node, uid: &str, note: &str) -> Result<(), dialog_operator::act::Failure> {
+    fn restart(&mut self, node: Node, uid: &str, note: &str) -> Result<(), Failure> {
         if self.pods.get(&node).is_none_or(|pod| pod.uid != uid) {
             return Self::fail("the pod is another one");
         }
@@ -252,7 +254,7 @@ impl World {
         Ok(())
     }
 
-    fn add(&mut self, node: Node, address: &str) -> Result<(), dialog_operator::act::Failure> {
+    fn add(&mut self, node: Node, address: &str) -> Result<(), Failure> {
         if self.registered(node).is_some() {
             return Ok(());
         }
@@ -295,7 +297,7 @@ impl World {
         }
     }
 
-    fn remove(&mut self, node: Node) -> Result<(), dialog_operator::act::Failure> {
+    fn remove(&mut self, node: Node) -> Result<(), Failure> {
         let Some(row) = self.registered(node).cloned() else { return Ok(()) };
         if !self.everybody_answers() {
             return Self::fail("connection to the remote node failed");
@@ -343,7 +345,7 @@ impl World {
         }
     }
 
-    fn delete_volume(&mut self, name: &str, uid: &str) -> Result<(), dialog_operator::act::Failure> {
+    fn delete_volume(&mut self, name: &str, uid: &str) -> Result<(), Failure> {
         let key = format!("PersistentVolumeClaim/{name}");
         let Some(live) = self.objects.get(&key).filter(|live| live.uid == uid) else {
             return Self::fail("conflict");
