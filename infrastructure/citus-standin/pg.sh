@@ -2,6 +2,7 @@
 # Prints the bin directory of a PostgreSQL that has citus, and on stderr which one it is: the machine's own when it has
 # the extension, else a copy of it with the stand-in laid over, made once and kept.
 # DIALOG_CITUS=citus insists on the real one, DIALOG_CITUS=standin on the stand-in. DIALOG_CACHE: where copies are kept.
+# DIALOG_POSTGRES_BIN is the bin directory of another PostgreSQL of this machine that has the extension, and then the answer.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 lib=/usr/lib/postgresql/15
@@ -11,6 +12,15 @@ case ${DIALOG_CITUS:-} in
   '' | citus | standin) ;;
   *) echo "DIALOG_CITUS must be citus or standin, not $DIALOG_CITUS" >&2; exit 1 ;;
 esac
+
+if [ -n "${DIALOG_POSTGRES_BIN:-}" ]; then
+  server=$("$DIALOG_POSTGRES_BIN/postgres" --version) || { echo "DIALOG_POSTGRES_BIN=$DIALOG_POSTGRES_BIN has no postgres that runs here" >&2; exit 1; }
+  control=$("$DIALOG_POSTGRES_BIN/pg_config" --sharedir)/extension/citus.control
+  [ -e "$control" ] || { echo "DIALOG_POSTGRES_BIN=$DIALOG_POSTGRES_BIN: there is no $control" >&2; exit 1; }
+  echo "Citus $(sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" "$control") of $server in $DIALOG_POSTGRES_BIN" >&2
+  echo "$DIALOG_POSTGRES_BIN"
+  exit
+fi
 
 if [ ! -x $lib/bin/postgres ]; then
   {

@@ -5,6 +5,7 @@ source "$(dirname "$0")/lib/settings.sh"
 
 PATH=$STATE/bin:$PATH
 image=$("$HERE/images.sh" postgres)
+uid=${DIALOG_IMAGE_UID:-999} gid=${DIALOG_IMAGE_GID:-999}
 namespace=check-$$
 trap 'kubectl delete namespace "$namespace" --wait=false >/dev/null' EXIT
 in_namespace() { kubectl --namespace "$namespace" "$@"; }
@@ -40,7 +41,7 @@ spec:
     metadata: { labels: { app: check } }
     spec:
       terminationGracePeriodSeconds: 5
-      securityContext: { runAsNonRoot: true, runAsUser: 999, runAsGroup: 999, fsGroup: 999, seccompProfile: { type: RuntimeDefault } }
+      securityContext: { runAsNonRoot: true, runAsUser: $uid, runAsGroup: $gid, fsGroup: $gid, seccompProfile: { type: RuntimeDefault } }
       containers:
         - name: postgres
           image: $image

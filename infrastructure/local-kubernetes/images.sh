@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # images.sh postgres | operator BINARY | all BINARY: makes the images the tests use and hands them to containerd.
 # DIALOG_CITUS=citus|standin chooses the Citus of the PostgreSQL; by default the machine's own if it has one. Prints the
-# name of that image.
+# name of that image. DIALOG_IMAGE: none is made, this one is there.
 set -euo pipefail
 source "$(dirname "$0")/lib/settings.sh"
 for part in packages image postgres operator; do source "$HERE/lib/$part.sh"; done

@@ -56,6 +56,8 @@ log_line_prefix = '%m %a '
 pub struct Installation {
     pub bin: PathBuf,
     pub stand_in: bool,
+    /// Its version.
+    citus: String,
     user: Option<(u32, u32)>,
 }
 
@@ -66,9 +68,9 @@ pub static INSTALLATION: LazyLock<Installation> = LazyLock::new(|| {
     let kind = if found.stand_in {
         format!("the stand-in for Citus; skipped: {}", skipped.join("; "))
     } else {
-        "Citus itself; nothing is skipped".to_owned()
+        format!("Citus {}; nothing is skipped", found.citus)
     };
-    tell(&format!("{} with {kind}", found.bin.display()));
+    tell(&format!("{} in {}: {kind}", server(&found.bin), found.bin.display()));
     found
 });
 
@@ -117,6 +119,10 @@ fn binaries() -> PathBuf {
     newest.expect("a PostgreSQL with citus below /usr/lib/postgresql")
 }
 
+fn server(bin: &Path) -> String {
+    run(Command::new(bin.join("postgres")).arg("--version"))
+}
+
 impl Installation {
     fn find() -> Self {
         let bin = binaries();
@@ -126,8 +132,10 @@ impl Installation {
         let user = root.then(|| (id("-u"), id("-g")));
         let share = run(Command::new(bin.join("pg_config")).arg("--sharedir"));
         let control = fs::read_to_string(Path::new(&share).join("extension/citus.control"));
-        let stand_in = control.expect("the extension citus is installed").contains("stand-in");
-        Self { bin, stand_in, user }
+        let control = control.expect("the extension citus is installed");
+        let version = control.split('\'').skip_while(|text| !text.contains("default_version")).nth(1);
+        let citus = version.unwrap_or("of no version").to_owned();
+        Self { stand_in: control.contains("stand-in"), bin, citus, user }
     }
 
     /// A directory that the server's user may use.

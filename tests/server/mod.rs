@@ -84,7 +84,7 @@ fn set_mode(file: &Path, mode: u32) {
 }
 
 /// The directory of the server's programs: of a PostgreSQL that has Citus, the real one or the stand-in, as
-/// `DIALOG_CITUS` wants it. The first use says which one that is.
+/// `DIALOG_CITUS` and `DIALOG_POSTGRES_BIN` want it. The first use says which one that is.
 pub fn binaries() -> &'static Path {
     static BINARIES: LazyLock<PathBuf> = LazyLock::new(|| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("infrastructure/citus-standin/pg.sh");
@@ -118,10 +118,11 @@ pub fn cannot_show(what: &str) -> bool {
     stand_in
 }
 
-/// `PATH` for scripts that look for a server: they find the machine's own where Debian keeps it, a copy only on this.
+/// `PATH` for scripts that look for a server: they find the machine's own where Debian keeps it, another only on this.
 pub fn path() -> String {
     let path = std::env::var("PATH").unwrap();
-    if binaries().starts_with("/usr/lib") { path } else { format!("{}:{path}", binaries().display()) }
+    let own = binaries().starts_with("/usr/lib") && std::env::var_os("DIALOG_POSTGRES_BIN").is_none();
+    if own { path } else { format!("{}:{path}", binaries().display()) }
 }
 
 /// Under which name the coordinator connects to itself.

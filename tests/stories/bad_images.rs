@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     cluster::{condition, is, is_stalled, spec},
-    story, wait,
+    refused_image, story, wait,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,8 +18,8 @@ async fn images_that_cannot_be_used_are_refused() {
         let born = cluster.lives().await;
 
         for (image, reason, words) in [
-            ("localhost/dialog-postgres:other-major", "UpgradeNotSupported", "PostgreSQL 17"),
-            ("localhost/dialog-postgres:other-citus", "UpgradeNotSupported", "Citus"),
+            (&*refused_image("other-major"), "UpgradeNotSupported", "PostgreSQL 99"),
+            (&refused_image("other-citus"), "UpgradeNotSupported", "Citus"),
             ("localhost/nothing:here", "ImageNotUsable", "localhost/nothing:here"),
         ] {
             cluster.edit(json!({"image": image})).await;

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::harness::{
     cluster::{Cluster, condition, is, is_stalled, spec},
-    sql, story, wait,
+    refused_image, sql, story, wait,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,7 +27,7 @@ async fn a_volume_is_never_initialised_twice() {
         // new clusters are made with by now.
         cluster.delete().await;
         drop(operator);
-        let _operator = story.operator_with(&["--default-image", "localhost/dialog-postgres:other-major"]);
+        let _operator = story.operator_with(&["--default-image", &refused_image("other-major")]);
         cluster.create(spec(2)).await;
         cluster.until_settled(90).await;
         assert_eq!(identities(&cluster).await, identity, "the same servers");

@@ -1,4 +1,5 @@
-# localhost/dialog-postgres:*: Debian's PostgreSQL 15 with Citus, as layers on one base. Sourced, never run.
+# localhost/dialog-postgres:*: Debian's PostgreSQL 15 with Citus, as layers on one base; or an image that containerd has
+# already, and what is made from it. Sourced, never run.
 # shellcheck shell=bash
 
 PG_BIN=/usr/lib/postgresql/15/bin
@@ -69,12 +70,44 @@ citus_layer() {
   pack "$CITUS_ROOT" "$CITUS_LAYER"
 }
 
+# given_image NAME: an image that containerd has, as one layer in BASE; its files are in CITUS_ROOT, its programs' places in PG_*.
+given_image() {
+  local manifest servers major
+  manifest=$(ctr images ls "name==$1" | awk 'NR == 2 {print $3}')
+  [[ $manifest ]] || die "DIALOG_IMAGE=$1: containerd has no such image: ctr --address $CONTAINERD --namespace k8s.io images import FILE"
+  CITUS_ROOT=$(mktemp -d)
+  ctr images mount "$1" "$CITUS_ROOT" >/dev/null
+  trap 'ctr images unmount --rm "$CITUS_ROOT" >/dev/null; rmdir "$CITUS_ROOT"' EXIT
+  servers=("$CITUS_ROOT"/usr/lib/postgresql/*/bin/postgres)
+  PG_BIN=$(dirname "${servers[-1]#"$CITUS_ROOT"}")
+  major=$(basename "$(dirname "$PG_BIN")")
+  PG_SHARE=usr/share/postgresql/$major
+  [[ -e $CITUS_ROOT/$PG_SHARE/extension/citus.control ]] || die "DIALOG_IMAGE=$1: no PostgreSQL with Citus where Debian keeps it"
+  BASE=$LAYERS/given-${manifest#sha256:}.tar
+  [[ -s $BASE ]] || tar --create --file "$BASE.new" --directory "$CITUS_ROOT" --sort=name --numeric-owner .
+  [[ -s $BASE ]] || mv "$BASE.new" "$BASE"
+  say "Citus: $(citus_version) on PostgreSQL $major, as it is in that image"
+}
+
+citus_version() { sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" "$CITUS_ROOT/$PG_SHARE/extension/citus.control"; }
+
+# refused_images PREFIX LAYER...: what must be refused by a cluster of these layers.
+refused_images() {
+  local prefix=$1
+  shift
+  other_citus_layer
+  import_image "$(postgres_config '')" "${prefix}other-citus" "$@" "$LAYERS/other-citus.tar"
+  other_major_layer
+  import_image "$(postgres_config /opt/other-major)" "${prefix}other-major" "$@" "$LAYERS/other-major.tar"
+}
+
 # A Citus of another minor version: an image that must be refused.
 other_citus_layer() {
   local root version
   root=$(mktemp -d)
   chmod 755 "$root"
-  version=$(sed -n "s/^default_version = '\([0-9]*\)\..*/\1/p" "$CITUS_ROOT/$PG_SHARE/extension/citus.control")
+  version=$(citus_version)
+  version=${version%%.*}
   mkdir -p "$root/$PG_SHARE/extension"
   sed "s/^default_version = .*/default_version = '$version.9-1'/" "$CITUS_ROOT/$PG_SHARE/extension/citus.control" \
     >"$root/$PG_SHARE/extension/citus.control"
@@ -92,19 +125,25 @@ other_major_layer() {
     cat >"$root/opt/other-major/$program" <<EOF
 #!/bin/sh
 case "\$*" in
-  --version | -V) echo "$program (PostgreSQL) 17.0" ;;
+  --version | -V) echo "$program (PostgreSQL) 99.0" ;;
   *) exec $PG_BIN/$program "\$@" ;;
 esac
 EOF
     chmod 755 "$root/opt/other-major/$program"
   done
-  sed -i 's/^echo.*/echo "PostgreSQL 17.0"/' "$root/opt/other-major/pg_config"
+  sed -i 's/^echo.*/echo "PostgreSQL 99.0"/' "$root/opt/other-major/pg_config"
   pack "$root" "$LAYERS/other-major.tar"
   rm -rf "$root"
 }
 
 postgres_images() {
   local kind=${DIALOG_CITUS:-} name=localhost/dialog-postgres which
+  if [[ ${DIALOG_IMAGE:-} ]]; then
+    given_image "$DIALOG_IMAGE"
+    refused_images "$DIALOG_IMAGE-" "$BASE"
+    printf '%s\n' "$DIALOG_IMAGE"
+    return
+  fi
   if [[ -z $kind ]]; then
     [[ -e /$PG_LIB/citus.so && -e /$PG_SHARE/extension/citus.control ]] && kind=citus || kind=standin
   fi
@@ -117,12 +156,9 @@ postgres_images() {
   citus_layer "$kind"
   # The tests show this line.
   [[ $kind == citus ]] && which="this machine's Citus" || which="the stand-in for Citus"
-  say "Citus: $which $(sed -n "s/^default_version = '\(.*\)'/\1/p" "$CITUS_ROOT/$PG_SHARE/extension/citus.control")"
+  say "Citus: $which $(citus_version)"
   import_image "$(postgres_config '')" "$name:$kind" "$BASE" "$CITUS_LAYER"
-  other_citus_layer
-  import_image "$(postgres_config '')" "$name:other-citus" "$BASE" "$CITUS_LAYER" "$LAYERS/other-citus.tar"
-  other_major_layer
-  import_image "$(postgres_config /opt/other-major)" "$name:other-major" "$BASE" "$CITUS_LAYER" "$LAYERS/other-major.tar"
+  refused_images "$name:" "$BASE" "$CITUS_LAYER"
   rm -rf "$CITUS_ROOT"
   printf '%s\n' "$name:$kind"
 }

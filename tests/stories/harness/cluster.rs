@@ -28,10 +28,18 @@ pub struct Cluster {
     pub name: String,
 }
 
-/// A small cluster with this many workers.
+/// A small cluster with this many workers. `DIALOG_IMAGE_UID` and `DIALOG_IMAGE_GID` are of the user postgres in the image
+/// when they are not the usual ones.
 pub fn spec(workers: u16) -> Value {
     let storage = json!({"size": "1Gi"});
-    json!({"coordinator": {"storage": storage}, "workers": {"replicas": workers, "storage": storage}})
+    let mut spec =
+        json!({"coordinator": {"storage": storage}, "workers": {"replicas": workers, "storage": storage}});
+    for (field, variable) in [("uid", "DIALOG_IMAGE_UID"), ("gid", "DIALOG_IMAGE_GID")] {
+        if std::env::var_os(variable).is_some() {
+            spec["postgres"][field] = json!(super::setting(variable, 0));
+        }
+    }
+    spec
 }
 
 /// `spec` with `more` merged into it.

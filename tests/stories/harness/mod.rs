@@ -43,8 +43,8 @@ const TOLD_BY: &str = "dialogcluster.dev/story";
 /// Lines of each log that are shown when a story fails.
 const LINES: usize = 120;
 
-/// The image that clusters run: PostgreSQL with Citus, made by images.sh. On a Kubernetes that is not the local one it
-/// is there already, and `DIALOG_IMAGE` is its name.
+/// The image that clusters run: PostgreSQL with Citus, made by images.sh, or `DIALOG_IMAGE` that is there already (as
+/// it must be on a Kubernetes that is not the local one).
 pub fn image() -> String {
     static IMAGE: LazyLock<String> = LazyLock::new(|| {
         let (image, citus) = if std::env::var("DIALOG_USE_KUBECONFIG").is_ok() {
@@ -63,6 +63,12 @@ pub fn image() -> String {
         image
     });
     IMAGE.clone()
+}
+
+/// An image made from that one, which a cluster of it must refuse: `other-major` or `other-citus`.
+pub fn refused_image(what: &str) -> String {
+    std::env::var("DIALOG_IMAGE")
+        .map_or_else(|_| format!("localhost/dialog-postgres:{what}"), |image| format!("{image}-{what}"))
 }
 
 /// A number from the environment.
