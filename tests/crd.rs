@@ -10,7 +10,9 @@ use std::time::Duration;
 use dialog_operator::api;
 use kube::{
     Api, Client, Error,
-    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, ValidationDirective},
+    api::{
+        ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams, ValidationDirective,
+    },
     core::Status,
 };
 use kubernetes::{InstalledCrd, client, crd_in_group, repository, run, tool, unique};
@@ -359,7 +361,7 @@ async fn scale_and_status_are_subresources() {
     assert_eq!(scaled.spec.unwrap().replicas, Some(5));
     let cluster = contract.merge("dialogs", json!({"status": {"phase": "Ready"}})).await;
     assert_eq!(cluster["spec"]["workers"]["replicas"], 5);
-    assert_eq!(cluster["status"], Value::Null, "only the status subresource writes the status");
+    assert_eq!(cluster["status"]["phase"], Value::Null, "only the status subresource writes the status");
     assert_eq!(cluster["metadata"]["generation"], 2);
 
     let status = json!({
@@ -389,6 +391,29 @@ async fn scale_and_status_are_subresources() {
     let status = scale.status.unwrap();
     assert_eq!(status.replicas, 5);
     assert_eq!(status.selector.unwrap(), "dialogcluster.dev/cluster=dialogs,dialogcluster.dev/role=worker");
+}
+
+/// kstatus takes an object without conditions for ready as soon as `observedGeneration` is absent or the generation.
+#[tokio::test]
+async fn an_object_that_nobody_has_looked_at_says_so() {
+    let contract = Contract::of("unseen").await;
+    let made = contract.apply("applied", json!({})).await.unwrap();
+    assert_eq!(
+        (&made["status"]["observedGeneration"], &made["metadata"]["generation"]),
+        (&json!(-1), &json!(1))
+    );
+    // What a client sends as a status is dropped, and the default is there all the same.
+    let object = json!({
+        "apiVersion": format!("{}/v1alpha1", contract.group), "kind": "DialogCluster",
+        "metadata": {"name": "created"}, "spec": {}, "status": {"observedGeneration": 1, "phase": "Ready"},
+    });
+    let object = serde_json::from_value(object).unwrap();
+    let created = contract.clusters.create(&PostParams::default(), &object).await.unwrap();
+    let read = contract.clusters.get("created").await.unwrap();
+    for made in [created, read] {
+        assert_eq!(made.data["status"]["observedGeneration"], -1);
+        assert_eq!(made.data["status"]["phase"], Value::Null);
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,18 @@ pub const FIELD_MANAGER: &str = "dialog-operator";
 /// The CustomResourceDefinition, as `dialog-operator crd` prints it and `crds/` keeps it.
 #[must_use]
 pub fn crd() -> k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSON;
     use kube::CustomResourceExt;
-    DialogCluster::crd()
+    let mut crd = DialogCluster::crd();
+    let schemas = crd
+        .spec
+        .versions
+        .iter_mut()
+        .filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
+    let statuses = schemas.filter_map(|schema| schema.properties.as_mut()?.get_mut("status"));
+    for status in statuses {
+        // As Flux's own kinds have it: who asks for readiness by generations (kstatus) waits for the first look.
+        status.default = Some(JSON(serde_json::json!({ "observedGeneration": -1 })));
+    }
+    crd
 }

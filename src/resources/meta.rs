@@ -14,6 +14,10 @@ use serde_json::{Value, json};
 use super::{Inputs, Rendered, text_hash};
 use crate::api::{ClusterId, DialogCluster, FIELD_MANAGER, Node, names::keys};
 
+/// By this label a GitOps tool may know what is its own (Argo CD does, unless told otherwise), and it prunes what is not
+/// in its source, unless an owner reference says whose that is. A volume outlives its owner: it never has this label.
+const INSTANCE: &str = "app.kubernetes.io/instance";
+
 pub(super) type Texts = BTreeMap<String, String>;
 
 /// What an object is about.
@@ -23,6 +27,8 @@ pub(super) enum About {
     Cluster,
     /// One node.
     Node(Node),
+    /// The volume of one node.
+    Volume(Node),
     /// Asking an image what is in it.
     Inspection,
 }
@@ -42,7 +48,7 @@ pub(super) fn texts<const N: usize>(pairs: [(&str, &str); N]) -> Texts {
 pub(super) fn labels(cluster: &ClusterId, about: About) -> Texts {
     let mut labels = texts([
         ("app.kubernetes.io/name", "dialogcluster"),
-        ("app.kubernetes.io/instance", &cluster.name),
+        (INSTANCE, &cluster.name),
         ("app.kubernetes.io/managed-by", FIELD_MANAGER),
         ("app.kubernetes.io/part-of", "dialogcluster"),
         (keys::CLUSTER, &cluster.name),
@@ -50,11 +56,14 @@ pub(super) fn labels(cluster: &ClusterId, about: About) -> Texts {
     match about {
         About::Cluster => labels.extend(texts([("app.kubernetes.io/component", "cluster")])),
         About::Inspection => labels.extend(texts([("app.kubernetes.io/component", "image-inspection")])),
-        About::Node(node) => labels.extend(texts([
+        About::Node(node) | About::Volume(node) => labels.extend(texts([
             ("app.kubernetes.io/component", role(node)),
             (keys::ROLE, role(node)),
             (keys::NODE, &node.to_string()),
         ])),
+    }
+    if matches!(about, About::Volume(_)) {
+        labels.remove(INSTANCE);
     }
     labels
 }

@@ -131,6 +131,21 @@ fn everything_is_labelled_and_owned_but_volumes() {
     });
 }
 
+/// Argo CD, in its default, takes what carries an application's name in this label for the application's, and a pruning
+/// one deletes what is not in its source.
+#[test]
+fn no_tool_that_tracks_by_a_label_takes_a_volume_for_its_own() {
+    for policy in ["Retain", "Delete"] {
+        with(json!({"volumes": {"whenDeleted": policy}}), |inputs| {
+            let claim = volume_claim(inputs, Node::Coordinator, "c", OnVolume::default());
+            let labels = claim.json["metadata"]["labels"].as_object().unwrap();
+            assert!(!labels.contains_key("app.kubernetes.io/instance"), "{policy}: {labels:?}");
+            let names = labels.iter().filter(|(_, value)| **value == "talk");
+            assert_eq!(names.map(|(key, _)| key.as_str()).collect::<Vec<_>>(), [keys::CLUSTER], "{policy}");
+        });
+    }
+}
+
 /// <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>, and a read-only root besides.
 #[test]
 fn pods_pass_the_restricted_standard() {

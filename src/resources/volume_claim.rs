@@ -37,8 +37,8 @@ pub fn volume_claim(inputs: &Inputs, node: Node, claim: &str, on_volume: OnVolum
         annotations.get_or_insert_default().extend(texts([(keys::IMAGE, image), (keys::VERSIONS, versions)]));
     }
     let metadata = match inputs.desired.volumes.when_deleted {
-        VolumePolicy::Retain => unowned(inputs, claim.to_owned(), About::Node(node)),
-        VolumePolicy::Delete => owned(inputs, claim.to_owned(), About::Node(node)),
+        VolumePolicy::Retain => unowned(inputs, claim.to_owned(), About::Volume(node)),
+        VolumePolicy::Delete => owned(inputs, claim.to_owned(), About::Volume(node)),
     };
     render(&PersistentVolumeClaim {
         metadata: ObjectMeta { annotations, ..metadata },

@@ -58,10 +58,13 @@ async fn objects_have_their_names(story: &Story, cluster: &Cluster) {
             assert_eq!(owners[0]["uid"], *uid, "{kind} {name}");
             names.insert(format!("{kind}/{name}"));
         }
-        for label in ["app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/managed-by"]
-        {
-            assert!(object["metadata"]["labels"][label].is_string(), "{kind} {name} has no label {label}");
+        let labels = &object["metadata"]["labels"];
+        for label in ["app.kubernetes.io/name", "app.kubernetes.io/managed-by"] {
+            assert!(labels[label].is_string(), "{kind} {name} has no label {label}");
         }
+        // A GitOps tool that tracks by it would prune a volume, which no owner protects.
+        let instance = labels["app.kubernetes.io/instance"].is_string();
+        assert_eq!(instance, kind != "PersistentVolumeClaim", "{kind} {name}: app.kubernetes.io/instance");
     }
     let mut expected = BTreeSet::new();
     for node in ["talk-coordinator", "talk-worker-0", "talk-worker-1"] {
