@@ -6,6 +6,8 @@
 
 #[path = "citus/birth.rs"]
 mod birth;
+#[path = "citus/contents.rs"]
+mod contents;
 #[path = "citus/faults.rs"]
 mod faults;
 #[path = "citus/give_up.rs"]

@@ -105,7 +105,7 @@ impl ClientTls {
 }
 
 impl Target {
-    fn config(&self, tls: &Tls) -> Config {
+    fn config(&self, tls: &Tls, more: &str) -> Config {
         let mut config = Config::new();
         config
             .host(&self.host)
@@ -114,7 +114,7 @@ impl Target {
             .dbname(&self.database)
             .user(USER)
             .application_name("dialog-operator")
-            .options(OPTIONS)
+            .options(format!("{OPTIONS}{more}"))
             .connect_timeout(CONNECT_DEADLINE)
             .keepalives(true)
             .keepalives_idle(Duration::from_secs(10))
@@ -133,7 +133,12 @@ impl Target {
     /// # Errors
     /// [`SqlError::Unreachable`], [`SqlError::LoginRefused`], or [`SqlError::NoDatabase`].
     pub async fn connect(&self, tls: &Tls) -> Result<Session, SqlError> {
-        let config = self.config(tls);
+        self.connect_with(tls, "").await
+    }
+
+    /// The same with more options, which begin with a space.
+    pub(super) async fn connect_with(&self, tls: &Tls, more: &str) -> Result<Session, SqlError> {
+        let config = self.config(tls, more);
         // tokio-postgres' own timeout ends with the TCP connection; a server that accepts and says nothing needs this one.
         let session = tokio::time::timeout(CONNECT_DEADLINE, async {
             match tls {

@@ -2,7 +2,7 @@
 //! here decides anything, and nothing outside of here writes SQL.
 //!
 //! The way in is [`Sessions`]: one connection a node, kept from one reconcile to the next. [`observe_node`],
-//! [`observe_citus`] and [`lock_holders`] read, and write nothing; [`commands`] writes, one function a step of a plan. Every call has a
+//! [`observe_citus`], [`observe_contents`] and [`lock_holders`] read, and write nothing; [`commands`] writes, one function a step of a plan. Every call has a
 //! deadline, and no call leaves a transaction open.
 //!
 //! What differs between versions of PostgreSQL and Citus (a function's arguments, a setting) is looked up in the
@@ -12,6 +12,7 @@ mod catalog;
 mod cleanup;
 pub mod commands;
 mod connect;
+mod contents;
 mod error;
 mod give_up;
 mod holders;
@@ -28,6 +29,7 @@ mod task;
 pub use catalog::{CatalogQuestion, observe_citus};
 pub use commands::OWNER_SECRET;
 pub use connect::{ClientTls, Target, Tls, TlsError};
+pub use contents::{ContentsQuestion, observe_contents, observe_copies};
 pub use error::{Refusal, SqlError, Words};
 pub use holders::lock_holders;
 pub use node::{NodeQuestion, check_connection, observe_node};

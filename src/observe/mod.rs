@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod caches;
+mod contents;
 mod image_facts;
 pub mod kubernetes;
 #[cfg(test)]
@@ -59,6 +60,7 @@ pub async fn observe(
         citus: sql.citus,
         connections: sql.connections,
         holders: sql.holders,
+        contents: BTreeMap::new(),
         trials,
         old_trials,
         images,
@@ -98,6 +100,7 @@ impl Snapshot {
             citus: Seen::Unknown(unseen()),
             connections: Vec::new(),
             holders: BTreeMap::new(),
+            contents: BTreeMap::new(),
             trials: BTreeMap::new(),
             old_trials: BTreeSet::new(),
             images: BTreeMap::new(),

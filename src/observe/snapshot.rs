@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use super::image_facts::ImageFacts;
+pub use super::{
+    contents::{Contents, Copies, Holdings, LocalTable, Membership, Named, OtherDatabase},
+    image_facts::ImageFacts,
+};
 use crate::api::{DialogClusterStatus, Node};
 
 /// Something that was seen, or why it could not be seen. Never a default in place of an answer.
@@ -58,6 +61,9 @@ pub struct Snapshot {
     /// Sessions that keep what moves left behind on a leaving worker from being dropped, as sentences: by worker.
     #[serde(default)]
     pub holders: BTreeMap<Node, Vec<String>>,
+    /// What workers that are to go hold beside what is the cluster's own; looked at when the next step may need it.
+    #[serde(default)]
+    pub contents: BTreeMap<Node, Seen<Contents>>,
     /// What a server said to values that only it can judge: by `name=value`; `None` when it took them.
     pub trials: BTreeMap<String, Option<String>>,
     /// Which of the refused ones were refused a while ago.

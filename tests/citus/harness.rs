@@ -361,7 +361,7 @@ impl Server {
         self.client_over(DATABASE, user).await
     }
 
-    async fn client_over(
+    pub async fn client_over(
         &self,
         database: &str,
         user: &str,

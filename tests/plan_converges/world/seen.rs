@@ -37,6 +37,7 @@ impl World {
             citus,
             connections,
             holders,
+            contents: BTreeMap::new(),
             trials: self.trials.clone(),
             old_trials: BTreeSet::new(),
             images: BTreeMap::new(),
