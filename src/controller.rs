@@ -34,9 +34,10 @@ use crate::{
         caches::{Caches, Scope, Stored},
         memory::{Handle, Memory},
         observe,
+        refusals::Act,
         snapshot::OperatorFacts,
     },
-    plan::checked,
+    plan::{checked, refusals},
     report::{
         metrics::Metrics,
         publish::{publish, refuse},
@@ -191,10 +192,15 @@ async fn one(
     let seen = Arc::new(observe(context, &desired, cached, memory).await);
     memory.with(|memory| memory.snapshot = Some((desired.clone(), Arc::clone(&seen))));
     let plan = checked(&desired, &seen);
+    let acts: Vec<Act> = plan.steps.iter().map(|planned| refusals::act(&planned.step)).collect();
+    memory.with(|memory| memory.refusals.wanted(&acts, seen.now));
     let hands = Hands { context, desired: &desired, seen: &seen, memory: memory.clone() };
     let done = act(&hands, &plan).await;
     publish(context, memory, &desired, &seen, (&plan, &done)).await?;
-    Ok(memory.with(|memory| memory.pace.after(&desired, &seen, (&plan, &done))))
+    Ok(memory.with(|memory| {
+        let again = memory.refusals.pause(&acts, jiff::Timestamp::now());
+        memory.pace.after(&desired, &seen, (&plan, &done)).min(again.unwrap_or(Duration::MAX))
+    }))
 }
 
 fn identity(cluster: &Stored) -> ClusterId {

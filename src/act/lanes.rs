@@ -1,7 +1,6 @@
 //! Which steps of a plan may be done beside each other, and which ones a failure stops. Pure.
 
-use std::collections::BTreeSet;
-
+use super::Failure;
 use crate::{
     api::{Node, names::keys},
     plan::{Planned, Step},
@@ -20,7 +19,27 @@ pub fn lane(step: &Step) -> Option<Node> {
             let labels = object.json.pointer("/metadata/labels")?;
             labels.get(keys::NODE)?.as_str()?.parse().ok()
         }
-        _ => None,
+        Step::AddNode { .. }
+        | Step::RestartNode { .. }
+        | Step::SetShouldHaveShards { .. }
+        | Step::Retire { .. }
+        | Step::RemoveNode { .. }
+        | Step::ActivateNode { .. }
+        | Step::DropLeftovers { .. }
+        | Step::TryParameter { .. }
+        | Step::CreateSecret(_)
+        | Step::InspectImage { .. }
+        | Step::ForgetInspection { .. }
+        | Step::SetCoordinatorHost { .. }
+        | Step::CreateOwner { .. }
+        | Step::ApplySchema { .. }
+        | Step::RecoverTransactions
+        | Step::StartRebalance { .. }
+        | Step::StopRebalance { .. }
+        | Step::CleanUp
+        | Step::GiveUp { .. }
+        | Step::ForgetCleanup { .. }
+        | Step::Delete { .. } => None,
     }
 }
 
@@ -36,45 +55,129 @@ pub fn node(step: &Step) -> Option<Node> {
         | Step::ActivateNode { node, .. }
         | Step::DropLeftovers { node, .. }
         | Step::TryParameter { node, .. } => Some(*node),
-        _ => lane(step),
+        Step::PrepareNode { .. }
+        | Step::RecordIdentity { .. }
+        | Step::Reload { .. }
+        | Step::ResetAlterSystem { .. }
+        | Step::HurryConfiguration { .. }
+        | Step::Create(_)
+        | Step::Apply { .. } => lane(step),
+        Step::CreateSecret(_)
+        | Step::InspectImage { .. }
+        | Step::ForgetInspection { .. }
+        | Step::SetCoordinatorHost { .. }
+        | Step::CreateOwner { .. }
+        | Step::ApplySchema { .. }
+        | Step::RecoverTransactions
+        | Step::StartRebalance { .. }
+        | Step::StopRebalance { .. }
+        | Step::CleanUp
+        | Step::GiveUp { .. }
+        | Step::ForgetCleanup { .. }
+        | Step::Delete { .. } => None,
     }
+}
+
+/// Whether a step stands on one that failed before it: without that it would be wrong, or dangerous. Whatever does not
+/// is done all the same: what is refused for one thing must not keep everything else from being done.
+#[must_use]
+pub fn stands_on(step: &Step, failed: &Step) -> bool {
+    let of_its_node = || node(failed).is_some() && node(failed) == node(step);
+    match failed {
+        // Moves are protected from evictions before the first one starts.
+        Step::Create(object) | Step::Apply { object, .. } if object.kind == "PodDisruptionBudget" => {
+            matches!(step, Step::StartRebalance { .. })
+        }
+        Step::Create(_)
+        | Step::Apply { .. }
+        | Step::PrepareNode { .. }
+        | Step::RecordIdentity { .. }
+        | Step::Reload { .. }
+        | Step::ResetAlterSystem { .. }
+        | Step::HurryConfiguration { .. }
+        | Step::RestartNode { .. }
+        | Step::AddNode { .. }
+        | Step::Retire { .. }
+        | Step::RemoveNode { .. } => of_its_node(),
+        // Certificates are signed with what is in the first Secret; the owner's password is in the last.
+        Step::CreateSecret(_) => matches!(step, Step::CreateSecret(_) | Step::CreateOwner { .. }),
+        Step::SetCoordinatorHost { .. } => matches!(step, Step::AddNode { .. }),
+        Step::CreateOwner { .. } => matches!(step, Step::ApplySchema { .. }),
+        // No move starts, and no worker goes, before what is prepared is ended. From its mark on there is no way back.
+        Step::RecoverTransactions => {
+            matches!(step, Step::StartRebalance { .. } | Step::Retire { .. } | Step::RemoveNode { .. })
+        }
+        Step::SetShouldHaveShards { .. } => of_its_node() || matches!(step, Step::StartRebalance { .. }),
+        // Of several that are inactive each gets a copy of the metadata in its turn; nothing may change it meanwhile.
+        Step::ActivateNode { .. } => matches!(
+            step,
+            Step::ActivateNode { .. }
+                | Step::AddNode { .. }
+                | Step::StartRebalance { .. }
+                | Step::SetShouldHaveShards { .. }
+                | Step::Retire { .. }
+                | Step::RemoveNode { .. }
+        ),
+        Step::GiveUp { workers } => {
+            node(step).is_some_and(|node| workers.iter().any(|(given_up, _)| *given_up == node))
+        }
+        // Every move of such a shard fails.
+        Step::ForgetCleanup { .. } => matches!(step, Step::StartRebalance { .. }),
+        Step::Delete { name, .. } => matches!(step, Step::Delete { name: other, .. } if other == name),
+        // Questions and tidying up: until they are answered or done the plan is one without them. The schema is needed
+        // by nothing else in a plan; a job that cannot be started or stopped, by nothing that is planned beside it.
+        Step::InspectImage { .. }
+        | Step::ForgetInspection { .. }
+        | Step::TryParameter { .. }
+        | Step::DropLeftovers { .. }
+        | Step::CleanUp
+        | Step::ApplySchema { .. }
+        | Step::StartRebalance { .. }
+        | Step::StopRebalance { .. } => false,
+    }
+}
+
+/// The steps of a plan in the order in which they are tried: those that have failed lately, and what stands on them, come
+/// last, for a step that is refused in the end may take its time until then.
+#[must_use]
+pub fn in_turn(steps: &[Planned], failed_lately: impl Fn(&Step) -> bool) -> Vec<Planned> {
+    let mut late: Vec<Planned> = Vec::new();
+    let mut turn: Vec<Planned> = Vec::new();
+    for planned in steps {
+        let waits = late.iter().any(|before| stands_on(&planned.step, &before.step));
+        let list = if waits || failed_lately(&planned.step) { &mut late } else { &mut turn };
+        list.push(planned.clone());
+    }
+    turn.append(&mut late);
+    turn
+}
+
+/// The step only prepares for others, and each of these is put off.
+#[must_use]
+pub fn is_for_nothing(step: &Step, steps: &[Planned], put_off: impl Fn(&Step) -> bool) -> bool {
+    let mut others =
+        steps.iter().map(|planned| &planned.step).filter(|other| stands_on(other, step)).peekable();
+    *step == Step::RecoverTransactions && others.peek().is_some() && others.all(put_off)
 }
 
 /// What failures have stopped of a plan.
 #[derive(Debug, Default)]
 pub struct Stopped {
-    nodes: BTreeSet<Node>,
-    schema: bool,
+    failed: Vec<Step>,
+    everything: bool,
 }
 
 impl Stopped {
-    /// Whether the step is not to be tried, because something before it has failed.
+    /// Whether the step is not to be tried, because something that it stands on has failed.
     #[must_use]
     pub fn includes(&self, step: &Step) -> bool {
-        self.schema && is_of_schema(step) || node(step).is_some_and(|node| self.nodes.contains(&node))
+        self.everything || self.failed.iter().any(|failed| stands_on(step, failed))
     }
-    /// Notes that a step has failed, and says whether the rest of the plan goes on.
-    ///
-    /// What concerns one node alone (a quota that is used up, a full disk) stops that node. The application's role and
-    /// tables are needed by nothing else. A question stops nothing: until it is answered the plan is one without the
-    /// answer; nor does tidying up. Every other step stands on those before it.
-    #[must_use]
-    pub fn after(&mut self, step: &Step) -> bool {
-        if let Some(node) = lane(step) {
-            self.nodes.insert(node);
-            return true;
-        }
-        self.schema |= is_of_schema(step);
-        is_of_schema(step) || is_question(step) || matches!(step, Step::DropLeftovers { .. })
+    /// Notes that a step has failed.
+    pub fn after(&mut self, step: &Step, failure: &Failure) {
+        self.everything |= failure.stops_everything();
+        self.failed.push(step.clone());
     }
-}
-
-fn is_of_schema(step: &Step) -> bool {
-    matches!(step, Step::CreateOwner { .. } | Step::ApplySchema { .. })
-}
-
-fn is_question(step: &Step) -> bool {
-    matches!(step, Step::TryParameter { .. } | Step::InspectImage { .. } | Step::ForgetInspection { .. })
 }
 
 /// The plan as batches, one after another; in a batch lanes beside each other; in a lane steps one after another.

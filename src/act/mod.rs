@@ -1,4 +1,4 @@
-//! Writes only: exactly what the plan says, in its order, stopping at a failure as far as the failure reaches. Nothing is decided here and nothing is remembered here but what a write has answered.
+//! Writes only: exactly what the plan says, in its order, stopping what stands on a step that failed. Nothing is decided here and nothing is remembered here but what a write has answered.
 
 mod kubernetes;
 pub mod lanes;
@@ -11,13 +11,14 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt, stream};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ClusterId, Desired},
     controller::Context,
     observe::{Snapshot, memory::Handle, refusals::Cause},
-    plan::{Plan, Planned, Problem, ProblemReason, Step},
+    plan::{Plan, Planned, Problem, ProblemReason, Step, refusals},
     report::words::doing,
     runtime::door::{Address, Refusal},
 };
@@ -26,6 +27,8 @@ use crate::{
 const BUDGET: Duration = Duration::from_mins(1);
 /// Nodes that are worked on beside each other.
 const BESIDE: usize = 16;
+/// Sessions of the operator wait no longer for a lock.
+const LOCKED: Duration = Duration::from_secs(4);
 /// A checkpoint that takes longer goes on by itself while the server is stopped.
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -145,30 +148,32 @@ pub struct Hands<'a> {
     pub memory: Handle,
 }
 
-/// Does what the plan says, in its order, and stops at a failure.
+/// Does what the plan says, in its order.
 ///
 /// Steps in a row that are about one node each, and disturb nobody, are done for all these nodes beside each other
 /// and for each node in their order: a hundred workers are born as fast as one. What a failure stops is
-/// [`lanes::Stopped`]'s.
+/// [`lanes::Stopped`]'s; a step that failed a moment ago has its turn last, and not before its pause is over.
 pub async fn act(hands: &Hands<'_>, plan: &Plan) -> Done {
     let mut done = Done::default();
     let started = Instant::now();
     let mut stopped = lanes::Stopped::default();
-    for mut batch in lanes::batches(&plan.steps) {
+    let steps = lanes::in_turn(&plan.steps, |step| hands.seen.refusals.of(&refusals::act(step)).is_some());
+    let put_off = |step: &Step| hands.put_off(step).is_some();
+    for mut batch in lanes::batches(&steps) {
         if started.elapsed() > BUDGET {
             break;
         }
         batch.retain(|lane| !lane.iter().any(|planned| stopped.includes(&planned.step)));
+        batch
+            .retain(|lane| !lane.iter().any(|planned| lanes::is_for_nothing(&planned.step, &steps, put_off)));
         let lanes: Vec<_> = batch.into_iter().map(|lane| in_order(hands, lane).boxed()).collect();
         let mut results: Vec<_> = stream::iter(lanes).buffered(BESIDE).concat().await;
-        let mut goes_on = true;
-        for failed in results.iter().filter(|done: &&DoneStep| done.result.is_err()) {
-            goes_on &= stopped.after(&failed.step);
+        for done in &results {
+            if let Err(failure) = &done.result {
+                stopped.after(&done.step, failure);
+            }
         }
         done.steps.append(&mut results);
-        if !goes_on {
-            break;
-        }
     }
     done
 }
@@ -176,16 +181,10 @@ pub async fn act(hands: &Hands<'_>, plan: &Plan) -> Done {
 async fn in_order(hands: &Hands<'_>, lane: Vec<&Planned>) -> Vec<DoneStep> {
     let mut done = Vec::new();
     for Planned { step, why } in lane {
-        tracing::info!(step = step.name(), why, "{}", doing(step));
-        let result = attempt(hands, step).await;
-        if let Err(failure) = &result {
-            let reason: &'static str = failure.reason.into();
-            tracing::warn!(step = step.name(), reason, error = failure.message, "a step failed");
-            hands.context.metrics.reconcile_failed(reason);
-        }
-        if let Ok(Some(said)) = &result {
-            tracing::info!(step = step.name(), "{said}");
-        }
+        let result = match hands.put_off(step) {
+            Some(failure) => Err(failure),
+            None => tried(hands, step, why).await,
+        };
         let failed = result.is_err();
         let (result, said) = match result {
             Ok(said) => (Ok(()), said),
@@ -197,6 +196,29 @@ async fn in_order(hands: &Hands<'_>, lane: Vec<&Planned>) -> Vec<DoneStep> {
         }
     }
     done
+}
+
+/// Tries it, and remembers what came of it.
+async fn tried(hands: &Hands<'_>, step: &Step, why: &str) -> Result<Option<String>, Failure> {
+    tracing::info!(step = step.name(), why, "{}", doing(step));
+    let started = Instant::now();
+    let result = attempt(hands, step).await.map_err(|failure| failure.after(started.elapsed()));
+    if let Err(failure) = &result {
+        let reason: &'static str = failure.reason.into();
+        tracing::warn!(step = step.name(), reason, error = failure.message, "a step failed");
+        hands.context.metrics.reconcile_failed(reason);
+    }
+    if let Ok(Some(said)) = &result {
+        tracing::info!(step = step.name(), "{said}");
+    }
+    let (act, node) = (refusals::act(step), lanes::node(step));
+    hands.memory.with(|memory| match &result {
+        Ok(_) => memory.refusals.succeeded(&act),
+        Err(failure) => {
+            memory.refusals.failed((&act, node), failure, hands.desired.generation, Timestamp::now());
+        }
+    });
+    result
 }
 
 async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> {
@@ -254,7 +276,39 @@ async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> 
     .map(|()| None)
 }
 
+impl Hands<'_> {
+    /// The failure of a moment ago, when it is too early to try the step again.
+    fn put_off(&self, step: &Step) -> Option<Failure> {
+        let (act, now) = (refusals::act(step), self.seen.now);
+        self.seen.refusals.put_off(&act, self.desired.generation, now).map(|one| one.failure.clone())
+    }
+}
+
 impl Failure {
+    /// Whether it says that nothing else can be done now either: this operator may not, or the API server is silent.
+    #[must_use]
+    pub fn stops_everything(&self) -> bool {
+        match self.reason {
+            FailureReason::NotLeader | FailureReason::ShuttingDown => true,
+            FailureReason::Kubernetes => !self.cause.is_refusal(),
+            FailureReason::Conflict
+            | FailureReason::NameTaken
+            | FailureReason::Postgres
+            | FailureReason::DeadlineExceeded
+            | FailureReason::Secret
+            | FailureReason::Schema => false,
+        }
+    }
+    /// Only a person can mend it, and that is told at once.
+    #[must_use]
+    pub fn is_told_at_once(&self) -> bool {
+        matches!(self.reason, FailureReason::Schema | FailureReason::NameTaken)
+    }
+    /// A timeout that strikes at once is a setting of somebody; one after seconds may be a lock that somebody holds.
+    fn after(self, elapsed: Duration) -> Self {
+        let waited = elapsed > LOCKED && self.cause == Cause::Sqlstate("57014".to_owned());
+        if waited { self.for_cause(Cause::Wait) } else { self }
+    }
     /// A failure of the operator's own, and its reason.
     #[must_use]
     pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {

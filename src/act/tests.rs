@@ -154,6 +154,7 @@ async fn a_name_taken_by_our_own_object_is_no_failure() {
 
 fn service_of(node: &str) -> Step {
     let mut service = service();
+    service.name = format!("shop-{node}");
     service.json["metadata"]["labels"] = json!({"dialogcluster.dev/node": node});
     Step::Create(Box::new(service))
 }
@@ -167,10 +168,43 @@ async fn a_refusal_for_one_node_stops_that_node_alone() {
 }
 
 #[tokio::test]
-async fn a_refusal_for_the_cluster_stops_the_plan() {
+async fn a_refusal_for_the_cluster_stops_nothing_that_does_not_need_it() {
     let steps = vec![Step::Create(Box::new(service())), service_of("worker-3")];
-    let (done, asked, _) = all_done(steps, vec![refusal(403, "Forbidden")]).await;
+    let (done, asked, memory) =
+        all_done(steps, vec![refusal(403, "Forbidden"), (201, stored(Some("u-2")))]).await;
+    assert_eq!((methods(&asked).len(), done.succeeded().count()), (2, 1), "{asked:?}");
+    let act = refusals::act(&Step::Create(Box::new(service())));
+    let cause = memory.with(|memory| memory.refusals.of(&act).map(|one| one.failure.cause.clone()));
+    assert_eq!(cause, Some(Cause::Api("Forbidden".to_owned())), "it is remembered with its reason");
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_overloaded_is_asked_nothing_else() {
+    let steps = vec![Step::Create(Box::new(service())), service_of("worker-3")];
+    let (done, asked, _) = all_done(steps, vec![refusal(503, "ServiceUnavailable")]).await;
     assert_eq!((done.steps.len(), methods(&asked).len()), (1, 1));
+}
+
+#[tokio::test]
+async fn what_failed_a_moment_ago_is_told_and_tried_last_and_later() {
+    let (client, server) = answering(vec![refusal(403, "Forbidden"), (201, stored(Some("u-2")))]);
+    let (context, desired) = (context(&client), desired());
+    let memory = context.memory.of("u-2");
+    let seen = Snapshot::of_nothing(&context.operator);
+    let mut plan = Plan::default();
+    plan.step(Step::Create(Box::new(service())), "a test wants it");
+    let mut both = plan.clone();
+    both.step(service_of("worker-3"), "a test wants it");
+    let hands = |seen| Hands { context: &context, desired: &desired, seen, memory: memory.clone() };
+    let first = act(&hands(&seen), &plan).await;
+    let refusals = memory.with(|memory| memory.refusals.clone());
+    let later = Snapshot { now: Timestamp::now(), refusals, ..seen.clone() };
+    let second = act(&hands(&later), &both).await;
+    let names: Vec<bool> = second.steps.iter().map(|done| done.result.is_ok()).collect();
+    assert_eq!(names, [true, false], "the refused one has its turn last");
+    assert_eq!(first.failure().unwrap().1, second.failure().unwrap().1, "and is told in the same words");
+    drop((context, client));
+    assert_eq!(methods(&server.await.unwrap()).len(), 2, "it was not tried again");
 }
 
 #[tokio::test]
@@ -185,12 +219,69 @@ async fn a_question_that_cannot_be_asked_stops_nothing() {
 fn a_schema_that_fails_stops_the_schema_and_nothing_else() {
     let owner = Step::CreateOwner { owner: "dialogs".into(), secret_uid: "s".into() };
     let schema = Step::ApplySchema { hash: "h".into() };
+    let failure = Failure::new(FailureReason::Postgres, "no");
     let mut stopped = lanes::Stopped::default();
-    assert!(stopped.after(&owner), "a roll, the budget and corrections go on");
+    stopped.after(&owner, &failure);
     assert!(stopped.includes(&schema) && !stopped.includes(&Step::RecoverTransactions));
-    let tidying = Step::DropLeftovers { node: Node::Worker(1), leftovers: vec![] };
-    assert!(stopped.after(&tidying), "volumes are looked after all the same");
+    stopped.after(&Step::DropLeftovers { node: Node::Worker(1), leftovers: vec![] }, &failure);
     assert!(!stopped.includes(&service_of("worker-1")));
+}
+
+/// What must not happen when something before it was refused.
+#[test]
+fn nothing_is_done_that_stands_on_what_was_refused() {
+    let address = String::new;
+    let (one, two) = (Node::Worker(1), Node::Worker(2));
+    let start = Step::StartRebalance {
+        drain: false,
+        strategy: String::new(),
+        transfer_mode: crate::api::spec::TransferMode::Auto,
+        parallel_colocated: false,
+        moves: 1,
+    };
+    let retire = |node| Step::Retire {
+        node,
+        claim: None,
+        mark: String::new(),
+        reclaim: crate::api::spec::VolumePolicy::Retain,
+    };
+    let remove = |node| Step::RemoveNode { node, address: address(), kept: None };
+    let add = |node| Step::AddNode { node, address: address() };
+    let activate = |node| Step::ActivateNode { node, address: address() };
+    let record = |node| Step::RecordIdentity { node, system_identifier: "7".into(), claim: "c".into() };
+    for (step, failed) in [
+        (&start, Step::RecoverTransactions),
+        (&remove(one), Step::RecoverTransactions),
+        (&retire(one), Step::RecoverTransactions),
+        (&remove(one), retire(one)),
+        (&add(one), record(one)),
+        (&add(one), service_of("worker-1")),
+        (&add(one), Step::SetCoordinatorHost { address: address() }),
+        (&add(two), activate(one)),
+        (&activate(two), activate(one)),
+        (&retire(one), Step::GiveUp { workers: vec![(one, address())] }),
+    ] {
+        assert!(lanes::stands_on(step, &failed), "{} after {}", step.name(), failed.name());
+    }
+    for (step, failed) in [
+        (&add(two), add(one)),
+        (&remove(two), remove(one)),
+        (&start, add(one)),
+        (&add(one), Step::Create(Box::new(service()))),
+        (&retire(two), Step::GiveUp { workers: vec![(one, address())] }),
+    ] {
+        assert!(!lanes::stands_on(step, &failed), "{} after {}", step.name(), failed.name());
+    }
+}
+
+#[test]
+fn nothing_is_prepared_for_what_is_put_off() {
+    let remove = Step::RemoveNode { node: Node::Worker(1), address: String::new(), kept: None };
+    let steps = [Step::RecoverTransactions, remove].map(|step| Planned { step, why: String::new() });
+    let is_remove = |step: &Step| matches!(step, Step::RemoveNode { .. });
+    assert!(lanes::is_for_nothing(&steps[0].step, &steps, is_remove));
+    assert!(!lanes::is_for_nothing(&steps[0].step, &steps, |_| false));
+    assert!(!lanes::is_for_nothing(&steps[0].step, &steps[..1], is_remove), "in the middle of a job");
 }
 
 #[tokio::test]

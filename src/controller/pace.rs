@@ -35,14 +35,8 @@ pub struct Pace {
 impl Pace {
     /// The pause after a reconcile.
     pub fn after(&mut self, desired: &Desired, seen: &Snapshot, (plan, done): (&Plan, &Done)) -> Duration {
-        let steps: Vec<Step> = done.steps.iter().map(|done| done.step.clone()).collect();
-        if done.failure().is_some() {
-            // What fails for one node does not slow down the others, as long as something new is done for them.
-            let news = done.succeeded().next().is_some() && steps != self.steps;
-            self.steps = steps;
-            self.failures = if news { 0 } else { self.failures };
-            return self.after_failure();
-        }
+        // What failed is tried again after a pause of its own, and slows down nothing else.
+        let steps: Vec<Step> = done.succeeded().cloned().collect();
         self.failures = 0;
         if !steps.is_empty() {
             return self.after_steps(steps);
@@ -156,13 +150,22 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_retried_with_growing_pauses() {
-        let (mut pace, desired, seen, plan) = (Pace::default(), desired(), nothing(), Plan::default());
-        let failed = did(Err(Failure::new(FailureReason::Postgres, "no")));
-        let pauses: Vec<_> = (0..8).map(|_| pace.after(&desired, &seen, (&plan, &failed))).collect();
+    fn looks_that_fail_are_begun_anew_with_growing_pauses() {
+        let mut pace = Pace::default();
+        let pauses: Vec<_> = (0..8).map(|_| pace.after_failure()).collect();
         assert_eq!((pauses[0], pauses[7]), AGAIN);
-        pace.after(&desired, &seen, (&plan, &Done::default()));
-        assert_eq!(pace.after(&desired, &seen, (&plan, &failed)), AGAIN.0);
+        pace.after(&desired(), &nothing(), (&Plan::default(), &Done::default()));
+        assert_eq!(pace.after_failure(), AGAIN.0);
+    }
+
+    #[test]
+    fn a_step_that_fails_slows_down_nothing_else() {
+        let hold = waits(Hold::NotAnswering { node: Node::Worker(0), why: "silent".into() });
+        let failed = did(Err(Failure::new(FailureReason::Postgres, "no")));
+        let mut pace = Pace::default();
+        for _ in 0..8 {
+            assert_eq!(pace.after(&desired(), &nothing(), (&hold, &failed)), SOON);
+        }
     }
 
     #[test]

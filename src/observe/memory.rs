@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     schema::KeptSchema,
-    snapshot::{ImageFacts, LiveObject, Snapshot},
+    snapshot::{ImageFacts, LiveObject, Refusals, Snapshot},
 };
 use crate::{
     api::{Desired, DialogClusterStatus, Node},
@@ -42,6 +42,8 @@ pub struct Remembered {
     pub deleted_pods: HashMap<String, Instant>,
     /// Answers of servers to values, by `name=value`, and when.
     pub trials: BTreeMap<String, (Option<String>, Instant)>,
+    /// What failed lately.
+    pub refusals: Refusals,
     /// What images said.
     pub images: BTreeMap<String, ImageFacts>,
     /// Sizes of shards.

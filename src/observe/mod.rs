@@ -24,7 +24,7 @@ use crate::{
     controller::Context,
 };
 pub use snapshot::Snapshot;
-use snapshot::{ImageFacts, Seen};
+use snapshot::{ImageFacts, Refusals, Seen};
 
 /// Looks at everything there is of one cluster. The caches answer for Kubernetes; every server is asked at once.
 pub async fn observe(
@@ -51,6 +51,7 @@ pub async fn observe(
     let look = Look { access, desired, pods: &pods, memory: memory.clone(), metrics: &context.metrics };
     let (sql, schema_sql) = tokio::join!(look.look(), schema::look(context, desired, &status, memory));
     let (trials, old_trials) = memory.with(|memory| memory.trials());
+    let refusals = memory.with(|memory| memory.refusals.clone());
     Snapshot {
         now: Timestamp::now(),
         operator: context.operator.clone(),
@@ -65,6 +66,7 @@ pub async fn observe(
         old_trials,
         images,
         schema_sql,
+        refusals,
         status,
     }
 }
@@ -105,6 +107,7 @@ impl Snapshot {
             old_trials: BTreeSet::new(),
             images: BTreeMap::new(),
             schema_sql: Seen::Unknown(unseen()),
+            refusals: Refusals::default(),
             status: DialogClusterStatus::default(),
         }
     }

@@ -10,6 +10,7 @@ use serde_json::Value;
 pub use super::{
     contents::{Contents, Copies, Holdings, LocalTable, Membership, Named, OtherDatabase},
     image_facts::ImageFacts,
+    refusals::Refusals,
 };
 use crate::api::{DialogClusterStatus, Node};
 
@@ -73,6 +74,9 @@ pub struct Snapshot {
     pub images: BTreeMap<String, Seen<ImageFacts>>,
     /// SQL of the schema: the built-in one or the user's ConfigMap.
     pub schema_sql: Seen<SchemaSql>,
+    /// What failed lately, and has not succeeded since.
+    #[serde(default)]
+    pub refusals: Refusals,
     /// The last status written, for transition times and what was handled.
     pub status: DialogClusterStatus,
 }

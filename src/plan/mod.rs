@@ -9,6 +9,7 @@ pub mod invariants;
 pub mod membership;
 pub mod objects;
 pub mod rebalance;
+pub mod refusals;
 pub mod roll;
 pub mod scale_in;
 pub mod schema;
@@ -52,6 +53,7 @@ pub fn plan(desired: &Desired, seen: &Snapshot) -> Plan {
     objects::protect_moves(view, &wanted, &mut plan);
     heal::tidy(view, &mut plan);
     objects::keep_volumes(view, &wanted, &mut plan);
+    refusals::plan(view, &mut plan);
     if desired.paused {
         let steps = plan.steps.len();
         plan.steps.clear();

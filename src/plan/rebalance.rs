@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, roll, settings};
+use super::{Hold, Plan, Planned, ProblemReason, Server, Step, View, Wanted, refusals, roll, settings};
 use crate::{
     api::{
         Node,
@@ -140,8 +140,12 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
     // Missing workers have their own Hold; three workers added at once make one rebalance.
     let waiting = view.missing_workers().iter().any(|missing| !missing.timed_out);
     let rolling = !roll::due(view, wanted, &mut Plan::default()).is_empty();
-    let joining = plan.steps.iter().any(|planned| {
-        matches!(planned.step, Step::AddNode { .. } | Step::RestartNode { .. } | Step::ApplySchema { .. })
+    // One that is refused again and again is not waited for.
+    let lasts = |step: &Step| view.seen.refusals.lasts(&refusals::act(step));
+    let joining = plan.steps.iter().any(|Planned { step, .. }| match step {
+        Step::AddNode { .. } => !lasts(step),
+        Step::RestartNode { .. } | Step::ApplySchema { .. } => true,
+        _ => false,
     });
     let unwell = view.unwell();
     let harmed = plan.problems.iter().any(|problem| {

@@ -321,6 +321,11 @@ pub enum ProblemReason {
     OldAddress,
     RestartDidNotHelp,
     NodeCannotStart,
+    RegistrationRefused,
+    RebalanceRefused,
+    StatementRefused,
+    LoginRefused,
+    KubernetesRefused,
     InvariantBroken,
 }
 

@@ -366,9 +366,11 @@ impl<'a> View<'a> {
             .map(|node| {
                 let created = self.begun_at(node);
                 let deadline = created.and_then(|at| at.checked_add(self.desired.join_timeout).ok());
+                // What is refused again and again will not be there in time either.
+                let refused = self.seen.refusals.lasting().any(|one| one.node == Some(node));
                 Missing {
                     node,
-                    timed_out: deadline.is_some_and(|deadline| self.seen.now >= deadline),
+                    timed_out: refused || deadline.is_some_and(|deadline| self.seen.now >= deadline),
                     why: self.why_missing(node),
                 }
             })
@@ -384,6 +386,10 @@ impl<'a> View<'a> {
     fn why_missing(&self, node: Node) -> String {
         if self.is_retired(node) {
             return "the worker of that name is being removed; then a new one takes its place".to_owned();
+        }
+        // In the words of whoever refused it last: a server that answers and is not registered says nothing of why.
+        if let Some(refused) = self.seen.refusals.about(node) {
+            return refused.failure.message.clone();
         }
         match self.server(node) {
             Server::Down(why) | Server::Silent(why) | Server::Stranger(why) => why,

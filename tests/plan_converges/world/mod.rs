@@ -15,11 +15,11 @@ use dialog_operator::{
         Snapshot,
         snapshot::{
             Citus, CleanupRow, ConnectionCheck, Disk, DistNode, DistTable, Group, Job, Leftover, LiveObject,
-            Move, OperatorFacts, Ownership, Pod, Postgres, RejectedConfiguration, SchemaSql, Seen, Task,
-            Waiting,
+            Move, OperatorFacts, Ownership, Pod, Postgres, Refusals, RejectedConfiguration, SchemaSql, Seen,
+            Task, Waiting,
         },
     },
-    plan::{Plan, Step, View, invariants, plan, view::PORT, wanted},
+    plan::{Plan, Planned, Step, View, invariants, plan, refusals, view::PORT, wanted},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -127,6 +127,10 @@ pub struct World {
     pub restarts: BTreeMap<Node, u32>,
     pub jobs_started: u32,
     pub cluster_domain: String,
+    /// What is refused, by the beginning of an act's name, and for how many ticks.
+    pub refuses: BTreeMap<String, u32>,
+    /// What the operator remembers of it.
+    pub refusals: Refusals,
     pub log: Vec<String>,
 }
 
@@ -171,6 +175,8 @@ impl World {
             restarts: BTreeMap::new(),
             jobs_started: 0,
             cluster_domain: "cluster.local".to_owned(),
+            refuses: BTreeMap::new(),
+            refusals: Refusals::default(),
             log: Vec::new(),
         }
     }

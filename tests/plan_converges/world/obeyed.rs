@@ -2,7 +2,7 @@
 
 use dialog_operator::{
     act::{Failure, FailureReason},
-    observe::refusals::Cause,
+    observe::refusals::{Act, Cause},
 };
 
 use super::*;
@@ -17,28 +17,65 @@ impl World {
         let wanted = wanted(view, &mut Plan::default());
         invariants::check(view, &wanted, &decided)
             .unwrap_or_else(|broken| panic!("{broken}\n{}", self.log.join("\n")));
+        let acts: Vec<_> = decided.steps.iter().map(|planned| refusals::act(&planned.step)).collect();
+        self.refusals.wanted(&acts, self.now);
         let mut done = dialog_operator::act::Done::default();
         let mut stopped = lanes::Stopped::default();
-        for planned in decided.steps.iter().take(killed_after.unwrap_or(usize::MAX)) {
+        let put_off = |step: &Step| {
+            let put_off = seen.refusals.put_off(&refusals::act(step), desired.generation, self.now);
+            put_off.map(|one| one.failure.clone())
+        };
+        let steps = lanes::in_turn(&decided.steps, |step| seen.refusals.of(&refusals::act(step)).is_some());
+        let steps: Vec<_> = steps
+            .iter()
+            .filter(|planned| !lanes::is_for_nothing(&planned.step, &steps, |step| put_off(step).is_some()))
+            .map(|planned| (planned.clone(), put_off(&planned.step)))
+            .collect();
+        for (planned, put_off) in steps.iter().take(killed_after.unwrap_or(usize::MAX)) {
             if stopped.includes(&planned.step) {
                 continue;
             }
-            self.log.push(format!("{}: {}", planned.step.name(), planned.why));
-            let result = self.obey(&planned.step);
-            let failed = result.is_err();
+            let result = match put_off {
+                Some(failure) => Err(failure.clone()),
+                None => self.try_to_obey(planned, desired.generation),
+            };
+            if let Err(failure) = &result {
+                stopped.after(&planned.step, failure);
+            }
             done.steps.push(dialog_operator::act::DoneStep {
                 step: planned.step.clone(),
                 result,
                 said: None,
             });
-            if failed && !stopped.after(&planned.step) {
-                break;
-            }
         }
-        if killed_after.is_none() {
+        if killed_after.is_some() {
+            self.refusals = Refusals::default();
+        } else {
             self.cluster.status = Some(dialog_operator::report::status(&desired, &seen, &decided, &done));
         }
         decided
+    }
+
+    fn try_to_obey(&mut self, planned: &Planned, generation: i64) -> Result<(), Failure> {
+        let step = &planned.step;
+        self.log.push(format!("{}: {}", step.name(), planned.why));
+        let act = refusals::act(step);
+        let refused = self
+            .refuses
+            .keys()
+            .find(|refused| matches!(&act, Act::Step(act) if act.starts_with(refused.as_str())));
+        let result = match refused {
+            Some(refused) => {
+                let failure = Failure::new(FailureReason::Postgres, format!("{refused} is refused"));
+                Err(failure.for_cause(Cause::Sqlstate("42501".to_owned())))
+            }
+            None => self.obey(step),
+        };
+        match &result {
+            Ok(()) => self.refusals.succeeded(&act),
+            Err(failure) => self.refusals.failed((&act, lanes::node(step)), failure, generation, self.now),
+        }
+        result
     }
 
     fn fail(message: &str) -> Result<(), Failure> {

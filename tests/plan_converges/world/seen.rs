@@ -45,6 +45,7 @@ impl World {
                 sql: "create table".to_owned(),
                 hash: "schema-1".to_owned(),
             }),
+            refusals: self.refusals.clone(),
             status: self.cluster.status.clone().unwrap_or_default(),
         }
     }
