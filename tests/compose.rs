@@ -42,9 +42,9 @@ fn given(service: &Value) -> BTreeMap<String, String> {
 
 #[test]
 fn every_node_has_the_operators_settings() {
-    let mut expected = settings(&desired());
-    // No certificates and no backups here.
-    for name in ["citus.node_conninfo", "archive_command"] {
+    let mut expected = settings(&desired(), Node::Coordinator);
+    // No certificates and no standbys here; and a server that does not know the last one.
+    for name in ["citus.node_conninfo", "synchronous_standby_names", "output_plugin_libraries"] {
         assert!(expected.remove(name).is_some(), "{name} is no setting of the operator any more");
     }
     // Of the command line in the start script.

@@ -84,6 +84,88 @@ fn a_changed_configuration_is_loaded_without_a_restart() {
 }
 
 #[test]
+fn nothing_sends_wal_elsewhere() {
+    let mut node = born(&Parameters::new());
+    // A reload must not take these, and no restart either.
+    for other in ["archive_command = 'cp %p /tmp'", "archive_library = 'elsewhere'"] {
+        assert_eq!(node.ask(&format!("alter system set {other}")), "");
+    }
+    let file = node.path("config/postgresql.conf");
+    let text = format!("archive_command = 'false'\n{}", fs::read_to_string(&file).unwrap());
+    fs::write(&file, text).unwrap();
+    let ours = format!("sh '{}' '%p' '%f'|", node.path("config/archive.sh").display());
+    let shown = "select current_setting('archive_command'), current_setting('archive_library')";
+    let loads = "select pg_conf_load_time()";
+    let before = node.ask(loads);
+    node.ask("select pg_reload_conf()");
+    node.until("it is loaded", |node| node.ask(loads) != before);
+    assert_eq!(node.ask(shown), ours);
+    assert_eq!(code(node.stop()), 0);
+    node.start();
+    node.until_ready();
+    assert_eq!(node.ask(shown), ours);
+    // And what is to be archived is let go.
+    let segment = node.ask("select pg_walfile_name(pg_switch_wal())");
+    node.until("the segment is done with", |node| {
+        node.ask("select coalesce(last_archived_wal, '') from pg_stat_archiver") >= segment
+    });
+    assert_eq!(node.ask("select failed_count from pg_stat_archiver"), "0");
+}
+
+#[test]
+fn a_synchronous_standby_is_a_matter_of_the_file() {
+    let mut node = born(&Parameters::new());
+    let shown = "select setting || source || coalesce(sourcefile, '') from pg_settings where name = 'synchronous_standby_names'";
+    assert_eq!(
+        node.ask(shown),
+        format!("configuration file{}", node.path("config/postgresql.conf").display())
+    );
+    assert_eq!(node.ask("alter system set synchronous_standby_names = 'someone'"), "");
+    node.ask("select pg_reload_conf()");
+    node.until("it is loaded", |node| node.ask("show synchronous_standby_names") == "someone");
+}
+
+const LIBRARIES: &str = "output_plugin_libraries";
+
+#[test]
+fn citus_may_decode_from_the_first_start_on() {
+    let mut node = born(&Parameters::new());
+    let shown = format!("select coalesce(current_setting('{LIBRARIES}', true), 'unknown')");
+    if node.ask(&shown) == "unknown" {
+        eprintln!("this server does not know {LIBRARIES}");
+        return;
+    }
+    assert_eq!(node.ask(&shown), "pgoutput, test_decoding, citus");
+    let added = parameters([(LIBRARIES, "wal2json,citus")]);
+    let hash = node.configure(&added, Initialise::Forbidden);
+    node.ask("select pg_reload_conf()");
+    node.until("it is loaded", |node| node.ask("select current_setting('dialog.config_hash')") == hash);
+    assert_eq!(node.ask(&shown), "pgoutput, test_decoding, citus, wal2json");
+    // It is of the configuration that is left when it does not start.
+    node.stop();
+    node.configure(&parameters([("work_mem", "banana")]), Initialise::Forbidden);
+    node.start();
+    node.until_ready();
+    assert_eq!(node.ask(&shown), "pgoutput, test_decoding, citus");
+}
+
+/// An older minor version refuses to start with a setting that it does not know.
+#[test]
+fn a_server_is_not_told_what_it_does_not_know() {
+    let mut node = node();
+    node.replace_program(
+        "postgres",
+        &format!(
+            "case $1 in --describe-config) \"$program\" \"$@\" | sed '/^{LIBRARIES}/d' ;; *) exec \"$program\" \"$@\" ;; esac"
+        ),
+    );
+    node.configure(&parameters([(LIBRARIES, "wal2json")]), Initialise::Allowed);
+    node.start();
+    node.until_ready();
+    assert_eq!(node.ask(&format!("select count(*) from pg_file_settings where name = '{LIBRARIES}'")), "0");
+}
+
+#[test]
 fn an_open_session_does_not_hold_the_shutdown_up() {
     let mut node = born(&Parameters::new());
     let mut session = as_server_user(server::binaries().join("psql"))

@@ -182,7 +182,10 @@ pub struct PostgresSpec {
     #[schemars(extend("x-kubernetes-validations" = [validation::immutable("postgres.gid")]))]
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub gid: i64,
-    /// Settings of postgresql.conf for every node. Those that the operator owns are refused.
+    /// Settings of postgresql.conf for every node. Those that the operator owns are refused. Timeouts (`statement_timeout`,
+    /// `lock_timeout`, `transaction_timeout`, `idle_session_timeout`, `idle_in_transaction_session_timeout`) apply where
+    /// clients log in, at the coordinator: on workers they would end the moves of shards. What is listed in
+    /// `output_plugin_libraries` is added to `pgoutput, test_decoding, citus`, where the server knows that setting.
     #[schemars(extend("x-kubernetes-validations" = validation::parameters()))]
     #[schemars(schema_with = "parameters_schema")]
     pub parameters: BTreeMap<String, String>,

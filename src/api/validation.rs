@@ -22,11 +22,15 @@ pub const OWNED: &[&str] = &[
     "listen_addresses",
     "port",
     "unix_socket_directories",
+    "unix_socket_permissions",
+    "dynamic_library_path",
+    "jit_provider",
     "data_directory",
     "config_file",
     "hba_file",
     "ident_file",
     "restore_command",
+    "recovery_end_command",
     "primary_conninfo",
     "restart_after_crash",
     "logging_collector",
@@ -45,6 +49,7 @@ pub const OWNED: &[&str] = &[
     "citus.use_secondary_nodes",
     "citus.cluster_name",
     "citus.enable_metadata_sync",
+    "citus.superuser",
 ];
 
 /// Families of parameters that the operator owns, by the beginning of their names.

@@ -66,7 +66,8 @@ pub struct Sql {
 impl Look<'_> {
     /// Looks at every server.
     pub async fn look(&self) -> Sql {
-        let settings: Vec<String> = resources::settings(self.desired).into_keys().collect();
+        // A worker's are those of the coordinator and more.
+        let settings: Vec<String> = resources::settings(self.desired, Node::Worker(0)).into_keys().collect();
         let names: Vec<&str> = settings.iter().map(String::as_str).collect();
         let question = NodeQuestion { database: &self.desired.database.name, settings: &names };
         let nodes: Vec<Node> =

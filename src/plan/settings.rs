@@ -103,12 +103,11 @@ fn configure(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan:
         }
         return;
     }
+    let ours = resources::settings(view.desired, node);
     let overrides: Vec<String> = postgres
         .auto_conf
         .keys()
-        .filter(|name| {
-            resources::settings(view.desired).contains_key(*name) || wanted.parameters.contains_key(*name)
-        })
+        .filter(|name| ours.contains_key(*name) || wanted.parameters.contains_key(*name))
         .cloned()
         .collect();
     if !overrides.is_empty() {

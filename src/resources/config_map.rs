@@ -42,7 +42,9 @@ pub fn config_map(
         ("postgresql.conf", &configuration::postgresql_conf(inputs, node, parameters)),
         ("pg_hba.conf", configuration::pg_hba_conf(node)),
         ("pg_ident.conf", configuration::PG_IDENT_CONF),
+        ("output_plugin_libraries.conf", &configuration::output_plugins_conf(inputs, node, parameters)),
         (START_SCRIPT, configuration::START_SCRIPT),
+        ("archive.sh", configuration::ARCHIVE_SCRIPT),
         ("boot-hash", &configuration::boot_hash(inputs, node, parameters)),
     ]);
     if initialise == Initialise::Allowed {

@@ -1,5 +1,5 @@
-//! The three configuration files of a node's server, and their hashes. What never changes is not here but on the
-//! command line of the start script, where no file can override it.
+//! The configuration files of a node's server, and their hashes. What never changes is not here but on the command line
+//! of the start script, where no file can override it.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -8,6 +8,11 @@ use crate::api::{Desired, Node};
 
 /// The start script of every node.
 pub(super) const START_SCRIPT: &str = include_str!("start.sh");
+
+/// What `archive_command` of every server runs, for each segment of WAL. As long as there are no backups it succeeds and
+/// does nothing: that the command is never another one is what keeps WAL from being sent elsewhere.
+pub(super) const ARCHIVE_SCRIPT: &str =
+    "# Run by archive_command with the path and the name of a finished segment of WAL.\nexit 0\n";
 
 /// How nodes log in to each other. Without the timeouts a host that dies leaves cached connections hanging for up to
 /// 15 minutes. The last one bounds what a pod costs that came back under another address: nobody answers under the old
@@ -44,8 +49,8 @@ const LOCAL_HOSTNAME: &str = "citus.local_hostname";
 /// What the operator owns and the user cannot override. Values that are Citus' defaults stand here as well, so that
 /// an `ALTER SYSTEM` that changes one is noticed.
 const OWNED: &[(&str, &str)] = &[
-    // With `archive_mode = on` from birth, a backup needs a reload and no restart to begin.
-    ("archive_command", "true"),
+    // In the file, so that standbys can come one day without a restart, and an ALTER SYSTEM of it is noticed.
+    ("synchronous_standby_names", ""),
     // A node connects to itself under this name, and checks that its certificate has it. The coordinator has another.
     (LOCAL_HOSTNAME, "localhost"),
     ("citus.shard_replication_factor", "1"),
@@ -54,16 +59,32 @@ const OWNED: &[(&str, &str)] = &[
     ("citus.use_secondary_nodes", "never"),
 ];
 
-/// Settings of a worker's postgresql.conf as the spec asks for them: the operator's own, and the user's over its
-/// defaults. The coordinator's have the same names, and one other value: under which name it connects to itself.
+/// Libraries that may be named as the output plugin of a replication slot: PostgreSQL's default, and the decoder of
+/// Citus, without which no shard can be split. Known from PostgreSQL 15.19, 16.15, 17.11 and 18.6 on; an older server
+/// would not start with it, so it stands in a file of its own, which the start script adds where the server knows it.
+const OUTPUT_PLUGINS: (&str, &[&str]) = ("output_plugin_libraries", &["pgoutput", "test_decoding", "citus"]);
+
+/// Timeouts are for those who log in, and nobody logs in to a worker. What they would end there is Citus' work on the
+/// account of a table's owner, such as the building of indexes in a move.
+const CLIENT_TIMEOUTS: &[&str] =
+    &["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"];
+
+/// One more, which servers know from PostgreSQL 17 on: written only where the user does.
+const TRANSACTION_TIMEOUT: &str = "transaction_timeout";
+
+/// Settings of a node's configuration files as the spec asks for them: the operator's own, and the user's over its
+/// defaults. The coordinator's name for itself is not there yet.
 #[must_use]
-pub fn settings(desired: &Desired) -> BTreeMap<String, String> {
-    settings_with(desired, &desired.parameters)
+pub fn settings(desired: &Desired, node: Node) -> BTreeMap<String, String> {
+    settings_with(desired, node, &desired.parameters)
 }
 
 /// The same with other parameters than the spec's: those a node had before, or those that one node is to try.
-#[must_use]
-pub fn settings_with(desired: &Desired, parameters: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn settings_with(
+    desired: &Desired,
+    node: Node,
+    parameters: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
     let mut set = |name: &str, value: &str| settings.insert(name.to_owned(), value.to_owned());
     for (name, value) in DEFAULTS {
@@ -79,7 +100,24 @@ pub fn settings_with(desired: &Desired, parameters: &BTreeMap<String, String>) -
     set("citus.max_background_task_executors", &moves);
     set("citus.max_background_task_executors_per_node", &moves);
     set("citus.node_conninfo", &node_conninfo());
+    let (libraries, ours) = OUTPUT_PLUGINS;
+    set(libraries, &with_added(ours, parameters.get(libraries)));
+    if node.is_worker() {
+        let asked = |name: &&str| parameters.contains_key(*name);
+        for name in CLIENT_TIMEOUTS.iter().copied().chain([TRANSACTION_TIMEOUT].iter().copied().filter(asked))
+        {
+            set(name, "0");
+        }
+    }
     settings
+}
+
+/// A list with what the user's has besides.
+fn with_added(ours: &[&str], users: Option<&String>) -> String {
+    let users = users.map(String::as_str).unwrap_or_default();
+    let added = users.split(',').map(str::trim).filter(|name| !name.is_empty() && !ours.contains(name));
+    let all: Vec<&str> = ours.iter().copied().chain(added).collect();
+    all.join(", ")
 }
 
 fn node_conninfo() -> String {
@@ -94,19 +132,33 @@ fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-fn without_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
+fn lines(settings: impl IntoIterator<Item = (String, String)>) -> String {
     let mut text =
         "# Written by dialog-operator from the DialogCluster; changes made here are lost.\n".to_owned();
-    let mut settings = settings_with(inputs.desired, parameters);
-    if node == Node::Coordinator {
-        let name = inputs.desired.cluster.pod_address(node, &inputs.operator.cluster_domain);
-        settings.insert(LOCAL_HOSTNAME.to_owned(), name);
-    }
     for (name, value) in settings {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name} = {}", quoted(&value));
     }
     text
+}
+
+fn without_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
+    let mut settings = settings_with(inputs.desired, node, parameters);
+    if node == Node::Coordinator {
+        let name = inputs.desired.cluster.pod_address(node, &inputs.operator.cluster_domain);
+        settings.insert(LOCAL_HOSTNAME.to_owned(), name);
+    }
+    settings.remove(OUTPUT_PLUGINS.0);
+    lines(settings)
+}
+
+/// output_plugin_libraries.conf: the setting that not every server knows.
+pub(super) fn output_plugins_conf(
+    inputs: &Inputs,
+    node: Node,
+    parameters: &BTreeMap<String, String>,
+) -> String {
+    lines(settings_with(inputs.desired, node, parameters).remove_entry(OUTPUT_PLUGINS.0))
 }
 
 /// postgresql.conf. Its last line is the hash by which pg_file_settings shows that the kubelet has brought it, and
@@ -116,10 +168,12 @@ pub(super) fn postgresql_conf(inputs: &Inputs, node: Node, parameters: &BTreeMap
     format!("{text}dialog.config_hash = '{}'\n", config_hash(inputs, node, parameters))
 }
 
-/// Hash of the three configuration files of a node: the value of `dialog.config_hash`.
+/// Hash of the configuration files of a node: the value of `dialog.config_hash`.
 #[must_use]
 pub fn config_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
-    text_hash::hex(&[&without_hash(inputs, node, parameters), pg_hba_conf(node), PG_IDENT_CONF])
+    let (conf, plugins) =
+        (without_hash(inputs, node, parameters), output_plugins_conf(inputs, node, parameters));
+    text_hash::hex(&[&conf, &plugins, pg_hba_conf(node), PG_IDENT_CONF])
 }
 
 /// Hash of all a server is started with: its configuration and the start script; the value of `dialog.boot_hash`.
@@ -184,6 +238,15 @@ hostssl  all  all       all  trust clientcert=verify-ca
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_extended_and_never_shortened() {
+        let with = |users: &str| with_added(&["pgoutput", "citus"], Some(&users.to_owned()));
+        assert_eq!(with_added(&["pgoutput", "citus"], None), "pgoutput, citus");
+        assert_eq!(with("wal2json"), "pgoutput, citus, wal2json");
+        assert_eq!(with("citus,wal2json , decoderbufs"), "pgoutput, citus, wal2json, decoderbufs");
+        assert_eq!(with(""), "pgoutput, citus");
+    }
 
     #[test]
     fn a_value_is_what_the_server_reads() {

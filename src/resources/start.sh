@@ -26,6 +26,7 @@ pgdata=$volume/pgdata
 new=$volume/pgdata.new
 last_good=$volume/last-good
 ready_mark=$run/ready
+entry=$run/postgresql.conf
 words=$scratch/dialog-words
 pipe=$scratch/dialog-log
 
@@ -144,7 +145,7 @@ refuse_other_major() {
 # Two directories, a and b, and the file 'current' that names the good one: renaming a file is the one step that is
 # whole or not done. The copy is made before the start, of the very files that the server is about to read.
 
-files='postgresql.conf pg_hba.conf pg_ident.conf'
+files='postgresql.conf output_plugin_libraries.conf pg_hba.conf pg_ident.conf'
 good=
 trial=
 
@@ -269,6 +270,18 @@ disown_locks() {
     done
 }
 
+# The file that a server reads first. What only some minor versions know stands in a file of its own: a server that does
+# not know a setting would not start with it. A reload reads what is in the directory by then.
+write_entry() {
+    printf "include '%s/postgresql.conf'\n" "$directory" >"$entry" || die "cannot write $entry"
+    case $(postgres --describe-config) in
+        *output_plugin_libraries*)
+            printf "include '%s/output_plugin_libraries.conf'\n" "$directory" >>"$entry" ||
+                die "cannot write $entry"
+            ;;
+    esac
+}
+
 # Runs the server with the configuration in a directory (and more arguments) until it ends. Sets 'status', and
 # 'became_ready' when it did.
 run_server() {
@@ -278,6 +291,7 @@ run_server() {
     rm -f "$ready_mark" "$words" "$pipe"
     true >"$words" || die "cannot write $words"
     mkfifo "$pipe" || die "cannot make $pipe"
+    write_entry
     disown_locks
     read_pid_file
     stale=$pid_file
@@ -285,7 +299,7 @@ run_server() {
     reader=$!
     # What never changes is here, where neither a file nor ALTER SYSTEM can override it.
     postgres -D "$pgdata" \
-        -c config_file="$directory/postgresql.conf" \
+        -c config_file="$entry" \
         -c hba_file="$directory/pg_hba.conf" \
         -c ident_file="$directory/pg_ident.conf" \
         -c listen_addresses="$addresses" -c port="$port" \
@@ -293,9 +307,9 @@ run_server() {
         -c ssl=on -c ssl_cert_file="$server_tls/tls.crt" -c ssl_key_file="$server_tls/tls.key" \
         -c ssl_ca_file="$server_tls/client-ca.crt" \
         -c shared_preload_libraries="$libraries" \
-        -c wal_level=logical -c archive_mode=on \
-        -c fsync=on -c full_page_writes=on -c restart_after_crash=on \
-        -c synchronous_standby_names= -c default_transaction_read_only=off \
+        -c wal_level=logical -c archive_mode=on -c archive_library= \
+        -c archive_command="sh '$config/archive.sh' '%p' '%f'" \
+        -c fsync=on -c full_page_writes=on -c restart_after_crash=on -c default_transaction_read_only=off \
         -c logging_collector=off -c log_destination=stderr \
         -c dialog.boot_hash="$(cat "$config/boot-hash" 2>/dev/null)" \
         "$@" >"$pipe" 2>&1 &

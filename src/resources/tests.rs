@@ -200,15 +200,34 @@ fn the_budget_counts_nodes_only() {
 #[test]
 fn the_user_overrides_defaults_and_nothing_of_the_operator() {
     let mut desired = desired(full());
-    assert_eq!(settings(&desired)["max_wal_senders"], "80");
-    assert_eq!(settings(&desired)["max_replication_slots"], "64");
-    assert_eq!(settings(&desired)["citus.max_background_task_executors_per_node"], "4");
+    assert_eq!(settings(&desired, Node::Coordinator)["max_wal_senders"], "80");
+    assert_eq!(settings(&desired, Node::Coordinator)["max_replication_slots"], "64");
+    assert_eq!(settings(&desired, Node::Coordinator)["citus.max_background_task_executors_per_node"], "4");
     // The API server and `Desired` refuse this; the last line of defence is here.
     desired.parameters.insert("citus.local_hostname".to_owned(), "elsewhere".to_owned());
-    assert_eq!(settings(&desired)["citus.local_hostname"], "localhost");
-    for owned in settings(&desired).keys().filter(|name| crate::api::validation::is_owned(name)) {
+    assert_eq!(settings(&desired, Node::Coordinator)["citus.local_hostname"], "localhost");
+    for owned in
+        settings(&desired, Node::Coordinator).keys().filter(|name| crate::api::validation::is_owned(name))
+    {
         assert!(!desired.parameters.contains_key(owned) || owned == "citus.local_hostname");
     }
+}
+
+/// On a worker they would end what Citus does there on the account of a table's owner.
+#[test]
+fn timeouts_of_the_spec_are_for_clients() {
+    let timeouts =
+        json!({"statement_timeout": "100ms", "transaction_timeout": "1s", "idle_session_timeout": "5min"});
+    let desired = desired(json!({"postgres": {"parameters": timeouts}}));
+    let of = |node| settings(&desired, node);
+    assert_eq!(of(Node::Coordinator)["statement_timeout"], "100ms");
+    assert!(!of(Node::Coordinator).contains_key("lock_timeout"));
+    for name in ["statement_timeout", "lock_timeout", "transaction_timeout", "idle_session_timeout"] {
+        assert_eq!(of(Node::Worker(1))[name], "0", "{name}");
+    }
+    // Servers before PostgreSQL 17 would not start with it.
+    let plain = settings(&self::desired(json!({})), Node::Worker(1));
+    assert!(plain.contains_key("statement_timeout") && !plain.contains_key("transaction_timeout"));
 }
 
 #[test]

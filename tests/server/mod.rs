@@ -162,6 +162,8 @@ pub struct TestNode {
     pub shell: Vec<&'static str>,
     /// shared_preload_libraries.
     pub libraries: &'static str,
+    /// A directory of programs that are found before all others.
+    pub programs: Option<PathBuf>,
     running: Option<Child>,
 }
 
@@ -174,9 +176,29 @@ impl TestNode {
         secrets.write(SecretKind::Server, &directory.path().join("server"));
         secrets.write(SecretKind::Node, &directory.path().join("node"));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let node = Self { node, port, directory, shell: vec!["sh"], libraries: "citus", running: None };
+        let node = Self {
+            node,
+            port,
+            directory,
+            shell: vec!["sh"],
+            libraries: "citus",
+            programs: None,
+            running: None,
+        };
         node.give_to_server_user();
         node
+    }
+
+    /// Puts a script in the place of a program of the server. `"$program"` in it is the program itself.
+    pub fn replace_program(&mut self, name: &str, script: &str) {
+        let programs = self.path("programs");
+        fs::create_dir_all(&programs).unwrap();
+        let file = programs.join(name);
+        let program = binaries().join(name);
+        fs::write(&file, format!("#!/bin/sh\nprogram={}\n{script}\n", program.display())).unwrap();
+        set_mode(&file, 0o755);
+        self.programs = Some(programs);
+        self.give_to_server_user();
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -230,7 +252,10 @@ impl TestNode {
             .env("DIALOG_PORT", self.port.to_string())
             .env("DIALOG_ADDRESSES", "*")
             .env("DIALOG_LIBRARIES", self.libraries)
-            .env("PATH", path())
+            .env(
+                "PATH",
+                self.programs.iter().fold(path(), |path, first| format!("{}:{path}", first.display())),
+            )
             .env("PGDATA", "/nonexistent")
             .current_dir("/")
             .process_group(0)
