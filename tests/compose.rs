@@ -87,7 +87,7 @@ fn the_registration_can_be_repeated() {
     let secrets = Secrets::new();
     let nodes = [Node::Coordinator, Node::Worker(0), Node::Worker(1)].map(|node| {
         let mut node = TestNode::new(node, &secrets);
-        node.configure(&Parameters::new(), Initialise::Allowed);
+        node.configure(&Parameters::new(), Initialise::Allowed(None));
         node.start();
         node.until_ready();
         node.ask("create database dialogs");

@@ -21,7 +21,7 @@ fn born(node: Node, secrets: &Secrets) -> TestNode {
     }
     let strangers = Secrets::new();
     strangers.write(SecretKind::Node, &node.path("stranger"));
-    node.configure(&Parameters::new(), Initialise::Allowed);
+    node.configure(&Parameters::new(), Initialise::Allowed(None));
     node.start();
     node.until_ready();
     node

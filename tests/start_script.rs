@@ -22,7 +22,7 @@ fn node() -> TestNode {
 
 fn born(parameters: &Parameters) -> TestNode {
     let mut node = node();
-    node.configure(parameters, Initialise::Allowed);
+    node.configure(parameters, Initialise::Allowed(None));
     node.start();
     node.until_ready();
     node
@@ -46,7 +46,7 @@ fn a_node_is_born_stops_fast_and_comes_back(#[case] shell: &[&'static str]) {
     }
     let mut node = node();
     node.shell = shell.to_vec();
-    let hash = node.configure(&parameters([("work_mem", "7MB")]), Initialise::Allowed);
+    let hash = node.configure(&parameters([("work_mem", "7MB")]), Initialise::Allowed(None));
     node.start();
     node.until_ready();
     let facts = "select current_setting('data_checksums'), current_setting('wal_level'), current_setting('work_mem'), \
@@ -81,6 +81,47 @@ fn a_changed_configuration_is_loaded_without_a_restart() {
     node.ask("select pg_reload_conf()");
     node.until("it is loaded", |node| node.ask("select current_setting('dialog.config_hash')") == hash);
     assert_eq!(node.ask("show work_mem"), "9MB");
+}
+
+#[rstest]
+#[case::first_node(15, None, "--locale-provider=libc --locale=C")]
+#[case::first_node_from_17_on(17, None, "--locale=C --locale-provider=builtin --builtin-locale=C.UTF-8")]
+#[case::later_node(17, Some("libc C"), "--locale-provider=libc --locale=C")]
+#[case::later_builtin(
+    18,
+    Some("builtin C.UTF-8"),
+    "--locale=C --locale-provider=builtin --builtin-locale=C.UTF-8"
+)]
+#[case::other_locale(15, Some("libc en_US.UTF-8"), "--locale-provider=libc --locale=en_US.UTF-8")]
+#[case::icu(16, Some("icu und"), "--locale=C --locale-provider=icu --icu-locale=und")]
+#[case::no_such_provider_yet(
+    16,
+    Some("builtin C.UTF-8"),
+    "provider builtin), which PostgreSQL 16 does not have"
+)]
+fn every_node_is_made_with_the_locale_of_birth(
+    #[case] major: u32,
+    #[case] locale: Option<&str>,
+    #[case] said: &str,
+) {
+    let mut node = node();
+    node.replace_program("postgres", &format!("echo 'postgres (PostgreSQL) {major}.2'"));
+    node.replace_program("initdb", "echo \"$*\"; exit 1");
+    node.configure(&Parameters::new(), Initialise::Allowed(locale));
+    node.start();
+    assert_eq!(code(node.wait_for_end()), 1);
+    assert!(node.read("termination-log").contains(said), "{}", node.read("termination-log"));
+    assert!(!node.path("volume/pgdata").exists());
+}
+
+#[test]
+fn a_server_says_with_which_locale_it_was_made() {
+    let mut node = node();
+    node.configure(&Parameters::new(), Initialise::Allowed(Some("libc C.UTF-8")));
+    node.start();
+    node.until_ready();
+    let made = "select datlocprovider::text || ' ' || datcollate || ' ' || datctype from pg_database where datname = 'template0'";
+    assert_eq!(node.ask(made), "c C.UTF-8 C.UTF-8");
 }
 
 #[test]
@@ -159,7 +200,7 @@ fn a_server_is_not_told_what_it_does_not_know() {
             "case $1 in --describe-config) \"$program\" \"$@\" | sed '/^{LIBRARIES}/d' ;; *) exec \"$program\" \"$@\" ;; esac"
         ),
     );
-    node.configure(&parameters([(LIBRARIES, "wal2json")]), Initialise::Allowed);
+    node.configure(&parameters([(LIBRARIES, "wal2json")]), Initialise::Allowed(None));
     node.start();
     node.until_ready();
     assert_eq!(node.ask(&format!("select count(*) from pg_file_settings where name = '{LIBRARIES}'")), "0");
@@ -222,7 +263,7 @@ fn an_empty_volume_is_initialised_only_with_permission() {
 
 #[rstest]
 #[case::forbidden(Initialise::Forbidden)]
-#[case::allowed(Initialise::Allowed)]
+#[case::allowed(Initialise::Allowed(None))]
 fn a_directory_that_is_not_whole_is_left_alone(#[case] initialise: Initialise) {
     let mut node = node();
     fs::create_dir(node.path("volume/pgdata")).unwrap();
@@ -239,7 +280,7 @@ fn a_directory_that_is_not_whole_is_left_alone(#[case] initialise: Initialise) {
 #[test]
 fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
     for (mode, initialise) in
-        [("000", Initialise::Forbidden), ("400", Initialise::Forbidden), ("000", Initialise::Allowed)]
+        [("000", Initialise::Forbidden), ("400", Initialise::Forbidden), ("000", Initialise::Allowed(None))]
     {
         let mut node = born(&Parameters::new());
         node.stop();
@@ -262,7 +303,7 @@ fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
 #[test]
 fn what_a_killed_initdb_left_is_removed_only_with_permission() {
     let mut node = node();
-    node.configure(&Parameters::new(), Initialise::Allowed);
+    node.configure(&Parameters::new(), Initialise::Allowed(None));
     node.start();
     node.until("initdb is at work", |node| node.path("volume/pgdata.new/PG_VERSION").exists());
     node.power_cut();
@@ -276,7 +317,7 @@ fn what_a_killed_initdb_left_is_removed_only_with_permission() {
     assert!(said.contains(VOLUME_EMPTY) && said.contains("pgdata.new"), "{said}");
     assert_eq!(tree(&node, "volume"), before);
 
-    node.configure(&Parameters::new(), Initialise::Allowed);
+    node.configure(&Parameters::new(), Initialise::Allowed(None));
     node.start();
     node.until_ready();
     assert!(!node.path("volume/pgdata.new").exists());
@@ -331,7 +372,7 @@ fn an_access_file_that_cannot_be_read_is_part_of_the_configuration() {
 #[test]
 fn a_first_configuration_that_does_not_start_ends_with_the_servers_words() {
     let mut node = node();
-    node.configure(&parameters([("work_mem", "banana")]), Initialise::Allowed);
+    node.configure(&parameters([("work_mem", "banana")]), Initialise::Allowed(None));
     node.start();
     assert_eq!(code(node.wait_for_end()), 1);
     let said = node.read("termination-log");

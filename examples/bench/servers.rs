@@ -59,7 +59,7 @@ impl Cluster {
                 let secrets = Secrets::new();
                 for node in NODES {
                     let mut node = TestNode::new(node, &secrets);
-                    node.configure(&Parameters::new(), Initialise::Allowed);
+                    node.configure(&Parameters::new(), Initialise::Allowed(None));
                     node.start();
                     cluster.nodes.push(Running::Born(Box::new(node)));
                 }

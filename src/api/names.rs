@@ -161,6 +161,8 @@ pub mod keys {
     pub const IMAGE: &str = "dialogcluster.dev/image";
     /// Annotation of the coordinator's volume claim: `postgres=<major> citus=<version>`, what its data was last used by.
     pub const VERSIONS: &str = "dialogcluster.dev/versions";
+    /// Annotation of the coordinator's volume claim: `<provider> <locale>`, with which initdb makes every node.
+    pub const LOCALE: &str = "dialogcluster.dev/locale";
     /// Annotation of an object: hash of what the operator rendered, so that a removed field is noticed as well.
     pub const RENDERED: &str = "dialogcluster.dev/rendered";
     /// Annotation of a pod template: hash of what the *user* wrote about the pod. A pod with another one is due a restart.

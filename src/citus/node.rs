@@ -59,6 +59,10 @@ SELECT json_build_object(
   'settings', (SELECT coalesce(json_object_agg(name, value), '{}') FROM wanted WHERE value IS NOT NULL),
   'autoConf', (SELECT coalesce(json_object_agg(name, setting), '{}') FROM pg_file_settings
     WHERE name IS NOT NULL AND sourcefile LIKE '%/postgresql.auto.conf'),
+  'locale', (SELECT CASE datlocprovider WHEN 'c' THEN 'libc ' || datcollate ELSE
+      CASE datlocprovider WHEN 'b' THEN 'builtin ' WHEN 'i' THEN 'icu ' END ||
+      coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') END
+    FROM pg_database d WHERE datname = 'template0'),
   'database', EXISTS (SELECT FROM pg_database WHERE datname = $1),
   'extension', (SELECT extversion FROM pg_extension WHERE extname = 'citus' AND current_database() = $1),
   'availableExtension', (SELECT default_version FROM pg_available_extensions WHERE name = 'citus'),

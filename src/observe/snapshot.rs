@@ -206,6 +206,8 @@ pub struct Postgres {
     pub settings: BTreeMap<String, String>,
     /// Entries of postgresql.auto.conf (`ALTER SYSTEM`), which override the configuration file.
     pub auto_conf: BTreeMap<String, String>,
+    /// `<provider> <locale>` that the server was initialised with: `libc C`, `builtin C.UTF-8`.
+    pub locale: Option<String>,
     /// The application's database exists.
     pub database: bool,
     /// Version of the citus extension in it (`pg_extension.extversion`), when it is there.

@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use super::{Hold, Plan, Problem, ProblemReason, Step, View, Wanted, image};
+use super::{Hold, Plan, Problem, ProblemReason, Server, Step, View, Wanted, image};
 use crate::{
     api::{
         Node,
@@ -62,9 +62,9 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
             return;
         }
     }
-    let initialise = if identity.is_none() { Initialise::Allowed } else { Initialise::Forbidden };
     let service = ensure(view, resources::node_service(&inputs, node), plan);
-    let config = ensure(view, resources::config_map(&inputs, node, &wanted.parameters, initialise), plan);
+    let config =
+        ensure(view, resources::config_map(&inputs, node, &wanted.parameters, initialise(view, node)), plan);
     // A pod would mount a stranger's ConfigMap, and hide behind a stranger's Service.
     if !(service && config) {
         return;
@@ -80,6 +80,26 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
         set.json["metadata"]["annotations"][keys::BOOTED] = super::roll::booted(view, wanted, node).into();
     }
     ensure(view, set, plan);
+}
+
+/// Whether a node may initialise its volume, and with which locale.
+#[must_use]
+pub fn initialise(view: View<'_>, node: Node) -> Initialise<'_> {
+    match view.identity(node) {
+        None => Initialise::Allowed(birth_locale(view)),
+        Some(_) => Initialise::Forbidden,
+    }
+}
+
+/// The locale that the cluster was born with: what was written down on the coordinator's volume, or before that what
+/// its server says. It never changes: rows that are sorted in one way on one node and otherwise on another are lost to
+/// queries.
+fn birth_locale(view: View<'_>) -> Option<&str> {
+    let claim = view.own("PersistentVolumeClaim", view.claim(Node::Coordinator)?)?;
+    let Server::Known(coordinator) = view.server(Node::Coordinator) else {
+        return claim.annotation(keys::LOCALE);
+    };
+    claim.annotation(keys::LOCALE).or(coordinator.locale.as_deref())
 }
 
 /// Brings volume claims up to date. Last of all, because a storage class may refuse it and nothing else may wait for
@@ -106,6 +126,7 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
                 .and_then(|size| size.as_str())
                 .filter(|size| drained || resources::is_larger(size, &view.desired.storage(node).size.0)),
             image: noted.or_else(before),
+            locale: birth_locale(view).filter(|_| node == Node::Coordinator && !drained),
         };
         let want = resources::volume_claim(&wanted.inputs(view), node, name, on_volume);
         if is_forgotten(view, node, name, claim) {

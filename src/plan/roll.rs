@@ -185,11 +185,7 @@ fn template_is_current(view: View, wanted: &Wanted, node: Node) -> bool {
         view.own(kind, &name).is_none_or(|live| !is_settled(&live.json))
     };
     let inputs = wanted.inputs(view);
-    let initialise = if view.identity(node).is_none() {
-        resources::Initialise::Allowed
-    } else {
-        resources::Initialise::Forbidden
-    };
+    let initialise = super::objects::initialise(view, node);
     let map = resources::config_map(&inputs, node, &wanted.parameters, initialise);
     let map_differs =
         view.own("ConfigMap", &map.name).is_none_or(|live| resources::differs(&map, &live.json).is_some());

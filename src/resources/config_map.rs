@@ -14,7 +14,8 @@ use crate::api::{Node, names::keys};
 /// Key of the start script.
 pub(super) const START_SCRIPT: &str = "start.sh";
 
-/// Key of the permission to initialise, and its only value that permits.
+/// Key of the permission to initialise, and the word with which its value begins when it permits. After it there may be
+/// the locale to initialise with.
 const INITIALISE: (&str, &str) = ("initialise", "allowed");
 
 /// What the start script says, among other words, when a node's volume is empty and must not be: then data was lost.
@@ -22,9 +23,10 @@ pub const VOLUME_EMPTY: &str = "the volume is empty";
 
 /// Whether the start script may make a new, empty database server on an empty volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Initialise {
-    /// It may: this node was never a node before.
-    Allowed,
+pub enum Initialise<'a> {
+    /// It may: this node was never a node before. With `<provider> <locale>` that the cluster was born with; the first
+    /// nodes come to that by themselves.
+    Allowed(Option<&'a str>),
     /// It may not: an empty volume is a lost volume, and the start script says so.
     Forbidden,
 }
@@ -35,7 +37,7 @@ pub fn config_map(
     inputs: &Inputs,
     node: Node,
     parameters: &BTreeMap<String, String>,
-    initialise: Initialise,
+    initialise: Initialise<'_>,
 ) -> Rendered {
     let cluster = &inputs.desired.cluster;
     let mut data = texts([
@@ -47,8 +49,10 @@ pub fn config_map(
         ("archive.sh", configuration::ARCHIVE_SCRIPT),
         ("boot-hash", &configuration::boot_hash(inputs, node, parameters)),
     ]);
-    if initialise == Initialise::Allowed {
-        data.extend(texts([INITIALISE]));
+    if let Initialise::Allowed(locale) = initialise {
+        let (key, allowed) = INITIALISE;
+        let value = locale.map_or_else(|| allowed.to_owned(), |locale| format!("{allowed} {locale}"));
+        data.extend(texts([(key, &value)]));
     }
     // A map of texts is always JSON.
     let written = serde_json::to_string(parameters).unwrap_or_default();
@@ -66,7 +70,8 @@ pub fn config_map(
 #[must_use]
 pub fn may_initialise(map: &Value) -> bool {
     let (key, value) = INITIALISE;
-    map.get("data").and_then(|data| data.get(key)).and_then(Value::as_str) == Some(value)
+    let found = map.get("data").and_then(|data| data.get(key)).and_then(Value::as_str);
+    found.and_then(|found| found.split_whitespace().next()) == Some(value)
 }
 
 /// The parameters in a live ConfigMap of a node; `None` when it does not say.

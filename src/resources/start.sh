@@ -83,7 +83,13 @@ binary_major() {
 
 is_empty() { [ ! -e "$1" ] || { [ -d "$1" ] && found=$(ls -A "$1") && [ -z "$found" ]; }; }
 is_whole() { [ -s "$pgdata/PG_VERSION" ] && [ -s "$pgdata/global/pg_control" ]; }
-may_initialise() { [ "$(cat "$config/initialise" 2>/dev/null)" = allowed ]; }
+
+# allowed, or allowed <provider> <locale>: as every node of the cluster is made. The first ones come to it by themselves.
+may_initialise() {
+    allowed=
+    { read -r allowed provider locale <"$config/initialise"; } 2>/dev/null
+    [ "$allowed" = allowed ]
+}
 
 # What cannot be read is not empty: people would give up data that is whole. (The dot: to be listed is not enough.)
 must_be_readable() {
@@ -113,10 +119,23 @@ prepare_volume() {
 initialise() {
     # What a killed initdb left may look like a whole server and is none.
     rm -rf "$new" || die "cannot remove $new, which an initialisation that was killed left there"
-    set -- --pgdata="$new" --username=postgres --auth=trust --data-checksums --encoding=UTF8 --locale=C
-    if [ "$(binary_major)" -ge 17 ]; then
-        set -- "$@" --locale-provider=builtin --builtin-locale=C.UTF-8
+    major=$(binary_major)
+    if [ -z "$provider" ]; then
+        if [ "$major" -ge 17 ]; then provider=builtin locale=C.UTF-8; else provider=libc locale=C; fi
     fi
+    set -- --pgdata="$new" --username=postgres --auth=trust --data-checksums --encoding=UTF8
+    case $provider in
+        libc) set -- "$@" --locale-provider=libc --locale="$locale" ;;
+        builtin)
+            if [ "$major" -lt 17 ]; then
+                die "this cluster was born with locales of PostgreSQL's own (provider builtin), which PostgreSQL" \
+                    "$major does not have: nothing is initialised. Use an image with PostgreSQL 17 or later"
+            fi
+            set -- "$@" --locale=C --locale-provider=builtin --builtin-locale="$locale"
+            ;;
+        icu) set -- "$@" --locale=C --locale-provider=icu --icu-locale="$locale" ;;
+        *) die "nothing is initialised: there is no locale provider '$provider'" ;;
+    esac
     say "initialising an empty volume"
     if ! initdb "$@" >"$words" 2>&1; then
         cat "$words" >&2

@@ -37,7 +37,7 @@ fn all(inputs: &Inputs) -> Vec<Rendered> {
         application_service(inputs),
         pod_disruption_budget(inputs, Moving::No),
         config_map(inputs, Node::Coordinator, &inputs.desired.parameters, Initialise::Forbidden),
-        config_map(inputs, Node::Worker(2), &inputs.desired.parameters, Initialise::Allowed),
+        config_map(inputs, Node::Worker(2), &inputs.desired.parameters, Initialise::Allowed(None)),
         stateful_set(inputs, Node::Coordinator, "talk-coordinator-b4c5d", None),
         worker(inputs),
         volume_claim(
@@ -234,7 +234,7 @@ fn timeouts_of_the_spec_are_for_clients() {
 fn the_coordinator_connects_to_itself_by_the_name_in_its_pods_hosts_file() {
     with(json!({}), |inputs| {
         let conf = |node| {
-            let map = config_map(inputs, node, &inputs.desired.parameters, Initialise::Allowed);
+            let map = config_map(inputs, node, &inputs.desired.parameters, Initialise::Allowed(None));
             map.json["data"]["postgresql.conf"].as_str().unwrap().to_owned()
         };
         let itself = "citus.local_hostname = 'talk-coordinator-0.talk-nodes.shop.svc.cluster.local'\n";
@@ -259,7 +259,7 @@ fn hashes_change_with_what_they_are_of_and_with_nothing_else() {
     assert_ne!(plain.0, hashes(json!({"rebalance": {"maxParallelMoves": 2}}), Node::Worker(0)).0);
     assert_eq!(plain, hashes(json!({"workers": {"replicas": 9, "podLabels": {"a": "b"}}}), Node::Worker(0)));
     with(json!({}), |inputs| {
-        let map = config_map(inputs, Node::Worker(0), &inputs.desired.parameters, Initialise::Allowed);
+        let map = config_map(inputs, Node::Worker(0), &inputs.desired.parameters, Initialise::Allowed(None));
         let file = map.json["data"]["postgresql.conf"].as_str().unwrap();
         assert_eq!(file.lines().last().unwrap(), format!("dialog.config_hash = '{}'", plain.0));
         assert_eq!(map.json["data"]["boot-hash"], plain.1);
@@ -270,10 +270,10 @@ fn hashes_change_with_what_they_are_of_and_with_nothing_else() {
 fn a_config_map_can_be_read_back() {
     with(full(), |inputs| {
         let old = BTreeMap::from([("work_mem".to_owned(), "it's \"1\" \\ ы".to_owned())]);
-        for initialise in [Initialise::Allowed, Initialise::Forbidden] {
+        for initialise in [Initialise::Allowed(None), Initialise::Forbidden] {
             let map = config_map(inputs, Node::Worker(0), &old, initialise);
             assert_eq!(parameters_of(&map.json), Some(old.clone()));
-            assert_eq!(may_initialise(&map.json), initialise == Initialise::Allowed);
+            assert_eq!(may_initialise(&map.json), initialise == Initialise::Allowed(None));
         }
         assert_eq!(parameters_of(&json!({"metadata": {}})), None);
         assert!(!may_initialise(&json!({"data": {"initialise": "please"}})));

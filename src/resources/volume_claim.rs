@@ -24,6 +24,8 @@ pub struct OnVolume<'a> {
     pub size: Option<&'a str>,
     /// The image that its server runs with, and what is in it.
     pub image: Option<(&'a str, &'a str)>,
+    /// The locale that the cluster was born with.
+    pub locale: Option<&'a str>,
 }
 
 /// The volume of a node. Nothing owns it, so that it is kept when the DialogCluster is deleted, unless the user wants
@@ -35,6 +37,9 @@ pub fn volume_claim(inputs: &Inputs, node: Node, claim: &str, on_volume: OnVolum
     let mut annotations = identity_annotation(on_volume.identity);
     if let Some((image, versions)) = on_volume.image {
         annotations.get_or_insert_default().extend(texts([(keys::IMAGE, image), (keys::VERSIONS, versions)]));
+    }
+    if let Some(locale) = on_volume.locale {
+        annotations.get_or_insert_default().extend(texts([(keys::LOCALE, locale)]));
     }
     let metadata = match inputs.desired.volumes.when_deleted {
         VolumePolicy::Retain => unowned(inputs, claim.to_owned(), About::Volume(node)),

@@ -168,6 +168,20 @@ fn no_worker_is_registered_that_might_be_initialised_once_more() {
     assert!(!does(&world, &seen, "AddNode"));
 }
 
+/// Whatever its image would choose.
+#[test]
+fn every_later_node_is_made_as_the_first_ones_were() {
+    let mut world = born(1);
+    world.locale = "builtin C.UTF-8";
+    world.edit(|spec| spec.workers.replicas = 2);
+    until(&mut world, "registered", |world| world.nodes.len() == 3);
+    let locales: Vec<&str> = world.volumes.values().map(|data| data.locale.as_str()).collect();
+    assert_eq!(locales, ["libc C"; 3]);
+    let claim =
+        world.objects.iter().find(|(name, _)| name.starts_with("PersistentVolumeClaim/dialogs-coordinator"));
+    assert_eq!(claim.unwrap().1.annotation("dialogcluster.dev/locale"), Some("libc C"));
+}
+
 #[test]
 fn a_worker_that_may_have_no_shards_yet_is_not_balanced() {
     let mut world = born(3);

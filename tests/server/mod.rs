@@ -218,7 +218,7 @@ impl TestNode {
     }
 
     /// What the operator renders for this node, put where the kubelet would put it. Returns `dialog.config_hash`.
-    pub fn configure(&self, parameters: &Parameters, initialise: Initialise) -> String {
+    pub fn configure(&self, parameters: &Parameters, initialise: Initialise<'_>) -> String {
         let (desired, operator) = (desired(), operator());
         let inputs = Inputs { desired: &desired, operator: &operator, image: "postgres" };
         let map: Rendered = resources::config_map(&inputs, self.node, parameters, initialise);

@@ -42,6 +42,7 @@ pub struct Data {
     pub auto_conf: BTreeMap<String, String>,
     pub last_good: Option<Config>,
     pub leftovers: Vec<Leftover>,
+    pub locale: String,
 }
 
 /// What a server is started with.
@@ -112,6 +113,8 @@ pub struct World {
     pub cleanup_in: u32,
     /// Ticks for which a transaction on a node keeps what moves left there.
     pub held: BTreeMap<Node, u32>,
+    /// The locale with which the image makes a server that is told none.
+    pub locale: &'static str,
     /// Bytes free on every volume.
     pub free: i64,
     /// Volumes that were deleted although nobody drained them, by people: their rows are gone.
@@ -163,6 +166,7 @@ impl World {
             cleanup: Vec::new(),
             cleanup_in: 0,
             held: BTreeMap::new(),
+            locale: "libc C",
             free: PLENTY,
             lost: BTreeSet::new(),
             job: None,

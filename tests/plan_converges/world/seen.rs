@@ -104,6 +104,7 @@ impl World {
             pending_restart: pending.then(|| "max_connections".to_owned()).into_iter().collect(),
             settings,
             auto_conf: data.auto_conf.clone(),
+            locale: Some(data.locale.clone()),
             database: data.database,
             extension: data.extension.then(|| "13.2-1".to_owned()),
             available_extension: Some("13.2-1".to_owned()),

@@ -128,7 +128,13 @@ impl World {
                 pod.refused = Some(format!("{}: refused", dialog_operator::resources::VOLUME_EMPTY));
                 return;
             }
-            self.volumes.insert(pod.claim.clone(), Data { system_identifier: fresh, ..Data::default() });
+            let told = self.objects[&format!("ConfigMap/{}", node.object_name("dialogs"))].json["data"]
+                ["initialise"]
+                .as_str();
+            let locale =
+                told.and_then(|told| told.strip_prefix("allowed ")).unwrap_or(self.locale).to_owned();
+            let data = Data { system_identifier: fresh, locale, ..Data::default() };
+            self.volumes.insert(pod.claim.clone(), data);
         }
         pod.refused = None;
         pod.hangs |= config.parameters.get("max_connections").is_some_and(|value| value == "2000000");
