@@ -20,3 +20,5 @@ mod moves;
 mod remains;
 #[path = "citus/settings.rs"]
 mod settings;
+#[path = "citus/stops.rs"]
+mod stops;

@@ -8,11 +8,13 @@ use serde::Deserialize;
 use tokio_postgres::{Client, types::Type};
 
 use super::{
-    error::SqlError,
+    error::{Refusal, SqlError},
     session::{Call, Parameter, READ, Session},
     task::{self, Place},
 };
-use crate::observe::snapshot::{Citus, CleanupRow, DistNode, DistTable, Group, Job, Move, Seen, Task};
+use crate::observe::snapshot::{
+    Citus, CleanupRow, DistNode, DistTable, Group, Job, Move, PlanUnknown, Seen, Task,
+};
 
 /// The longest message of a task that is kept, in characters.
 const MESSAGE: usize = 4000;
@@ -49,11 +51,12 @@ macro_rules! shard_table {
 }
 pub(super) use shard_table;
 
-/// The jobs that have not ended.
+/// There is a job that has not ended, or a task of one that has ended runs all the same.
 macro_rules! open {
     () => {
-        "EXISTS (SELECT FROM pg_dist_background_job WHERE job_type = 'rebalance'
-          AND state NOT IN ('finished', 'cancelled', 'failed'))"
+        "EXISTS (SELECT FROM pg_dist_background_job j WHERE job_type = 'rebalance'
+          AND (state NOT IN ('finished', 'cancelled', 'failed') OR EXISTS (SELECT FROM pg_dist_background_task k
+            WHERE k.job_id = j.job_id AND status IN ('running', 'cancelling'))))"
     };
 }
 
@@ -66,7 +69,9 @@ SELECT json_build_object(
 
 const CATALOG: &str = concat!(
     "
-WITH job AS (SELECT * FROM pg_dist_background_job WHERE job_type = 'rebalance' ORDER BY job_id DESC LIMIT 1),
+WITH job AS (SELECT * FROM pg_dist_background_job j WHERE job_type = 'rebalance'
+  ORDER BY EXISTS (SELECT FROM pg_dist_background_task k WHERE k.job_id = j.job_id
+    AND status IN ('running', 'cancelling')) DESC, job_id DESC LIMIT 1),
 task AS (
   SELECT k.*, substring(command FROM 'citus_move_shard_placement\\((\\d+)')::bigint AS shardid
   FROM pg_dist_background_task k JOIN job USING (job_id))
@@ -98,7 +103,7 @@ SELECT json_build_object(
       'retried', coalesce(retry_count, 0), 'message', message)
       ORDER BY task_id), '[]') FROM task),
   'failedJobs', (SELECT count(*) FROM pg_dist_background_job WHERE job_type = 'rebalance'
-      AND state IN ('failed', 'cancelled') AND job_id > coalesce((SELECT max(job_id) FROM pg_dist_background_job
+      AND state = 'failed' AND job_id > coalesce((SELECT max(job_id) FROM pg_dist_background_job
         WHERE job_type = 'rebalance' AND state = 'finished'), -1)),
   'cleanup', (SELECT coalesce(json_agg(json_build_object('recordId', record_id, 'groupId', node_group_id,
       'objectType', object_type, 'objectName', object_name) ORDER BY record_id), '[]') FROM pg_dist_cleanup),
@@ -277,9 +282,10 @@ fn assemble(
         None | Some(Ok(None)) => None,
         Some(Ok(Some(moves))) => {
             let moves: Option<Vec<_>> = moves.into_iter().map(|found| names.planned(found)).collect();
-            Some(moves.map_or_else(|| Seen::Unknown("nodes changed during the look".to_owned()), Seen::Known))
+            let changed = || PlanUnknown::NotAnswered("nodes changed during the look".to_owned());
+            Some(moves.map_or_else(|| Seen::Unknown(changed()), Seen::Known))
         }
-        Some(Err(error)) => Some(Seen::Unknown(error.to_string())),
+        Some(Err(error)) => Some(Seen::Unknown(plan_unknown(&error))),
     };
     let plan = plan.filter(|_| !job.as_ref().is_some_and(Job::is_open));
     let mut groups = catalog.groups;
@@ -299,6 +305,22 @@ fn assemble(
         owner_exists: catalog.owner_exists,
         owner_secret: catalog.owner_secret,
         schema_hash: catalog.schema_hash,
+    }
+}
+
+/// Errors are told apart by their kind: the name of a cluster, a node or a table in one may be any word.
+fn plan_unknown(error: &SqlError) -> PlanUnknown {
+    let words = error.to_string();
+    match error {
+        SqlError::Refused { refusal: Refusal::StrategyUnknown, .. } => PlanUnknown::StrategyUnknown(words),
+        SqlError::Refused {
+            refusal: Refusal::Cancelled | Refusal::LockTimeout | Refusal::RemoteUnreachable,
+            ..
+        } => PlanUnknown::NotAnswered(words),
+        SqlError::Refused { words: said, .. } => {
+            PlanUnknown::Refused { sqlstate: said.sqlstate.clone(), words }
+        }
+        _ => PlanUnknown::NotAnswered(words),
     }
 }
 

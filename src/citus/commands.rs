@@ -14,7 +14,7 @@ pub use super::{
     membership::{activate_node, add_node, remove_node, set_coordinator_host, set_should_have_shards},
 };
 use super::{
-    error::{Refusal, SqlError, Words},
+    error::{SqlError, Words},
     node::TIMEOUTS,
     quote,
     session::{CLUSTER_WRITE, Call, LONG_WRITE, Parameter, Session, WRITE},
@@ -260,20 +260,17 @@ async fn start(
     Ok(job)
 }
 
-/// `citus_rebalance_stop`, if this job is the one that is open. Answers whether it was.
+/// `citus_job_cancel`, if this job is open, or a task of it runs although it has ended. Answers whether it was.
+/// `citus_rebalance_stop` names no job, and knows none that has ended.
 ///
 /// # Errors
 /// Any [`SqlError`].
 pub async fn stop_rebalance(session: &Session, job: i64) -> Result<bool, SqlError> {
-    const STOP: &str = "SELECT citus_rebalance_stop() FROM pg_dist_background_job WHERE job_id = $1
-        AND job_type = 'rebalance' AND state NOT IN ('finished', 'cancelled', 'failed')";
-    let (client, call) = session.call("citus_rebalance_stop", WRITE).await?;
-    match call.wait(client.query_typed_opt(STOP, &[(&job, Type::INT8)])).await {
-        Ok(row) => Ok(row.is_some()),
-        // It ended between the look and the stop.
-        Err(SqlError::Refused { refusal: Refusal::NoRebalance, .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
+    const STOP: &str = "SELECT pg_catalog.citus_job_cancel(job_id) FROM pg_catalog.pg_dist_background_job j
+        WHERE job_id = $1 AND job_type = 'rebalance' AND (state NOT IN ('finished', 'cancelled', 'failed')
+          OR EXISTS (SELECT FROM pg_catalog.pg_dist_background_task k WHERE k.job_id = j.job_id AND status = 'running'))";
+    let (client, call) = session.call("citus_job_cancel", WRITE).await?;
+    Ok(call.wait(client.query_typed_opt(STOP, &[(&job, Type::INT8)])).await?.is_some())
 }
 
 /// `CHECKPOINT`: before a restart, so that the shutdown has little left to write.

@@ -5,6 +5,7 @@ pub mod access;
 pub mod caches;
 mod contents;
 mod image_facts;
+mod jobs;
 pub mod kubernetes;
 #[cfg(test)]
 mod kubernetes_tests;

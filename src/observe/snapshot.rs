@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::jobs::{Job, Move, PlanUnknown, Task};
 pub use super::{
     contents::{Contents, Copies, Holdings, LocalTable, Membership, Named, OtherDatabase},
     image_facts::ImageFacts,
@@ -17,14 +18,14 @@ use crate::api::{DialogClusterStatus, Node};
 /// Something that was seen, or why it could not be seen. Never a default in place of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Seen<T> {
+pub enum Seen<T, Why = String> {
     /// What was seen.
     Known(T),
     /// Why it could not be seen, in the words of whoever refused.
-    Unknown(String),
+    Unknown(Why),
 }
 
-impl<T> Seen<T> {
+impl<T, Why> Seen<T, Why> {
     /// What was seen, if it was.
     pub fn known(&self) -> Option<&T> {
         match self {
@@ -32,6 +33,9 @@ impl<T> Seen<T> {
             Self::Unknown(_) => None,
         }
     }
+}
+
+impl<T> Seen<T> {
     /// Why it was not seen, if it was not.
     pub fn unknown(&self) -> Option<&str> {
         match self {
@@ -312,12 +316,12 @@ pub struct Citus {
     pub tables: Vec<DistTable>,
     /// The newest job of type `rebalance` in pg_dist_background_job.
     pub job: Option<Job>,
-    /// Rebalance jobs that ended `failed` or `cancelled` since the last that ended `finished`.
+    /// Rebalance jobs that ended `failed` since the last that ended `finished`: what was cancelled is no failure.
     pub failed_jobs: u32,
     /// pg_dist_cleanup.
     pub cleanup: Vec<CleanupRow>,
     /// What Citus would move now (`get_rebalance_table_shards_plan`); empty when nothing. Not asked for while a job is open.
-    pub plan: Option<Seen<Vec<Move>>>,
+    pub plan: Option<Seen<Vec<Move>, PlanUnknown>>,
     /// `citus_rebalance_start` has the argument `parallel_transfer_colocated_shards`.
     pub parallel_colocated: bool,
     /// The application's role exists.
@@ -365,72 +369,6 @@ pub struct DistTable {
     pub replica_identity: bool,
     /// `colocationid`.
     pub colocation_id: i32,
-}
-
-/// A row of pg_dist_background_job with its tasks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Job {
-    /// `job_id`.
-    pub id: i64,
-    /// `scheduled running finished cancelling cancelled failing failed`.
-    pub state: String,
-    /// `description`.
-    pub description: String,
-    /// `started_at`.
-    pub started_at: Option<Timestamp>,
-    /// `finished_at`.
-    pub finished_at: Option<Timestamp>,
-    /// Its tasks.
-    pub tasks: Vec<Task>,
-}
-
-impl Job {
-    /// The job has not ended.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        !matches!(self.state.as_str(), "finished" | "cancelled" | "failed")
-    }
-}
-
-/// A row of pg_dist_background_task.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Task {
-    /// `task_id`.
-    pub id: i64,
-    /// `blocked runnable running done cancelling error unscheduled cancelled`.
-    pub state: String,
-    /// The move it makes, when its command is one.
-    pub transfer: Option<Move>,
-    /// `retry_count`.
-    pub retried: i64,
-    /// `message`: Citus' own words.
-    pub message: Option<String>,
-}
-
-impl Task {
-    /// It failed and waits for its next try.
-    #[must_use]
-    pub fn is_failing(&self) -> bool {
-        self.state == "error" || (self.retried > 0 && matches!(self.state.as_str(), "runnable" | "running"))
-    }
-}
-
-/// A shard that goes from one node to another.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Move {
-    /// `shardid`.
-    pub shard: i64,
-    /// Table it belongs to.
-    pub table: String,
-    /// Its size.
-    pub bytes: i64,
-    /// nodeid of the source in pg_dist_node.
-    pub from: i32,
-    /// nodeid of the target in pg_dist_node.
-    pub to: i32,
 }
 
 /// A row of pg_dist_cleanup.

@@ -166,7 +166,7 @@ fn give_up(view: View, lost: Named, plan: &mut Plan) {
         return;
     }
     if let Some(job) = view.open_job() {
-        if job.state != "cancelling" {
+        if job.can_be_stopped() {
             let why = format!("job {} can never end while workers are lost", job.id);
             plan.step(Step::StopRebalance { job: job.id }, why);
         }

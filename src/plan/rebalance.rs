@@ -9,7 +9,7 @@ use crate::{
         Node,
         spec::{RebalanceMode, TransferMode},
     },
-    observe::snapshot::{Job, Move, Seen},
+    observe::snapshot::{Job, Move, PlanUnknown, Seen},
 };
 
 /// The first pause after a job that ended badly; it doubles with each further one.
@@ -22,6 +22,20 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     let Some(citus) = view.citus() else { return };
     if let Some(job) = view.open_job() {
         plan.hold(Hold::JobRunning { job: job.id });
+        let stops = plan.steps.iter().any(|planned| matches!(planned.step, Step::StopRebalance { .. }));
+        if let Some(shard) = job.lost_shard().filter(|_| !stops && job.can_be_stopped()) {
+            let why = format!(
+                "job {} waits to move shard {shard}, which no longer exists: its table was dropped or distributed anew. What is left to move is planned again",
+                job.id
+            );
+            plan.step(Step::StopRebalance { job: job.id }, why);
+        } else if !stops && job.has_ended() && job.can_be_stopped() {
+            let why = format!(
+                "job {} is {}, and a move of it runs that nobody was told to stop",
+                job.id, job.state
+            );
+            plan.step(Step::StopRebalance { job: job.id }, why);
+        }
         recover(view, plan);
         return;
     }
@@ -123,15 +137,16 @@ pub fn can_move(view: View, purpose: Purpose, plan: &mut Plan) -> bool {
     }
 }
 
-fn unplannable(view: View, why: &str, plan: &mut Plan) {
+fn unplannable(view: View, why: &PlanUnknown, plan: &mut Plan) {
     let strategy = &view.desired.rebalance.strategy;
-    if why.contains("strategy") {
-        plan.problem(
+    match why {
+        PlanUnknown::StrategyUnknown(words) => plan.problem(
             ProblemReason::StrategyUnknown,
-            format!("spec.rebalance.strategy: {strategy}: {why}. Use a row of pg_dist_rebalance_strategy."),
-        );
-    } else {
-        plan.hold(Hold::CatalogUnknown { why: why.to_owned() });
+            format!("spec.rebalance.strategy: {strategy}: {words}. Use a row of pg_dist_rebalance_strategy."),
+        ),
+        PlanUnknown::Refused { .. } | PlanUnknown::NotAnswered(_) => {
+            plan.hold(Hold::CatalogUnknown { why: why.to_string() });
+        }
     }
 }
 
@@ -213,9 +228,9 @@ fn can_copy(view: View, purpose: Purpose, plan: &mut Plan) -> bool {
     bare.is_none()
 }
 
-/// How long to wait after a job that ended badly. A server that was restarted since is a reason to try at once.
+/// How long to wait after a job that failed; one that somebody stopped is no failure. A server that was restarted since is a reason to try at once.
 fn pause(view: View, job: &Job, failed: u32) -> Option<Timestamp> {
-    if job.state == "finished" || failed == 0 {
+    if job.state != "failed" || failed == 0 {
         return None;
     }
     let ended = job.finished_at?;

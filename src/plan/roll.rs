@@ -157,7 +157,7 @@ fn waits_for_moves(view: View, node: Node, cause: RestartCause, plan: &mut Plan)
     let Some(job) = view.open_job() else { return false };
     let fails = job.tasks.iter().any(crate::observe::snapshot::Task::is_failing);
     plan.hold(Hold::RestartWaitsForMoves { node, cause });
-    if !view.move_runs() && job.state != "cancelling" && (fails || cause == RestartCause::WalLevel) {
+    if !view.move_runs() && job.can_be_stopped() && (fails || cause == RestartCause::WalLevel) {
         let why = format!(
             "{} is due a restart ({cause}), and the moves of job {} only wait for their next try",
             view.name(node),

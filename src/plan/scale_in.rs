@@ -29,7 +29,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     }
     if let Some(job) = view.open_job() {
         // `shouldhaveshards` never changes under a job: Citus would try its moves for ever.
-        if is_unwanted(view, job) && job.state != "cancelling" {
+        if is_unwanted(view, job) && job.can_be_stopped() {
             let why =
                 format!("job {} moves shards to or from workers that the spec now wants otherwise", job.id);
             plan.step(Step::StopRebalance { job: job.id }, why);

@@ -342,19 +342,13 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn move_may_run(&self) -> bool {
         self.open_job().is_some_and(|job| {
-            job.tasks.iter().any(|task| match task.state.as_str() {
-                "running" | "cancelling" => true,
-                "runnable" => !task.is_failing(),
-                _ => false,
-            })
+            job.runs() || job.tasks.iter().any(|task| task.state == "runnable" && !task.is_failing())
         })
     }
     /// A move runs now: a *task* of the open job is running. Tasks that wait for their next try are no move.
     #[must_use]
     pub fn move_runs(&self) -> bool {
-        self.open_job().is_some_and(|job| {
-            job.tasks.iter().any(|task| matches!(task.state.as_str(), "running" | "cancelling"))
-        })
+        self.open_job().is_some_and(crate::observe::snapshot::Job::runs)
     }
     /// Workers asked for that are not registered, and whether the others still wait for each.
     #[must_use]

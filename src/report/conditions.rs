@@ -362,7 +362,7 @@ pub fn balanced(view: View, plan: &Plan, done: &Done) -> Said {
             format!("Citus would move {} shards, and spec.rebalance.mode is Off", moves.len()),
         ),
         Some(Seen::Known(moves)) => no("MovesPlanned", format!("Citus plans {} moves", moves.len())),
-        Some(Seen::Unknown(why)) => unknown("PlanUnknown", why.clone()),
+        Some(Seen::Unknown(why)) => unknown("PlanUnknown", why.to_string()),
         None => unknown("PlanUnknown", "Citus has not been asked yet"),
     }
 }

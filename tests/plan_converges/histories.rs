@@ -19,6 +19,8 @@ enum Happening {
     Tamper(u16),
     AlterSystem(u16),
     MovesFail(bool),
+    UnheardStop,
+    DropTable(usize),
     Mode(RebalanceMode),
     WhenScaled(VolumePolicy),
     LittleRoom,
@@ -49,6 +51,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0..6_u16).prop_map(Tamper),
         1 => (0..6_u16).prop_map(AlterSystem),
         1 => any::<bool>().prop_map(MovesFail),
+        1 => Just(UnheardStop),
+        1 => (1..4_usize).prop_map(DropTable),
         1 => prop_oneof![Just(RebalanceMode::Auto), Just(RebalanceMode::Off)].prop_map(Mode),
         1 => prop_oneof![Just(VolumePolicy::Retain), Just(VolumePolicy::Delete)].prop_map(WhenScaled),
         1 => Just(LittleRoom),
@@ -100,6 +104,11 @@ fn happen(world: &mut World, what: &Happening) {
             }
         }
         Happening::MovesFail(fail) => world.moves_fail = fail,
+        Happening::UnheardStop => world.unheard_stop = true,
+        Happening::DropTable(shards) => {
+            let shards: Vec<i64> = world.placements.keys().copied().take(shards).collect();
+            world.drop_shards(&shards);
+        }
         Happening::Mode(mode) => world.edit(|spec| spec.rebalance.mode = mode),
         Happening::WhenScaled(policy) => world.edit(|spec| spec.volumes.when_scaled = policy),
         Happening::LittleRoom => world.free = world::VOLUME / 10,

@@ -7,6 +7,7 @@
 mod growth;
 mod histories;
 mod images;
+mod jobs;
 mod losses;
 mod restarts;
 mod scale_in;

@@ -265,7 +265,8 @@ fn a_drain_that_citus_cannot_plan_is_not_begun() {
     world.edit(|spec| spec.workers.replicas = 2);
     let mut seen = world.observe();
     let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
-    citus.plan = Some(snapshot::Seen::Unknown("strategy by_luck does not exist".to_owned()));
+    let words = "dialogs-coordinator refused: could not find rebalance strategy with name by_luck".to_owned();
+    citus.plan = Some(snapshot::Seen::Unknown(snapshot::PlanUnknown::StrategyUnknown(words)));
     let plan = plan(&world.desired(), &seen);
     assert!(plan.steps.is_empty(), "{:?}", plan.steps);
     assert_eq!(plan.problems[0].reason.to_string(), "StrategyUnknown");

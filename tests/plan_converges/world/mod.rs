@@ -122,6 +122,10 @@ pub struct World {
     pub job: Option<ModelJob>,
     pub failed_jobs: u32,
     pub moves_fail: bool,
+    /// The next stop comes between a task's being marked as running and its pid: it signals nobody.
+    pub unheard_stop: bool,
+    /// Shards of a table that was dropped.
+    pub dropped: BTreeSet<i64>,
     /// uid of the Secret whose password the role has.
     pub owner: Option<String>,
     pub schema: Option<String>,
@@ -172,6 +176,8 @@ impl World {
             job: None,
             failed_jobs: 0,
             moves_fail: false,
+            unheard_stop: false,
+            dropped: BTreeSet::new(),
             owner: None,
             schema: None,
             trials: BTreeMap::new(),

@@ -435,14 +435,24 @@ impl World {
         self.jobs_started += 1;
     }
 
+    /// A table is dropped, and its shards with it.
+    pub fn drop_shards(&mut self, shards: &[i64]) {
+        for shard in shards {
+            self.placements.remove(shard);
+            self.rows.remove(shard);
+            self.dropped.insert(*shard);
+        }
+    }
+
     fn stop(&mut self, id: i64) {
         if let Some(model) = self.job.as_mut().filter(|model| model.job.id == id && model.job.is_open()) {
             model.job.state = "cancelled".to_owned();
             model.job.finished_at = Some(self.now);
-            self.failed_jobs += 1;
+            let unheard = std::mem::take(&mut self.unheard_stop);
             // A move that is cancelled leaves its half made copy on the target.
             let mut halves = Vec::new();
-            for task in model.job.tasks.iter_mut().filter(|task| task.state != "done") {
+            let stopped = |task: &&mut Task| task.state != "done" && !(unheard && task.state == "running");
+            for task in model.job.tasks.iter_mut().filter(stopped) {
                 if task.state == "running" {
                     halves.extend(task.transfer.clone());
                 }

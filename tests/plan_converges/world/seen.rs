@@ -176,7 +176,14 @@ impl World {
             group.shards += 1;
             group.bytes = Some(group.shards * SHARD);
         }
-        let job = self.job.as_ref().map(|model| model.job.clone());
+        let mut job = self.job.as_ref().map(|model| model.job.clone());
+        for transfer in
+            job.iter_mut().flat_map(|job| &mut job.tasks).filter_map(|task| task.transfer.as_mut())
+        {
+            if self.dropped.contains(&transfer.shard) {
+                transfer.table.clear();
+            }
+        }
         let open = job.as_ref().is_some_and(Job::is_open);
         Seen::Known(Citus {
             nodes: self.nodes.clone(),

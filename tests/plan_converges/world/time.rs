@@ -177,7 +177,7 @@ impl World {
             if self.answers(Node::Coordinator) {
                 self.tick_tasks(&mut model);
             }
-            if model.job.tasks.iter().all(|task| task.state == "done") {
+            if !model.job.has_ended() && model.job.tasks.iter().all(|task| task.state == "done") {
                 model.job.state = "finished".to_owned();
                 model.job.finished_at = Some(self.now);
                 self.failed_jobs = 0;
@@ -198,6 +198,7 @@ impl World {
             let orphaned =
                 self.cleanup.iter().any(|row| row.object_name == orphan && !groups.contains(&row.group_id));
             let fit = !orphaned
+                && !self.dropped.contains(&transfer.shard)
                 && [from, to].into_iter().map(|group| self.node_of_group(group)).all(|node| {
                     self.answers(node)
                         && self.pods[&node]
@@ -214,8 +215,12 @@ impl World {
                         running += 1;
                     } else {
                         task.retried += 1;
-                        task.message =
-                            Some("ERROR: logical decoding requires wal_level >= logical".to_owned());
+                        let words = if self.dropped.contains(&transfer.shard) {
+                            "ERROR: could not find valid entry for shard"
+                        } else {
+                            "ERROR: logical decoding requires wal_level >= logical"
+                        };
+                        task.message = Some(words.to_owned());
                     }
                 }
                 "running" if fit => {

@@ -1,0 +1,134 @@
+//! What the snapshot holds of moves: jobs and their tasks, what Citus would move, and why that is not known. Plain data.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// A row of pg_dist_background_job with its tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Job {
+    /// `job_id`.
+    pub id: i64,
+    /// `scheduled running finished cancelling cancelled failing failed`.
+    pub state: String,
+    /// `description`.
+    pub description: String,
+    /// `started_at`.
+    pub started_at: Option<Timestamp>,
+    /// `finished_at`.
+    pub finished_at: Option<Timestamp>,
+    /// Its tasks.
+    pub tasks: Vec<Task>,
+}
+
+impl Job {
+    /// The job has not ended, or a task of it runs all the same. Citus marks a task `running` in one transaction and
+    /// writes its pid in the next one: a stop in between signals nobody, the job is `cancelled`, and the move goes on.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.has_ended() || self.runs()
+    }
+    /// Its state says that it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state.as_str(), "finished" | "cancelled" | "failed")
+    }
+    /// A task of it runs: a move is made now.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.tasks.iter().any(Task::runs)
+    }
+    /// A stop would do something. Of one that is being cancelled already only a task that nobody has signalled is left
+    /// to be stopped.
+    #[must_use]
+    pub fn can_be_stopped(&self) -> bool {
+        match self.state.as_str() {
+            "cancelling" => false,
+            _ if self.has_ended() => self.tasks.iter().any(|task| task.state == "running"),
+            _ => true,
+        }
+    }
+    /// A move of it that is still to be made of a shard that no longer exists: its table was dropped, or distributed
+    /// anew. Citus tries such a move for ever.
+    #[must_use]
+    pub fn lost_shard(&self) -> Option<i64> {
+        let open = self.tasks.iter().filter(|task| !matches!(task.state.as_str(), "done" | "cancelled"));
+        open.filter_map(|task| task.transfer.as_ref())
+            .find(|transfer| transfer.table.is_empty())
+            .map(|transfer| transfer.shard)
+    }
+}
+
+/// A row of pg_dist_background_task.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Task {
+    /// `task_id`.
+    pub id: i64,
+    /// `blocked runnable running done cancelling error unscheduled cancelled`.
+    pub state: String,
+    /// The move it makes, when its command is one.
+    pub transfer: Option<Move>,
+    /// `retry_count`.
+    pub retried: i64,
+    /// `message`: Citus' own words.
+    pub message: Option<String>,
+}
+
+impl Task {
+    /// It runs, or is being cancelled and has not ended yet.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        matches!(self.state.as_str(), "running" | "cancelling")
+    }
+    /// It failed and waits for its next try.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.state == "error" || (self.retried > 0 && matches!(self.state.as_str(), "runnable" | "running"))
+    }
+}
+
+/// A shard that goes from one node to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Move {
+    /// `shardid`.
+    pub shard: i64,
+    /// Table it belongs to; empty when the shard no longer exists.
+    pub table: String,
+    /// Its size.
+    pub bytes: i64,
+    /// nodeid of the source in pg_dist_node.
+    pub from: i32,
+    /// nodeid of the target in pg_dist_node.
+    pub to: i32,
+}
+
+/// Why it is not known what Citus would move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PlanUnknown {
+    /// There is no such rebalance strategy. In Citus' words.
+    StrategyUnknown(String),
+    /// Citus, or a function of the strategy, refuses to make one.
+    Refused {
+        /// SQLSTATE.
+        sqlstate: String,
+        /// Its words.
+        words: String,
+    },
+    /// There was no answer, or none that fits: the next look asks again.
+    NotAnswered(String),
+}
+
+impl fmt::Display for PlanUnknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StrategyUnknown(words) | Self::Refused { words, .. } | Self::NotAnswered(words) => {
+                f.write_str(words)
+            }
+        }
+    }
+}
