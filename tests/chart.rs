@@ -129,6 +129,7 @@ const RIGHTS: &[(&str, &str, &str)] = &[
     ("", "services", "get list watch create patch delete"),
     ("apps", "statefulsets", "get list watch create patch delete"),
     ("policy", "poddisruptionbudgets", "get list watch create patch"),
+    ("", "events", "list watch"),
     ("events.k8s.io", "events", "create patch"),
 ];
 

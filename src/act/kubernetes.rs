@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{Failure, FailureReason, Hands};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     api::{Node, names::keys, spec::VolumePolicy},
@@ -83,10 +83,18 @@ pub(super) async fn forget_inspection(hands: &Hands<'_>, pod: &str) -> Result<()
 }
 
 pub(super) async fn hurry(hands: &Hands<'_>, node: Node, pod_uid: &str, value: &str) -> Result<(), Failure> {
+    patch_pod(hands, node, pod_uid, &json!({ "annotations": { keys::HURRY: value } })).await
+}
+
+pub(super) async fn patch_pod(
+    hands: &Hands<'_>,
+    node: Node,
+    pod_uid: &str,
+    metadata: &Value,
+) -> Result<(), Failure> {
     let name = node.pod_name(&hands.desired.cluster.name);
     let address = hands.address("v1", "Pod", &name);
-    let answer =
-        hands.context.door.note(address, pod_uid, &json!({ "annotations": { keys::HURRY: value } })).await;
+    let answer = hands.context.door.note(address, pod_uid, metadata).await;
     answer.map(drop).map_err(|refusal| Failure::refused(&address, &refusal))
 }
 

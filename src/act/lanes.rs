@@ -14,7 +14,8 @@ pub fn lane(step: &Step) -> Option<Node> {
         | Step::RecordIdentity { node, .. }
         | Step::Reload { node }
         | Step::ResetAlterSystem { node, .. }
-        | Step::HurryConfiguration { node, .. } => Some(*node),
+        | Step::HurryConfiguration { node, .. }
+        | Step::PatchPod { node, .. } => Some(*node),
         Step::Create(object) | Step::Apply { object, .. } => {
             let labels = object.json.pointer("/metadata/labels")?;
             labels.get(keys::NODE)?.as_str()?.parse().ok()
@@ -60,6 +61,7 @@ pub fn node(step: &Step) -> Option<Node> {
         | Step::Reload { .. }
         | Step::ResetAlterSystem { .. }
         | Step::HurryConfiguration { .. }
+        | Step::PatchPod { .. }
         | Step::Create(_)
         | Step::Apply { .. } => lane(step),
         Step::CreateSecret(_)
@@ -130,6 +132,7 @@ pub fn stands_on(step: &Step, failed: &Step) -> bool {
         | Step::ForgetInspection { .. }
         | Step::TryParameter { .. }
         | Step::DropLeftovers { .. }
+        | Step::PatchPod { .. }
         | Step::CleanUp
         | Step::ApplySchema { .. }
         | Step::StartRebalance { .. }

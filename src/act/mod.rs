@@ -258,6 +258,9 @@ async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> 
         Step::HurryConfiguration { node, pod_uid, value } => {
             kubernetes::hurry(hands, *node, pod_uid, value).await
         }
+        Step::PatchPod { node, pod_uid, metadata } => {
+            kubernetes::patch_pod(hands, *node, pod_uid, metadata).await
+        }
         Step::RecordIdentity { node, system_identifier, claim } => {
             kubernetes::record_identity(hands, *node, system_identifier, claim).await
         }

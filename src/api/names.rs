@@ -167,6 +167,11 @@ pub mod keys {
     pub const RENDERED: &str = "dialogcluster.dev/rendered";
     /// Annotation of a pod template: hash of what the *user* wrote about the pod. A pod with another one is due a restart.
     pub const USER_TEMPLATE: &str = "dialogcluster.dev/user-template";
+    /// Annotation of a pod template: hash of it, but for what is changed on running pods.
+    pub const TEMPLATE: &str = "dialogcluster.dev/template";
+    /// Annotation of a pod: names of the labels and annotations of the spec that were put on it, as JSON, so that they go
+    /// again with the spec's.
+    pub const POD_METADATA: &str = "dialogcluster.dev/pod-metadata";
     /// Annotation of a pod: `<config hash> <time>`; patched to make the kubelet bring a changed ConfigMap at once.
     pub const HURRY: &str = "dialogcluster.dev/configuration";
     /// Annotation of a StatefulSet: `<config hash> <time>` of the last pod that the operator had made. A server that hangs

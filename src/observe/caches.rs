@@ -17,7 +17,9 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+        core::v1::{
+            ConfigMap, Event as KubernetesEvent, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount,
+        },
         policy::v1::PodDisruptionBudget,
     },
 };
@@ -33,6 +35,10 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::{
+    trim::Trim,
+    warnings::{self, Warnings},
+};
 use crate::api::{DialogCluster, names::keys};
 
 /// A stored DialogCluster, or what is wrong with it: one that cannot be read must not stop the watch of all.
@@ -61,6 +67,7 @@ pub struct Scope {
     pub(crate) secrets: Store<Secret>,
     pub(super) accounts: Store<ServiceAccount>,
     pub(super) budgets: Store<PodDisruptionBudget>,
+    pub(super) warnings: Arc<Warnings>,
 }
 
 impl Scope {
@@ -148,7 +155,8 @@ struct Starter<'a> {
 impl Starter<'_> {
     fn scope(mut self) -> Scope {
         let mut last = HashMap::new();
-        let clusters = self.watch(watched(), move |cluster: &Stored| {
+        let without_owners = |cluster: &mut Stored| cluster.managed_fields_mut().clear();
+        let clusters = self.watch(watched(), without_owners, move |cluster: &Stored| {
             let changed = last.insert(cluster.uid(), interest(cluster)) != Some(interest(cluster));
             changed.then(|| ObjectRef::from_obj(cluster))
         });
@@ -161,6 +169,7 @@ impl Starter<'_> {
             secrets: self.children(),
             accounts: self.children(),
             budgets: self.children(),
+            warnings: self.warnings(),
             clusters,
             namespace: self.namespace,
             wakes: self.wakes,
@@ -172,27 +181,64 @@ impl Starter<'_> {
     fn children<K>(&mut self) -> Store<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-        K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K: Trim + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
-        self.watch(watched().labels(keys::CLUSTER), |child: &K| {
+        self.watch(watched().labels(keys::CLUSTER), K::trim, |child: &K| {
             let cluster = child.labels().get(keys::CLUSTER)?;
             Some(ObjectRef::new(cluster).within(&child.namespace()?))
         })
     }
 
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    /// Words of controllers about objects that get no further wake their cluster. Nothing waits for these: without the
+    /// right to read events less is told, and all goes on.
+    fn warnings(&self) -> Arc<Warnings> {
+        let warnings = Arc::new(Warnings::default());
+        for (kind, reason) in warnings::LOOKED_AT {
+            let config = watched().fields(&format!("involvedObject.kind={kind},reason={reason}"));
+            let changes = watcher::watcher(self.api::<KubernetesEvent>(), config).default_backoff();
+            let (warnings, wakes) = (Arc::clone(&warnings), Arc::clone(&self.wakes));
+            let stop = self.stop.clone();
+            self.tasks.spawn(async move {
+                let mut changes = pin!(changes.take_until(stop.cancelled_owned()));
+                while let Some(change) = changes.next().await {
+                    match change {
+                        Ok(Event::Apply(event) | Event::InitApply(event)) => {
+                            let namespace = event.namespace().unwrap_or_default();
+                            if let Some(cluster) = warnings.hear(&event) {
+                                wakes.wake(ObjectRef::new(&cluster).within(&namespace));
+                            }
+                        }
+                        Ok(Event::Delete(event)) => warnings.unhear(&event),
+                        Ok(Event::Init | Event::InitDone) => {}
+                        Err(error) => tracing::warn!(%error, reason, "events cannot be watched; tried again"),
+                    }
+                }
+            });
+        }
+        warnings
+    }
+
     fn watch<K>(
         &mut self,
         config: watcher::Config,
+        trim: impl FnMut(&mut K) + Send + 'static,
         mut whose: impl FnMut(&K) -> Option<ObjectRef<Stored>> + Send + 'static,
     ) -> Store<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
-        let api: Api<K> = match &self.namespace {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
-        };
+        let api = self.api::<K>();
         let kind = K::kind(&()).into_owned();
         let (store, writer) = reflector::store::<K>();
         let done = CancellationToken::new();
@@ -201,7 +247,7 @@ impl Starter<'_> {
         self.tasks.spawn(async move {
             let changes = watcher::watcher(api, config)
                 .default_backoff()
-                .modify(|object: &mut K| object.managed_fields_mut().clear())
+                .modify(trim)
                 .reflect(writer)
                 .take_until(stop.cancelled_owned());
             let mut changes = pin!(changes);

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{
     caches::Scope,
     memory::Remembered,
-    snapshot::{ImageFacts, LiveObject, Ownership, Pod, Seen, Waiting},
+    snapshot::{ImageFacts, LiveObject, Ownership, Pod, Seen, Waiting, Warning},
 };
 use crate::{
     api::{ClusterId, Node, names::keys},
@@ -85,6 +85,8 @@ fn put<K: Resource<DynamicType = ()> + Serialize>(object: &K, seen: &mut BTreeMa
 /// The object as a snapshot shows it. `None`: it has no uid, so it was never stored.
 #[must_use]
 pub fn live(mut json: Value, cluster: &ClusterId) -> Option<LiveObject> {
+    let scaled_by = json.pointer("/metadata/managedFields/0/manager").and_then(Value::as_str);
+    let scaled_by = scaled_by.filter(|_| is_of_kind(&json, "StatefulSet")).map(ToOwned::to_owned);
     redact(&mut json);
     let metadata = json.get("metadata")?;
     let uid = metadata.get("uid")?.as_str()?.to_owned();
@@ -94,13 +96,18 @@ pub fn live(mut json: Value, cluster: &ClusterId) -> Option<LiveObject> {
         ownership: ownership(&json, cluster),
         created_at: created_at.and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH),
         deleting: metadata.get("deletionTimestamp").is_some_and(|at| !at.is_null()),
+        scaled_by,
         json,
     })
 }
 
+fn is_of_kind(json: &Value, kind: &str) -> bool {
+    json.get("kind").and_then(Value::as_str) == Some(kind)
+}
+
 /// Takes managedFields away, and everything of a Secret but the names of its keys.
 fn redact(json: &mut Value) {
-    let secret = json.get("kind").and_then(Value::as_str) == Some("Secret");
+    let secret = is_of_kind(json, "Secret");
     if let Some(metadata) = json.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
         if secret && let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
@@ -126,7 +133,7 @@ fn ownership(json: &Value, cluster: &ClusterId) -> Ownership {
             && owner.api_version.split('/').next() == Some(crate::api::GROUP)
     });
     let label = json.pointer("/metadata/labels").and_then(|labels| labels.get(keys::CLUSTER));
-    let claim = json.get("kind").and_then(Value::as_str) == Some("PersistentVolumeClaim");
+    let claim = is_of_kind(json, "PersistentVolumeClaim");
     match ours {
         Some(owner) if owner.uid == cluster.uid => Ownership::Ours,
         Some(_) => Ownership::Former,
@@ -158,7 +165,59 @@ pub fn pods(
         }
         let mut pod = facts(&pod);
         pod.deleting |= memory.deleted_pods.contains_key(&pod.uid);
+        say_more(scope, cluster, &mut pod);
         found.insert(node, pod);
+    }
+    found
+}
+
+/// Those that a plan looks at.
+fn annotations(pod: &KubernetesPod) -> BTreeMap<String, String> {
+    let ours = |key: &String| {
+        [crate::api::GROUP, "kubectl.kubernetes.io"].iter().any(|group| key.starts_with(group))
+    };
+    pod.annotations()
+        .iter()
+        .filter(|(key, _)| ours(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// A container that is being made says no more than that: what it waits for, its machine says in an event.
+fn say_more(scope: &Scope, cluster: &ClusterId, pod: &mut Pod) {
+    let key = format!("Pod/{}", pod.name);
+    if pod.ready {
+        scope.warnings.forget(&cluster.namespace, &key);
+        return;
+    }
+    let Some(waiting) = pod.waiting.as_mut().filter(|waiting| waiting.message.is_empty()) else { return };
+    if let Some(warning) = scope.warnings.about(&cluster.namespace, &key, &pod.uid) {
+        *waiting = Waiting { reason: warning.reason, message: warning.message };
+    }
+}
+
+/// What controllers say about objects that get no further; what is over is forgotten.
+#[must_use]
+pub fn warnings(
+    scope: &Scope,
+    cluster: &ClusterId,
+    objects: &BTreeMap<String, LiveObject>,
+    pods: &BTreeMap<Node, Pod>,
+) -> BTreeMap<String, Warning> {
+    let has_pod =
+        |name: &str| Node::from_object_name(name, &cluster.name).is_some_and(|node| pods.contains_key(&node));
+    let mut found = BTreeMap::new();
+    for (key, object) in objects {
+        let is_over = match key.split_once('/') {
+            Some(("StatefulSet", name)) => has_pod(name),
+            Some(("PersistentVolumeClaim", _)) => false,
+            _ => continue,
+        };
+        if is_over {
+            scope.warnings.forget(&cluster.namespace, key);
+        } else if let Some(warning) = scope.warnings.about(&cluster.namespace, key, &object.uid) {
+            found.insert(key.clone(), warning);
+        }
     }
     found
 }
@@ -183,7 +242,7 @@ fn facts(pod: &KubernetesPod) -> Pod {
         image: server.and_then(|container| container.image.clone()).unwrap_or_default(),
         user_template: pod.annotations().get(keys::USER_TEMPLATE).cloned(),
         hurry: pod.annotations().get(keys::HURRY).cloned(),
-        revision: pod.labels().get("controller-revision-hash").cloned(),
+        annotations: annotations(pod),
         waiting: waiting(&status),
         last_termination: last_termination(&status),
     }

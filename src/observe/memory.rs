@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     schema::KeptSchema,
-    snapshot::{ImageFacts, LiveObject, Refusals, Snapshot},
+    snapshot::{ImageFacts, LiveObject, Refusals, Rewritten, Snapshot},
 };
 use crate::{
     api::{Desired, DialogClusterStatus, Node},
@@ -46,6 +46,8 @@ pub struct Remembered {
     pub refusals: Refusals,
     /// What images said.
     pub images: BTreeMap<String, ImageFacts>,
+    /// What admission made of our writes, where it changed them: by `Kind/name`.
+    pub rewritten: BTreeMap<String, Rewritten>,
     /// Sizes of shards.
     pub sizes: Option<Sizes>,
     /// The operator's certificates, and of which version of the Secret they are.

@@ -9,11 +9,14 @@ mod jobs;
 pub mod kubernetes;
 #[cfg(test)]
 mod kubernetes_tests;
+mod live;
 pub mod memory;
 pub mod postgres;
 pub mod refusals;
 pub mod schema;
 pub mod snapshot;
+mod trim;
+pub mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -45,6 +48,7 @@ pub async fn observe(
         let images = images(&kubernetes::inspections(scope, cluster), &mut memory.images);
         (objects, pods, images, memory.status(cached))
     });
+    let warnings = kubernetes::warnings(scope, cluster, &objects, &pods);
     let alive: HashSet<&str> = pods.values().map(|pod| pod.uid.as_str()).collect();
     context.sessions.keep_pods(cluster, &alive);
     let names = (context.operator.cluster_domain.as_str(), desired.database.name.as_str());
@@ -58,6 +62,8 @@ pub async fn observe(
         operator: context.operator.clone(),
         objects,
         pods,
+        warnings,
+        rewritten: memory.with(|memory| memory.rewritten.clone()),
         postgres: sql.postgres,
         citus: sql.citus,
         connections: sql.connections,
@@ -99,6 +105,8 @@ impl Snapshot {
             operator: operator.clone(),
             objects: BTreeMap::new(),
             pods: BTreeMap::new(),
+            warnings: BTreeMap::new(),
+            rewritten: BTreeMap::new(),
             postgres: BTreeMap::new(),
             citus: Seen::Unknown(unseen()),
             connections: Vec::new(),

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 pub use super::jobs::{Job, Move, PlanUnknown, Task};
 pub use super::{
     contents::{Contents, Copies, Holdings, LocalTable, Membership, Named, OtherDatabase},
     image_facts::ImageFacts,
+    live::{LiveObject, Ownership, Pod, Rewritten, Waiting, Warning},
     refusals::Refusals,
 };
 use crate::api::{DialogClusterStatus, Node};
@@ -57,6 +57,12 @@ pub struct Snapshot {
     pub objects: BTreeMap<String, LiveObject>,
     /// Pods of the nodes.
     pub pods: BTreeMap<Node, Pod>,
+    /// What Kubernetes' controllers say in events about objects that get no further: by `Kind/name`.
+    #[serde(default)]
+    pub warnings: BTreeMap<String, Warning>,
+    /// What an admission webhook or policy makes of our writes each time: by `Kind/name`.
+    #[serde(default)]
+    pub rewritten: BTreeMap<String, Rewritten>,
     /// The SQL snapshot of each node that has a pod with an address.
     pub postgres: BTreeMap<Node, Seen<Postgres>>,
     /// What the coordinator's Citus catalog says.
@@ -93,93 +99,6 @@ pub struct OperatorFacts {
     pub default_image: String,
     /// DNS domain of the Kubernetes cluster, `cluster.local` almost everywhere.
     pub cluster_domain: String,
-}
-
-/// Whose an object is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Ownership {
-    /// Ours: its owner reference (or, for volume claims, its labels) names this DialogCluster.
-    Ours,
-    /// It belonged to a deleted DialogCluster of the same name: the garbage collector will remove it.
-    Former,
-    /// A stranger's. It is never touched.
-    Stranger,
-}
-
-/// A Kubernetes object with one of our names.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LiveObject {
-    /// `metadata.uid`, the precondition of every later write.
-    pub uid: String,
-    /// Whose it is.
-    pub ownership: Ownership,
-    /// `metadata.creationTimestamp`.
-    pub created_at: Timestamp,
-    /// It has a deletion timestamp.
-    pub deleting: bool,
-    /// The object as JSON without managedFields; of a Secret only metadata and the names of its keys.
-    pub json: Value,
-}
-
-impl LiveObject {
-    /// An annotation's value.
-    #[must_use]
-    pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.json.get("metadata")?.get("annotations")?.get(key)?.as_str()
-    }
-    /// A label's value.
-    #[must_use]
-    pub fn label(&self, key: &str) -> Option<&str> {
-        self.json.get("metadata")?.get("labels")?.get(key)?.as_str()
-    }
-}
-
-/// The pod of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Pod {
-    /// `metadata.name`.
-    pub name: String,
-    /// `metadata.uid`: precondition of its deletion.
-    pub uid: String,
-    /// `metadata.creationTimestamp`.
-    pub created_at: Timestamp,
-    /// It has a deletion timestamp.
-    pub deleting: bool,
-    /// `metadata.deletionTimestamp`: when it was to have ended, its grace included.
-    #[serde(default)]
-    pub ends_by: Option<Timestamp>,
-    /// `spec.nodeName`: the machine that it is on.
-    #[serde(default)]
-    pub machine: Option<String>,
-    /// Condition Ready.
-    pub ready: bool,
-    /// When Ready became what it is.
-    pub ready_since: Option<Timestamp>,
-    /// `status.podIP`.
-    pub address: Option<String>,
-    /// Image of the server's container in its spec.
-    pub image: String,
-    /// Annotation `dialogcluster.dev/user-template`.
-    pub user_template: Option<String>,
-    /// Annotation `dialogcluster.dev/configuration`.
-    pub hurry: Option<String>,
-    /// Label `controller-revision-hash`.
-    pub revision: Option<String>,
-    /// Why it is not running, in the kubelet's or the scheduler's words: `ImagePullBackOff: Back-off pulling ...`.
-    pub waiting: Option<Waiting>,
-    /// The last end of the server's container: what the start script wrote to the termination log.
-    pub last_termination: Option<Waiting>,
-}
-
-/// A reason and a message of Kubernetes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct Waiting {
-    pub reason: String,
-    pub message: String,
 }
 
 /// One node's PostgreSQL, seen over its own database.

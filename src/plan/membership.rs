@@ -1,10 +1,7 @@
 //! Who is a node of the cluster: servers are prepared, their identities recorded, and workers registered. Nothing is
 //! removed here, and nothing is registered that could not serve.
 
-use super::{
-    Hold, Plan, ProblemReason, Server, Step, View, Wanted, settings,
-    view::{PORT, lacks_image},
-};
+use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, pods::lacks_image, settings, view::PORT};
 use crate::{
     api::{Node, names::keys},
     observe::snapshot::{Citus, Ownership, Postgres},
@@ -74,7 +71,8 @@ fn waits(view: View, plan: &mut Plan) {
 
 /// A pod that cannot run for a reason that only a person can mend.
 fn node_cannot_run(view: View, node: Node, plan: &mut Plan) {
-    let Some(pod) = view.pod(node).filter(|pod| !pod.ready) else { return };
+    let Some(pod) = view.pod(node) else { return no_pod_can_be(view, node, plan) };
+    let Some(pod) = Some(pod).filter(|pod| !pod.ready) else { return };
     let Some(waiting) = &pod.waiting else { return };
     let name = view.name(node);
     match waiting.reason.as_str() {
@@ -111,6 +109,17 @@ fn node_cannot_run(view: View, node: Node, plan: &mut Plan) {
             }
         }
         _ => {}
+    }
+}
+
+/// A quota, a LimitRange, Pod Security or a webhook refuses the pod again and again.
+fn no_pod_can_be(view: View, node: Node, plan: &mut Plan) {
+    let name = view.name(node);
+    if let Some(refused) = view.warning("StatefulSet", &name).filter(|refused| refused.lasts()) {
+        plan.problem(
+            ProblemReason::PodRefused,
+            format!("{name}: no pod is made for it: {}. Change what refuses it, or what the spec asks for; Kubernetes then tries again by itself.", refused.message.trim_end_matches('.')),
+        );
     }
 }
 

@@ -8,6 +8,7 @@ pub mod image;
 pub mod invariants;
 pub mod membership;
 pub mod objects;
+pub mod pods;
 pub mod rebalance;
 pub mod refusals;
 pub mod roll;
@@ -52,6 +53,7 @@ pub fn plan(desired: &Desired, seen: &Snapshot) -> Plan {
     force_remove::plan(view, &mut plan);
     objects::protect_moves(view, &wanted, &mut plan);
     heal::tidy(view, &mut plan);
+    objects::label_pods(view, &wanted, &mut plan);
     objects::keep_volumes(view, &wanted, &mut plan);
     refusals::plan(view, &mut plan);
     if desired.paused {

@@ -79,6 +79,7 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
         // With what its first server is started: that may hang as well.
         set.json["metadata"]["annotations"][keys::BOOTED] = super::roll::booted(view, wanted, node).into();
     }
+    note_scaled(view, node, plan);
     ensure(view, set, plan);
 }
 
@@ -100,6 +101,28 @@ fn birth_locale(view: View<'_>) -> Option<&str> {
         return claim.annotation(keys::LOCALE);
     };
     claim.annotation(keys::LOCALE).or(coordinator.locale.as_deref())
+}
+
+/// One node is one pod: another number is somebody else's, who will want to know, and whom others will want to know.
+fn note_scaled(view: View, node: Node, plan: &mut Plan) {
+    let Some(set) = view.stateful_set(node) else { return };
+    if set.json.pointer("/spec/replicas").is_some_and(|replicas| *replicas != 1) {
+        plan.scaled.insert(node, set.scaled_by.clone());
+    }
+}
+
+/// Labels and annotations that the spec puts on pods are put on those that run, and restart none. By what was written
+/// on a pod last and not by what it has: admission may want it otherwise, and would have its way each time.
+pub fn label_pods(view: View, wanted: &Wanted, plan: &mut Plan) {
+    let inputs = wanted.inputs(view);
+    for node in view.nodes() {
+        let Some(pod) = view.pod(node).filter(|pod| !pod.deleting) else { continue };
+        let noted = pod.annotations.get(keys::POD_METADATA).map(String::as_str);
+        if let Some(metadata) = resources::pod_metadata_patch(&inputs, node, noted) {
+            let step = Step::PatchPod { node, pod_uid: pod.uid.clone(), metadata };
+            plan.step(step, "its labels and annotations are not those of the spec");
+        }
+    }
 }
 
 /// Brings volume claims up to date. Last of all, because a storage class may refuse it and nothing else may wait for

@@ -17,6 +17,7 @@ pub fn act(step: &Step) -> Act {
         Step::ForgetInspection { pod } => pod.clone(),
         Step::TryParameter { name, value, .. } => format!("{name}={value}"),
         Step::HurryConfiguration { node, .. }
+        | Step::PatchPod { node, .. }
         | Step::PrepareNode { node, .. }
         | Step::RecordIdentity { node, .. }
         | Step::Reload { node }

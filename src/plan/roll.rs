@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Hold, Plan, ProblemReason, RestartCause, Server, Step, View, Wanted, view::lacks_image};
+use super::{Hold, Plan, ProblemReason, RestartCause, Server, Step, View, Wanted, pods::lacks_image};
 use crate::{
     api::{Node, names::keys},
     observe::snapshot::{Pod, Postgres},
@@ -87,11 +87,13 @@ pub fn due(view: View, wanted: &Wanted, plan: &mut Plan) -> Vec<(Node, RestartCa
 
 fn cause(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) -> Option<RestartCause> {
     let pod = view.pod(node)?;
+    let requested = is_requested(view, node, pod).then_some(RestartCause::Requested);
     let template = &wanted.hashes(node).user_template;
     let template_differs = pod.user_template.as_deref().is_some_and(|of_pod| of_pod != template);
     match view.server(node) {
         Server::Known(postgres) | Server::Fresh(postgres) => server_cause(view, wanted, node, postgres, plan)
-            .or(template_differs.then_some(RestartCause::Template)),
+            .or(template_differs.then_some(RestartCause::Template))
+            .or(requested),
         // A pod that never gets ready with the old template is made again at once. What lets an image be pulled may be
         // no reason to restart a pod that has it, and does no harm to one that never began.
         Server::Down(_) if view.is_retired(node) => None,
@@ -101,6 +103,14 @@ fn cause(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) -> Option<Res
         .then_some(RestartCause::CrashLoop),
         Server::Silent(_) | Server::Stranger(_) => None,
     }
+}
+
+/// `kubectl rollout restart` writes an annotation into the template of a StatefulSet, which restarts nobody where the
+/// pods are ours to restart: we do.
+fn is_requested(view: View, node: Node, pod: &Pod) -> bool {
+    const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
+    let asked = view.template_annotation(node, RESTARTED_AT);
+    asked.is_some_and(|asked| pod.annotations.get(RESTARTED_AT).is_none_or(|of_pod| of_pod != asked))
 }
 
 /// The pod that we had made never got ready, and would now be started with something else.

@@ -28,6 +28,8 @@ pub struct Plan {
     pub problems: Vec<Problem>,
     /// Requests of a person that are done, by annotation: each is acted on once.
     pub handled: BTreeMap<String, String>,
+    /// Nodes that somebody else scaled, and who, as far as that is known: they are set back.
+    pub scaled: BTreeMap<Node, Option<String>>,
 }
 
 /// A step and its reason.
@@ -72,6 +74,15 @@ pub enum Step {
         pod_uid: String,
         /// Value of the annotation.
         value: String,
+    },
+    /// Put the labels and annotations of the spec on a running pod, and take those away that are no longer there.
+    PatchPod {
+        /// Which node.
+        node: Node,
+        /// Its pod's uid.
+        pod_uid: String,
+        /// A merge patch of its metadata.
+        metadata: serde_json::Value,
     },
     /// Make node's server ready to be one of the cluster: timeouts of the operator's role, database, extension.
     PrepareNode {
@@ -273,6 +284,8 @@ pub enum RestartCause {
     Parameters,
     /// The user changed the pod's template (image, resources, scheduling).
     Template,
+    /// Somebody has written `kubectl rollout restart`.
+    Requested,
     /// It cannot start, and its configuration or template has changed since.
     CrashLoop,
 }
@@ -326,6 +339,7 @@ pub enum ProblemReason {
     StatementRefused,
     LoginRefused,
     KubernetesRefused,
+    PodRefused,
     InvariantBroken,
 }
 

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
+use super::pods::why_not_ready;
 use crate::{
     api::{Desired, Node, names::keys},
     observe::snapshot::{Citus, DistNode, LiveObject, Ownership, Pod, Postgres, Seen, Snapshot},
@@ -12,9 +13,6 @@ use crate::{
 
 /// Port of every node's server and Service.
 pub const PORT: i32 = 5432;
-
-/// Longer than a kubelet takes to say that a pod has ended, once its grace is over.
-const LATE: SignedDuration = SignedDuration::from_secs(60);
 
 /// What is wanted and what was seen, together.
 #[derive(Clone, Copy)]
@@ -78,16 +76,6 @@ impl<'a> View<'a> {
             let node = object.label(keys::NODE)?.parse().ok()?;
             (object.ownership == Ownership::Ours && !object.deleting).then_some((node, name, object))
         })
-    }
-    /// The pod's revision is not the one that its StatefulSet would make today.
-    #[must_use]
-    pub fn update_available(&self, node: Node) -> bool {
-        let Some(pod) = self.pod(node) else { return false };
-        let newest = self
-            .stateful_set(node)
-            .and_then(|set| set.json.pointer("/status/updateRevision"))
-            .and_then(|revision| revision.as_str());
-        newest.is_some() && pod.revision.is_some() && newest != pod.revision.as_deref()
     }
     /// The claim that the node's StatefulSet mounts; before there is one, the claim that is kept for it: one that was
     /// a node's before an unused one. One that was drained is nobody's, but for a worker that was to be removed and
@@ -237,32 +225,17 @@ impl<'a> View<'a> {
         if self.is_retired(node) && self.is_no_member(node) {
             return Server::Down("it is being removed".to_owned());
         }
-        let Some(pod) = self.pod(node) else { return Server::Down("it has no pod yet".to_owned()) };
+        let Some(pod) = self.pod(node) else { return Server::Down(self.why_no_pod(node)) };
         if pod.deleting {
             return Server::Down(self.why_still_there(pod));
         }
         if !pod.ready {
-            return Server::Down(why_not_ready(pod));
+            return Server::Down(self.why_no_volume(node, pod).unwrap_or_else(|| why_not_ready(pod)));
         }
         match self.seen.postgres.get(&node) {
             None => Server::Silent(format!("pod {} has no address yet", pod.name)),
             Some(Seen::Unknown(why)) => Server::Silent(why.clone()),
             Some(Seen::Known(postgres)) => self.who(node, postgres),
-        }
-    }
-    /// The pod was to have ended a while ago: a pod that is being deleted stays for ever when its machine is gone, for
-    /// only its kubelet, or the end of its Node, says that it has ended (Kubernetes: "Force Delete StatefulSet Pods").
-    #[must_use]
-    pub fn is_overdue(&self, pod: &Pod) -> bool {
-        pod.deleting && pod.ends_by.is_some_and(|by| self.seen.now.duration_since(by) > LATE)
-    }
-    fn why_still_there(&self, pod: &Pod) -> String {
-        match (pod.ends_by, &pod.machine) {
-            (Some(by), Some(machine)) if self.is_overdue(pod) => format!(
-                "pod {} was to have ended by {by}, and its machine {machine} does not say that it has. If {machine} is gone for good, `kubectl delete node {machine}`: the pod is made again where its volume can be mounted",
-                pod.name
-            ),
-            _ => format!("pod {} is being deleted", pod.name),
         }
     }
     fn who(&self, node: Node, postgres: &'a Postgres) -> Server<'a> {
@@ -403,29 +376,4 @@ pub struct Missing {
     pub timed_out: bool,
     /// Why it is not registered.
     pub why: String,
-}
-
-/// The kubelet cannot pull the pod's image.
-#[must_use]
-pub fn lacks_image(pod: &Pod) -> bool {
-    let reasons = ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"];
-    pod.waiting.as_ref().is_some_and(|waiting| reasons.contains(&waiting.reason.as_str()))
-}
-
-fn why_not_ready(pod: &Pod) -> String {
-    let last = pod.last_termination.as_ref().filter(|last| !last.message.is_empty());
-    match (&pod.waiting, last) {
-        (Some(waiting), Some(last)) => {
-            format!(
-                "pod {}: {}: {} (last end: {})",
-                pod.name,
-                waiting.reason,
-                waiting.message,
-                last.message.trim()
-            )
-        }
-        (Some(waiting), None) => format!("pod {}: {}: {}", pod.name, waiting.reason, waiting.message),
-        (None, Some(last)) => format!("pod {} is not ready (last end: {})", pod.name, last.message.trim()),
-        (None, None) => format!("pod {} is not ready", pod.name),
-    }
 }

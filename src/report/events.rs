@@ -38,6 +38,7 @@ pub enum EventReason {
     ScaleInRefused,
     ConfigurationRejected,
     SchemaApplied,
+    ScaledBack,
 }
 
 /// What the event is about that says that data went.
@@ -90,6 +91,20 @@ fn tell(events: &mut Vec<EventToSend>, reason: EventReason, node: Option<Node>, 
     events.push(EventToSend { reason, note: text, about: about.to_owned(), node });
 }
 
+/// Somebody else has scaled a node.
+fn of_scaling(story: &Story, name: &str, events: &mut Vec<EventToSend>) {
+    let cluster = &story.cluster.name;
+    let Some((node, by)) = story.plan.scaled.iter().find(|(node, _)| node.object_name(cluster) == name)
+    else {
+        return;
+    };
+    let by = by.as_deref().unwrap_or("somebody");
+    let text = format!(
+        "StatefulSet {name} was scaled by {by} and is set back to 1: it is one node of {cluster}. The number of workers is spec.workers.replicas of the DialogCluster"
+    );
+    tell(events, EventReason::ScaledBack, Some(*node), by, text);
+}
+
 /// What happens once, because its step is done once.
 fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
     let name = |node: &Node| node.object_name(&story.cluster.name);
@@ -119,16 +134,14 @@ fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
                     done.said.clone().unwrap_or_else(|| "the data of lost workers was given up".to_owned());
                 tell(events, EventReason::WorkerRemoved, None, GIVEN_UP, note);
             }
+            Step::Apply { object, .. } if object.kind == "StatefulSet" => {
+                of_scaling(story, &object.name, events);
+            }
             Step::Create(object) if object.kind == "StatefulSet" => {
                 let node = object.json.pointer("/metadata/labels").and_then(|labels| labels.get(keys::NODE));
                 let node = node.and_then(|node| node.as_str()?.parse().ok());
-                tell(
-                    events,
-                    EventReason::NodeCreated,
-                    node,
-                    &object.name,
-                    format!("created {}", object.name),
-                );
+                let text = format!("created {}", object.name);
+                tell(events, EventReason::NodeCreated, node, &object.name, text);
             }
             Step::AddNode { node, address } => {
                 let note = format!("registered {} as {address}", node.object_name(&story.cluster.name));
@@ -335,6 +348,36 @@ mod tests {
             }),
             ..Default::default()
         }
+    }
+    #[test]
+    fn who_scales_a_node_is_named() {
+        let set = |name: &str| crate::resources::Rendered {
+            api_version: "apps/v1".into(),
+            kind: "StatefulSet".into(),
+            name: name.into(),
+            json: serde_json::Value::Null,
+        };
+        let apply = |name| Step::Apply { object: Box::new(set(name)), uid: "u".into() };
+        let done = |name| Done { steps: vec![DoneStep { step: apply(name), result: Ok(()), said: None }] };
+        let plan = Plan { scaled: [(Node::Worker(0), Some("sleeper".to_owned()))].into(), ..Plan::default() };
+        let status = DialogClusterStatus::default();
+        let told = |name| {
+            let (done, cluster) = (done(name), cluster());
+            let rolling = BTreeMap::new();
+            let story = Story {
+                before: &status,
+                after: &status,
+                plan: &plan,
+                done: &done,
+                rolling: &rolling,
+                cluster: &cluster,
+            };
+            all(&story)
+        };
+        let event = &told("shop-worker-0")[0];
+        assert_eq!((event.reason, event.node), (EventReason::ScaledBack, Some(Node::Worker(0))));
+        assert!(event.note.contains("scaled by sleeper"), "{}", event.note);
+        assert_eq!(told("shop-worker-1"), []);
     }
     fn with_condition(kind: &str, status: &str, reason: &str) -> DialogClusterStatus {
         let conditions = serde_json::json!([{

@@ -77,6 +77,7 @@ pub fn doing(step: &Step) -> String {
         Step::InspectImage { image } => format!("asking {image} what is in it"),
         Step::ForgetInspection { pod } => format!("removing pod {pod}"),
         Step::HurryConfiguration { node, .. } => format!("hurrying the configuration of {node}"),
+        Step::PatchPod { node, .. } => format!("labelling the pod of {node}"),
         Step::PrepareNode { node, .. } => format!("preparing {node}"),
         Step::RecordIdentity { node, .. } => format!("recording who {node} is"),
         Step::Reload { node } => format!("reloading {node}"),

@@ -9,7 +9,7 @@ use k8s_openapi::{
         PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext,
         TopologySpreadConstraint, Volume, VolumeMount, WeightedPodAffinityTerm,
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 use serde_json::{Map, Value, json};
 
@@ -17,7 +17,7 @@ use super::{
     Inputs,
     differs::canonical_quantity,
     meta::{About, labels, nodes_selector, texts},
-    text_hash,
+    pod_metadata, text_hash,
 };
 use crate::api::{
     ClusterId, Desired, Node,
@@ -41,6 +41,9 @@ const SERVER_TLS: &str = "/etc/dialog/server";
 /// Where the certificate is with which the node logs in to others.
 pub(super) const NODE_TLS: &str = "/etc/dialog/node";
 
+/// What the cluster autoscaler reads: names of volumes that keep no pod where it is.
+pub(super) const LOCAL_VOLUMES: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+
 /// Time for a fast shutdown: a big cache is written out in a checkpoint.
 const STOP_SECONDS: i64 = 300;
 /// A crash recovery is never killed by impatience: it would start over from the same point. One day.
@@ -55,11 +58,16 @@ const ANSWERS: &str = "for directory in /usr/lib/postgresql/*/bin; do PATH=$PATH
 
 pub(super) fn pod_template(inputs: &Inputs, node: Node, claim: &str) -> PodTemplateSpec {
     let template = inputs.desired.template(node);
+    let spec = pod_spec(inputs, node, claim);
     let mut pod_labels = template.pod_labels.clone();
     pod_labels.extend(labels(&inputs.desired.cluster, About::Node(node)));
-    let mut annotations = template.pod_annotations.clone();
+    // A host's autoscaler moves no pod with such volumes, unless it is told that nothing on them is missed.
+    let mut annotations = texts([(LOCAL_VOLUMES, &local_volumes(&spec))]);
+    annotations.extend(template.pod_annotations.clone());
     annotations.extend(texts([
         (keys::USER_TEMPLATE, &user_template_hash(inputs, node)),
+        (keys::TEMPLATE, &text_hash::hex(&[&text_hash::canonical(&json!(spec))])),
+        (keys::POD_METADATA, &pod_metadata::noted(template)),
         // What `kubectl logs` and `kubectl exec` take when a sidecar was injected.
         ("kubectl.kubernetes.io/default-container", SERVER),
     ]));
@@ -69,8 +77,18 @@ pub(super) fn pod_template(inputs: &Inputs, node: Node, claim: &str) -> PodTempl
             annotations: Some(annotations),
             ..ObjectMeta::default()
         }),
-        spec: Some(pod_spec(inputs, node, claim)),
+        spec: Some(spec),
     }
+}
+
+fn local_volumes(spec: &PodSpec) -> String {
+    let volumes = spec.volumes.iter().flatten().filter(|volume| volume.empty_dir.is_some());
+    volumes.map(|volume| volume.name.as_str()).collect::<Vec<_>>().join(",")
+}
+
+/// What a pod has in the annotation [`LOCAL_VOLUMES`] when the spec says nothing.
+pub(super) fn default_local_volumes(inputs: &Inputs, node: Node) -> String {
+    local_volumes(&pod_spec(inputs, node, ""))
 }
 
 fn pod_spec(inputs: &Inputs, node: Node, claim: &str) -> PodSpec {
@@ -212,9 +230,10 @@ fn volumes(cluster: &ClusterId, node: Node, claim: &str) -> Vec<Volume> {
             }),
             ..volume("data")
         },
-        empty_dir("run", None),
-        empty_dir("tmp", None),
-        // The 64 MB that containers get are too little for parallel queries.
+        limited("run", "64Mi"),
+        limited("tmp", "1Gi"),
+        // The 64 MB that containers get are too little for parallel queries. How much they need nobody knows but who
+        // writes them, and a query that gets less fails: the limit is the container's memory, where it has one.
         empty_dir("shared-memory", Some("Memory")),
         Volume {
             config_map: Some(ConfigMapVolumeSource {
@@ -234,6 +253,15 @@ pub(super) fn empty_dir(name: &str, medium: Option<&str>) -> Volume {
         empty_dir: Some(EmptyDirVolumeSource { medium: medium.map(str::to_owned), size_limit: None }),
         ..Volume::default()
     }
+}
+
+/// Next to nothing is written there; a program that fills it costs its pod, and not all pods of the host.
+fn limited(name: &str, limit: &str) -> Volume {
+    let mut volume = empty_dir(name, None);
+    if let Some(source) = &mut volume.empty_dir {
+        source.size_limit = Some(Quantity(limit.to_owned()));
+    }
+    volume
 }
 
 /// Losing a host then costs one node, where there are hosts enough; a single host still takes all.
@@ -271,7 +299,7 @@ pub(super) fn some_map(map: &BTreeMap<String, String>) -> Option<BTreeMap<String
 
 /// Hash of what the *user* wrote about a node's pod: a pod that carries another one is due a restart.
 ///
-/// Nothing of the operator's own making is in it, so that an operator upgrade restarts no node; how and with which
+/// Labels and annotations are changed on running pods (`pod_metadata`). Nothing of the operator's own making is in it, so that an operator upgrade restarts no node; how and with which
 /// credentials the image is pulled is no reason to restart a pod that has it; and `1000m` is `1`.
 #[must_use]
 pub fn user_template_hash(inputs: &Inputs, node: Node) -> String {
@@ -284,8 +312,6 @@ pub fn user_template_hash(inputs: &Inputs, node: Node) -> String {
         "affinity": template.affinity,
         "topologySpreadConstraints": template.topology_spread_constraints,
         "priorityClassName": template.priority_class_name,
-        "podAnnotations": template.pod_annotations,
-        "podLabels": template.pod_labels,
     });
     for amounts in ["requests", "limits"] {
         if let Some(amounts) = written["resources"].get_mut(amounts).and_then(Value::as_object_mut) {

@@ -284,7 +284,7 @@ fn a_config_map_can_be_read_back() {
 /// Written down: an operator that computes another value restarts every node of every cluster.
 #[test]
 fn an_operator_upgrade_does_not_change_what_the_user_wrote() {
-    assert_eq!(with(full(), |inputs| user_template_hash(inputs, Node::Worker(0))), "5a231468a86e1e08");
+    assert_eq!(with(full(), |inputs| user_template_hash(inputs, Node::Worker(0))), "21b4b7a6c9e39651");
     assert_eq!(with(json!({}), |inputs| user_template_hash(inputs, Node::Worker(0))), "e33a0c8788a8c9fb");
 }
 
@@ -297,8 +297,8 @@ fn an_operator_upgrade_does_not_change_what_the_user_wrote() {
 #[case::node_selector(json!({"nodeSelector": {"disk": "ssd"}}), true)]
 #[case::affinity(json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}}}), true)]
 #[case::priority(json!({"priorityClassName": "low"}), true)]
-#[case::annotations(json!({"podAnnotations": {}}), true)]
-#[case::labels(json!({"podLabels": {"team": "other"}}), true)]
+#[case::annotations(json!({"podAnnotations": {}}), false)]
+#[case::labels(json!({"podLabels": {"team": "other"}}), false)]
 fn what_the_user_wrote_about_a_pod_is_a_reason_to_restart_it(#[case] change: Value, #[case] restarts: bool) {
     let mut spec = full();
     for (key, value) in change.as_object().unwrap() {
@@ -306,6 +306,66 @@ fn what_the_user_wrote_about_a_pod_is_a_reason_to_restart_it(#[case] change: Val
     }
     let hash = |spec| with(spec, |inputs| user_template_hash(inputs, Node::Worker(0)));
     assert_eq!(hash(spec) != hash(full()), restarts);
+}
+
+/// On a running pod they are changed as they are, and nobody restarts for them.
+#[test]
+fn labels_and_annotations_are_put_on_running_pods_and_taken_away_again() {
+    let patch = |workers: Value, before: Option<&str>| {
+        with(json!({"workers": workers}), |inputs| pod_metadata_patch(inputs, Node::Worker(0), before))
+    };
+    let noted = |patch: &Value| patch["annotations"][keys::POD_METADATA].as_str().unwrap().to_owned();
+    let evict = "cluster-autoscaler.kubernetes.io/safe-to-evict";
+    let asked = || json!({"podAnnotations": {evict: "true", "a": "1", keys::HURRY: "x"}, "podLabels": {"team": "m", keys::NODE: "worker-9", "controller-revision-hash": "x"}});
+    let first = patch(asked(), None).unwrap();
+    assert_eq!(first["labels"], json!({"team": "m"}), "what a selector may need is left alone");
+    let annotations = first["annotations"].as_object().unwrap();
+    assert_eq!(annotations.keys().collect::<Vec<_>>(), ["a", evict, keys::POD_METADATA]);
+    // A pod that was made of it, and one that got it, say the same.
+    let made = with(json!({"workers": asked()}), |inputs| {
+        worker(inputs).json["spec"]["template"]["metadata"].clone()
+    });
+    assert_eq!(made["annotations"][keys::POD_METADATA], first["annotations"][keys::POD_METADATA]);
+    assert_eq!(patch(asked(), Some(&noted(&first))), None);
+
+    let fewer = patch(json!({"podAnnotations": {"a": "2"}}), Some(&noted(&first))).unwrap();
+    assert_eq!(fewer["labels"], json!({"team": null}));
+    assert_eq!((&fewer["annotations"]["a"], &fewer["annotations"][evict]), (&json!("2"), &Value::Null));
+    let none = patch(json!({}), Some(&noted(&fewer))).unwrap();
+    assert_eq!(none["annotations"]["a"], Value::Null);
+    // One of ours that the spec had overridden is as it was.
+    let name = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+    let mine = patch(json!({"podAnnotations": {name: "none"}}), Some(&noted(&none))).unwrap();
+    assert_eq!(patch(json!({}), Some(&noted(&mine))).unwrap()["annotations"][name], "run,tmp,shared-memory");
+}
+
+#[test]
+fn no_volume_of_a_pod_keeps_it_from_being_evicted() {
+    with(full(), |inputs| {
+        let template = worker(inputs).json["spec"]["template"].clone();
+        let volumes = template["spec"]["volumes"].as_array().unwrap().iter();
+        let local: Vec<&str> = volumes
+            .filter(|volume| !volume["emptyDir"].is_null() || !volume["hostPath"].is_null())
+            .map(|volume| volume["name"].as_str().unwrap())
+            .collect();
+        let named = &template["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"];
+        assert_eq!(named, &json!(local.join(",")));
+    });
+}
+
+/// The pod of today and the pod of tomorrow are the same when only what is put on running pods differs.
+#[test]
+fn only_what_a_running_pod_cannot_get_is_an_update() {
+    let template = |spec| {
+        with(spec, |inputs| {
+            worker(inputs).json["spec"]["template"]["metadata"]["annotations"][keys::TEMPLATE].clone()
+        })
+    };
+    let mut spec = full();
+    spec["workers"]["podLabels"] = json!({});
+    assert_eq!(template(full()), template(spec.clone()));
+    spec["imagePullPolicy"] = json!("Never");
+    assert_ne!(template(full()), template(spec));
 }
 
 #[test]

@@ -127,6 +127,7 @@ fn an_image_is_asked_again_when_what_it_was_asked_with_has_changed() {
             ownership: snapshot::Ownership::Ours,
             created_at: world.now,
             deleting: false,
+            scaled_by: None,
             json: json.clone(),
         };
         seen.objects.insert(key.clone(), live);

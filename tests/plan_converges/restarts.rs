@@ -121,7 +121,7 @@ fn a_pod_that_cannot_pull_its_image_is_made_again_when_that_may_help_and_only_th
     world.tick();
     let mut seen = world.observe();
     let pod = seen.pods.get_mut(&Node::Worker(1)).unwrap();
-    (pod.ready, pod.revision) = (false, Some("old".to_owned()));
+    pod.ready = false;
     pod.waiting =
         Some(Waiting { reason: "ImagePullBackOff".to_owned(), message: "no credentials".to_owned() });
     let restarted = |seen: &Snapshot| -> Vec<Node> {
@@ -133,13 +133,10 @@ fn a_pod_that_cannot_pull_its_image_is_made_again_when_that_may_help_and_only_th
             )
             .collect()
     };
-    let mut revision = |newest: &str| {
-        let set = seen.objects.get_mut("StatefulSet/dialogs-worker-1").unwrap();
-        set.json["status"]["updateRevision"] = newest.into();
-        restarted(&seen)
-    };
-    assert_eq!(revision("old"), [], "nothing has changed that could help");
-    assert_eq!(revision("new"), [Node::Worker(1)]);
+    assert_eq!(restarted(&seen), [], "nothing has changed that could help");
+    let pod = seen.pods.get_mut(&Node::Worker(1)).unwrap();
+    pod.annotations.insert(keys::TEMPLATE.to_owned(), "old".to_owned());
+    assert_eq!(restarted(&seen), [Node::Worker(1)]);
 }
 
 #[test]
@@ -190,4 +187,65 @@ fn a_value_with_which_no_server_starts_any_more_can_be_changed() {
     ask(&mut world, "200");
     settle(&mut world);
     assert_serves(&world);
+}
+
+#[test]
+fn a_restart_that_kubectl_asks_for_is_one_restart_of_that_node() {
+    let mut world = born(2);
+    let before = world.restarts.clone();
+    let set = world.objects.get_mut("StatefulSet/dialogs-worker-0").unwrap();
+    set.json["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] =
+        "2026-01-01T00:00:00Z".into();
+    settle(&mut world);
+    let restarted =
+        |node| world.restarts.get(&node).copied().unwrap_or(0) - before.get(&node).copied().unwrap_or(0);
+    let nodes = [Node::Coordinator, Node::Worker(0), Node::Worker(1)];
+    assert_eq!(nodes.map(restarted), [0, 1, 0]);
+}
+
+#[test]
+fn annotations_of_pods_are_put_on_those_that_run() {
+    let mut world = born(2);
+    let before = world.restarts.clone();
+    let evict = "cluster-autoscaler.kubernetes.io/safe-to-evict";
+    world.edit(|spec| {
+        spec.workers.template.pod_annotations.insert(evict.to_owned(), "true".to_owned());
+    });
+    settle(&mut world);
+    assert_eq!(world.restarts, before);
+    let has = |world: &World, node| world.pods[&node].annotations.get(evict).cloned();
+    assert_eq!(has(&world, Node::Worker(1)).as_deref(), Some("true"));
+    assert_eq!(has(&world, Node::Coordinator), None);
+    world.edit(|spec| spec.workers.template.pod_annotations.clear());
+    settle(&mut world);
+    assert_eq!(has(&world, Node::Worker(1)), None);
+    assert_eq!(world.restarts, before);
+}
+
+/// The words of the StatefulSet's controller; and a person's matter when they last.
+#[test]
+fn a_pod_that_is_refused_is_told_in_the_words_of_who_refuses_it() {
+    let mut world = born(1);
+    world.edit(|spec| spec.workers.replicas = 2);
+    world.reconcile(None);
+    let mut seen = world.observe();
+    assert!(!seen.pods.contains_key(&Node::Worker(1)));
+    let words = "create Pod dialogs-worker-1-0 failed: forbidden: exceeded quota: pods=1";
+    let mut refused = |times, seconds| {
+        let warning = snapshot::Warning {
+            reason: "FailedCreate".to_owned(),
+            message: words.to_owned(),
+            times,
+            first: world.now,
+            last: world.now + jiff::SignedDuration::from_secs(seconds),
+        };
+        seen.warnings.insert("StatefulSet/dialogs-worker-1".to_owned(), warning);
+        plan(&world.desired(), &seen)
+    };
+    let waits = refused(12, 30);
+    assert_eq!(waits.problems, []);
+    assert!(waits.holds.iter().any(|hold| hold.to_string().contains(words)), "{:?}", waits.holds);
+    let stalls = refused(13, 60);
+    assert_eq!(stalls.problems[0].reason.to_string(), "PodRefused");
+    assert!(stalls.problems[0].message.contains(words), "{:?}", stalls.problems);
 }

@@ -35,6 +35,10 @@ Absent on purpose: it deletes no Secret, executes nothing in a pod, and writes n
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, patch, delete]
+# Why no pod can be made stands in an event of the StatefulSet and nowhere else.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list, watch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

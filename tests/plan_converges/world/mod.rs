@@ -77,6 +77,7 @@ pub struct Running {
     pub hangs: bool,
     pub started_at: Timestamp,
     pub hurry: Option<String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A rebalance job.
@@ -231,6 +232,7 @@ impl World {
             ownership: Ownership::Stranger,
             created_at: self.now,
             deleting: false,
+            scaled_by: None,
             json: json!({"metadata": {"name": name}}),
         };
         self.objects.insert(format!("{kind}/{name}"), live);

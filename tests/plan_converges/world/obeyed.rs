@@ -123,6 +123,17 @@ impl World {
                     pod.file_in = 1;
                 }
             }
+            Step::PatchPod { node, pod_uid, metadata } => {
+                let Some(pod) = self.pods.get_mut(node).filter(|pod| pod.uid == *pod_uid) else {
+                    return Self::fail("conflict");
+                };
+                for (key, value) in metadata["annotations"].as_object().unwrap() {
+                    match value.as_str() {
+                        Some(value) => drop(pod.annotations.insert(key.clone(), value.to_owned())),
+                        None => drop(pod.annotations.remove(key)),
+                    }
+                }
+            }
             Step::PrepareNode { node, .. } => {
                 let Some(data) = self.data(*node) else { return Self::fail("no answer") };
                 data.database = true;
@@ -245,7 +256,14 @@ impl World {
         let (uid, created_at) = before.unwrap_or_else(|| (self.id(), self.now));
         self.objects.insert(
             key.to_owned(),
-            LiveObject { uid, ownership: Ownership::Ours, created_at, deleting: false, json },
+            LiveObject {
+                uid,
+                ownership: Ownership::Ours,
+                created_at,
+                deleting: false,
+                scaled_by: None,
+                json,
+            },
         );
         if let Some(node) =
             key.strip_prefix("ConfigMap/").and_then(|name| Node::from_object_name(name, "dialogs"))

@@ -33,6 +33,8 @@ impl World {
             },
             objects,
             pods,
+            warnings: BTreeMap::new(),
+            rewritten: BTreeMap::new(),
             postgres,
             citus,
             connections,
@@ -65,7 +67,7 @@ impl World {
             image: pod.image.clone(),
             user_template: Some(pod.template.clone()),
             hurry: pod.hurry.clone(),
-            revision: None,
+            annotations: pod.annotations.clone(),
             waiting: crash
                 .map(|_| Waiting { reason: "CrashLoopBackOff".to_owned(), message: "back-off".to_owned() }),
             last_termination: crash.map(|why| Waiting { reason: "Error".to_owned(), message: why.clone() }),

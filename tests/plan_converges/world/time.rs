@@ -81,6 +81,7 @@ impl World {
                     hangs: false,
                     started_at: self.now,
                     hurry: None,
+                    annotations: texts(&template["metadata"]["annotations"]),
                 };
                 self.pods.insert(node, pod);
             }
@@ -244,4 +245,8 @@ impl World {
             self.left_behind(shard, from);
         }
     }
+}
+
+fn texts(map: &Value) -> BTreeMap<String, String> {
+    serde_json::from_value(map.clone()).unwrap()
 }

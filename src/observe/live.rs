@@ -1,0 +1,131 @@
+//! The Kubernetes part of a snapshot, as data: objects and whose they are, pods, and what was said about them. No code
+//! that reads anything lives here.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Whose an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ownership {
+    /// Ours: its owner reference (or, for volume claims, its labels) names this DialogCluster.
+    Ours,
+    /// It belonged to a deleted DialogCluster of the same name: the garbage collector will remove it.
+    Former,
+    /// A stranger's. It is never touched.
+    Stranger,
+}
+
+/// A Kubernetes object with one of our names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LiveObject {
+    /// `metadata.uid`, the precondition of every later write.
+    pub uid: String,
+    /// Whose it is.
+    pub ownership: Ownership,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// Of a StatefulSet: who wrote its number of replicas last, if not we.
+    #[serde(default)]
+    pub scaled_by: Option<String>,
+    /// The object as JSON without managedFields; of a Secret only metadata and the names of its keys.
+    pub json: Value,
+}
+
+impl LiveObject {
+    /// An annotation's value.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.json.get("metadata")?.get("annotations")?.get(key)?.as_str()
+    }
+    /// A label's value.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.json.get("metadata")?.get("labels")?.get(key)?.as_str()
+    }
+}
+
+/// The pod of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pod {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`: precondition of its deletion.
+    pub uid: String,
+    /// `metadata.creationTimestamp`.
+    pub created_at: Timestamp,
+    /// It has a deletion timestamp.
+    pub deleting: bool,
+    /// `metadata.deletionTimestamp`: when it was to have ended, its grace included.
+    #[serde(default)]
+    pub ends_by: Option<Timestamp>,
+    /// `spec.nodeName`: the machine that it is on.
+    #[serde(default)]
+    pub machine: Option<String>,
+    /// Condition Ready.
+    pub ready: bool,
+    /// When Ready became what it is.
+    pub ready_since: Option<Timestamp>,
+    /// `status.podIP`.
+    pub address: Option<String>,
+    /// Image of the server's container in its spec.
+    pub image: String,
+    /// Annotation `dialogcluster.dev/user-template`.
+    pub user_template: Option<String>,
+    /// Annotation `dialogcluster.dev/configuration`.
+    pub hurry: Option<String>,
+    /// Annotations of the operator and of kubectl.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Why it is not running, in the kubelet's or the scheduler's words: `ImagePullBackOff: Back-off pulling ...`.
+    pub waiting: Option<Waiting>,
+    /// The last end of the server's container: what the start script wrote to the termination log.
+    pub last_termination: Option<Waiting>,
+}
+
+/// A reason and a message of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Waiting {
+    pub reason: String,
+    pub message: String,
+}
+
+/// What an event says about an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// `FailedCreate`, say.
+    pub reason: String,
+    /// Its words.
+    pub message: String,
+    /// How often it was said.
+    pub times: i32,
+    /// When for the first time.
+    pub first: Timestamp,
+    /// When for the last time.
+    pub last: Timestamp,
+}
+
+impl Warning {
+    /// The same was refused three times over at least a minute.
+    #[must_use]
+    pub fn lasts(&self) -> bool {
+        self.times >= 3 && self.last.duration_since(self.first).as_secs() >= 60
+    }
+}
+
+/// An object that does not become what we write, whatever we write: admission changes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewritten {
+    /// Annotation `dialogcluster.dev/rendered` of what was written.
+    pub rendered: String,
+    /// In what the stored object differed from it.
+    pub differences: Vec<String>,
+}
