@@ -72,7 +72,10 @@ async fn another_version_takes_over(cluster: &Cluster, start: impl FnOnce() -> O
     let (set, pod) = (Node::Worker(0).object_name(&cluster.name), Node::Worker(0).pod_name(&cluster.name));
     let older = json!({
         "metadata": {"annotations": {"dialogcluster.dev/rendered": "by-another-version"}},
-        "spec": {"template": {"spec": {"terminationGracePeriodSeconds": 120}}}
+        "spec": {"template": {
+            "metadata": {"annotations": {"dialogcluster.dev/template": "by-another-version"}},
+            "spec": {"terminationGracePeriodSeconds": 120}
+        }}
     });
     sets.patch(&set, &PatchParams::default(), &Patch::Merge(older)).await.unwrap();
     let uid = pods.get(&pod).await.unwrap().metadata.uid;
