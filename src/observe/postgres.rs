@@ -7,16 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
+use futures::{TryFutureExt, future::join_all};
+use jiff::Timestamp;
 use rand::prelude::IndexedRandom;
 use tokio::time::timeout;
 
 use super::{
     access::{Access, PORT},
     memory::{Handle, Sizes},
-    snapshot::{Citus, ConnectionCheck, Pod, Postgres, Seen},
+    refusals::{Act, Cause},
+    snapshot::{Citus, ConnectionCheck, PlanUnknown, Pod, Postgres, Seen},
 };
 use crate::{
+    act::{Failure, FailureReason},
     api::{Desired, Node},
     citus::{self, CatalogQuestion, NodeQuestion, Session},
     report::metrics::Metrics,
@@ -111,7 +114,7 @@ impl Look<'_> {
             }
             let Ok(session) = self.session(*node).await else { continue };
             let look = citus::lock_holders(&session, &left);
-            if let Seen::Known(found) = self.timed(&session, ("lock_holders", DEADLINE), look).await {
+            if let Ok(found) = self.timed(&session, ("lock_holders", DEADLINE), look).await {
                 holders.insert(*node, found);
             }
         }
@@ -119,42 +122,53 @@ impl Look<'_> {
     }
 
     /// A session, in the time that a look may take.
-    async fn session(&self, node: Node) -> Result<Arc<Session>, String> {
+    async fn session(&self, node: Node) -> Result<Arc<Session>, Failure> {
         let pod = self.pods.get(&node);
         let deadline = if pod.is_some_and(|pod| pod.ready) { DEADLINE } else { DEADLINE_NOT_READY };
         match timeout(deadline, self.access.session(node, pod)).await {
-            Ok(session) => session.map_err(|why| why.to_string()),
-            Err(_) => Err(format!("no connection within {} s", deadline.as_secs_f32())),
+            Ok(session) => session.map_err(Failure::from),
+            Err(_) => Err(too_late(format!("no connection within {} s", deadline.as_secs_f32()))),
         }
     }
 
-    async fn timed<T, E: ToString>(
+    async fn timed<T, E: Into<Failure>>(
         &self,
         session: &Session,
         (statement, deadline): (&'static str, Duration),
         look: impl Future<Output = Result<T, E>>,
-    ) -> Seen<T> {
+    ) -> Result<T, Failure> {
         let started = Instant::now();
         let answer = timeout(deadline, look).await;
         self.metrics.sql(statement, started.elapsed());
-        match answer {
-            Ok(Ok(value)) => Seen::Known(value),
-            Ok(Err(why)) => Seen::Unknown(why.to_string()),
-            Err(_) => {
-                session.give_up();
-                Seen::Unknown(format!("no answer within {} s", deadline.as_secs()))
-            }
+        if let Ok(answer) = answer {
+            return answer.map_err(Into::into);
         }
+        session.give_up();
+        Err(too_late(format!("no answer within {} s", deadline.as_secs())))
+    }
+
+    /// What was seen. Who refuses it again and again is remembered.
+    fn noted<T>(&self, act: &Act, looked: Result<T, Failure>) -> Seen<T> {
+        let node = if let Act::Look(node) = act { Some(*node) } else { None };
+        self.memory.with(|memory| match &looked {
+            Ok(_) => memory.refusals.succeeded(act),
+            Err(failure) => {
+                let generation = self.desired.generation;
+                memory.refusals.failed((act, node), failure, generation, Timestamp::now());
+            }
+        });
+        looked.map_or_else(|failure| Seen::Unknown(failure.message), Seen::Known)
     }
 
     async fn node(&self, node: Node, question: &NodeQuestion<'_>) -> Seen<Postgres> {
-        match self.session(node).await {
+        let looked = match self.session(node).await {
             Ok(session) => {
                 let look = citus::observe_node(&session, question);
                 self.timed(&session, ("observe_node", DEADLINE), look).await
             }
-            Err(why) => Seen::Unknown(why),
-        }
+            Err(failure) => Err(failure),
+        };
+        self.noted(&Act::Look(node), looked)
     }
 
     async fn catalog(&self, coordinator: &Seen<Postgres>) -> Seen<Citus> {
@@ -175,21 +189,36 @@ impl Look<'_> {
         };
         let session = match self.session(Node::Coordinator).await {
             Ok(session) => session,
-            Err(why) => return Seen::Unknown(why),
+            Err(failure) => return self.noted(&Act::Catalog, Err(failure)),
         };
         let look = citus::observe_citus(&session, &question);
         let mut seen = self.timed(&session, ("observe_citus", DEADLINE_CATALOG), look).await;
         let mut with_sizes = with_sizes;
-        if !with_sizes && seen.known().is_some_and(|citus| self.a_drain_may_begin(citus)) {
+        if !with_sizes && seen.as_ref().is_ok_and(|citus| self.a_drain_may_begin(citus)) {
             with_sizes = true;
             let look = CatalogQuestion { with_sizes, ..question };
             let look = citus::observe_citus(&session, &look);
             seen = self.timed(&session, ("observe_citus", DEADLINE_CATALOG), look).await;
         }
-        if let Seen::Known(citus) = &mut seen {
+        if let Ok(citus) = &mut seen {
+            self.note_plan(citus);
             self.memory.with(|memory| memory.sizes = Some(sized(memory.sizes.take(), citus, with_sizes)));
         }
-        seen
+        self.noted(&Act::Catalog, seen)
+    }
+
+    /// Citus' plan is a question of its own: what refuses it leaves the rest of the catalog readable.
+    fn note_plan(&self, citus: &Citus) {
+        match &citus.plan {
+            Some(Seen::Known(_)) => drop(self.noted(&Act::Plan, Ok(()))),
+            Some(Seen::Unknown(PlanUnknown::Refused { sqlstate, words })) => {
+                let cause = Cause::of_sqlstate(sqlstate, words);
+                let failure = Failure::new(FailureReason::Postgres, words).for_cause(cause);
+                drop(self.noted::<()>(&Act::Plan, Err(failure)));
+            }
+            // A wrong strategy has a reason of its own, and no plan is asked for while a job is open.
+            Some(Seen::Unknown(PlanUnknown::StrategyUnknown(_) | PlanUnknown::NotAnswered(_))) | None => {}
+        }
     }
 
     /// A worker that is no longer asked for may still get shards: whether there is room for those it has is decided on
@@ -245,18 +274,23 @@ impl Look<'_> {
             // One that was not answered in time took its session with it.
             let session = match self.session(from).await {
                 Ok(session) => session,
-                Err(why) => {
-                    checks.push(ConnectionCheck { from, to, error: Some(why) });
+                Err(failure) => {
+                    checks.push(ConnectionCheck { from, to, error: Some(failure.message) });
                     continue;
                 }
             };
             let address = self.access.address(to);
-            let look = citus::check_connection(&session, &address, PORT);
-            let seen = self.timed(&session, ("check_connection", DEADLINE_CHECK), look).await;
-            checks.push(ConnectionCheck { from, to, error: seen.unknown().map(ToOwned::to_owned) });
+            let look = citus::check_connection(&session, &address, PORT).map_err(too_late);
+            let checked = self.timed(&session, ("check_connection", DEADLINE_CHECK), look).await;
+            checks.push(ConnectionCheck { from, to, error: checked.err().map(|failure| failure.message) });
         }
         checks
     }
+}
+
+/// Nobody has answered: that is waited for.
+fn too_late(words: String) -> Failure {
+    Failure::new(FailureReason::DeadlineExceeded, words)
 }
 
 impl Sizes {

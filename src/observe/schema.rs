@@ -6,13 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::{
     memory::Handle,
+    refusals::Act,
     snapshot::{SchemaSql, Seen},
 };
 use crate::{
+    act::Failure,
     api::{Desired, DialogClusterStatus, spec::ConfigMapKey},
     citus::BUILT_IN_SCHEMA,
     controller::Context,
@@ -44,7 +47,7 @@ pub async fn look(
     if let Some(kept) = kept {
         return kept.sql;
     }
-    let sql = read(context, desired, source).await;
+    let sql = read(context, desired, source, memory).await;
     let kept = KeptSchema {
         source: source.clone(),
         generation: desired.generation,
@@ -68,18 +71,32 @@ pub struct KeptSchema {
     pub at: Instant,
 }
 
-async fn read(context: &Context, desired: &Desired, source: &ConfigMapKey) -> Seen<SchemaSql> {
+async fn read(
+    context: &Context,
+    desired: &Desired,
+    source: &ConfigMapKey,
+    memory: &Handle,
+) -> Seen<SchemaSql> {
     let ConfigMapKey { name, key } = source;
     let namespace = &desired.cluster.namespace;
     let address = Address { api_version: "v1", kind: "ConfigMap", namespace, name };
-    match context.door.get(address).await {
-        Err(refusal) => Seen::Unknown(format!("{address} (spec.schema.configMapRef): {refusal}")),
+    let seen = match context.door.get(address).await {
+        Err(refusal) => {
+            let failure = Failure::refused(&address, &refusal);
+            let generation = desired.generation;
+            memory.with(|memory| {
+                memory.refusals.failed((&Act::Schema, None), &failure, generation, Timestamp::now());
+            });
+            return Seen::Unknown(format!("{address} (spec.schema.configMapRef): {refusal}"));
+        }
         Ok(None) => Seen::Unknown(format!("{address} (spec.schema.configMapRef) does not exist: create it")),
         Ok(Some(map)) => match map.pointer("/data").and_then(|data| data.get(key)?.as_str()) {
             Some(sql) => Seen::Known(hashed(sql.to_owned())),
             None => Seen::Unknown(format!("{address} (spec.schema.configMapRef) has no key '{key}': add it")),
         },
-    }
+    };
+    memory.with(|memory| memory.refusals.succeeded(&Act::Schema));
+    seen
 }
 
 fn hashed(sql: String) -> SchemaSql {

@@ -6,7 +6,7 @@ use super::RestartCause;
 use crate::api::Node;
 
 /// What is waited for: the plan's own words for "not yet".
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames)]
 #[serde(rename_all = "camelCase")]
 pub enum Hold {
     /// `spec.paused`: what would be done is not.

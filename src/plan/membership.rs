@@ -129,6 +129,12 @@ fn record(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &m
     if view.own("PersistentVolumeClaim", claim).is_none() {
         return;
     }
+    // A worker that was born before its coordinator has a volume looks like one whose coordinator is lost.
+    let has_volume = |claim| view.own("PersistentVolumeClaim", claim).is_some();
+    if !view.claim(Node::Coordinator).is_some_and(has_volume) {
+        plan.hold(Hold::NodeNotPrepared { node });
+        return;
+    }
     let system_identifier = postgres.system_identifier.clone();
     let step = Step::RecordIdentity { node, system_identifier, claim: claim.to_owned() };
     plan.step(step, format!("{} was born; its volume is never initialised again", view.name(node)));

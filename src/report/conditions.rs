@@ -1,5 +1,7 @@
 //! The conditions, one function each, and the rules that hold between them. Pure.
 
+use std::{collections::BTreeMap, fmt::Write as _};
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::words;
@@ -9,6 +11,9 @@ use crate::{
     observe::snapshot::Seen,
     plan::{Hold, Plan, Server, Step, View, Wanted, settings},
 };
+
+/// So many waits of one kind are spelled out.
+const OF_EACH_KIND: usize = 3;
 
 /// What a condition says, before its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,9 +110,28 @@ pub fn ready(view: View) -> Said {
     yes("Serving", format!("the coordinator and {} workers answer", workers.len()))
 }
 
-/// Something of the observed generation is not there yet.
+/// Something of the observed generation is not there yet. Whatever is first, all that is waited for is said.
 #[must_use]
 pub fn reconciling(plan: &Plan, done: &Done) -> Said {
+    let mut said = reconciles(plan, done);
+    let mut others: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for hold in plan.holds.iter().filter(|hold| is_membership(hold)) {
+        others.entry(hold.into()).or_default().push(hold.to_string());
+    }
+    for alike in others.into_values() {
+        for hold in alike.iter().take(OF_EACH_KIND) {
+            if !said.message.contains(hold) {
+                let _ = write!(said.message, "; {hold}");
+            }
+        }
+        if alike.len() > OF_EACH_KIND {
+            let _ = write!(said.message, " (and {} more like this)", alike.len() - OF_EACH_KIND);
+        }
+    }
+    said
+}
+
+fn reconciles(plan: &Plan, done: &Done) -> Said {
     if !plan.problems.is_empty() {
         return no("Stalled", "a person has to do something first: see Stalled");
     }
@@ -139,8 +163,9 @@ fn is_about_moves(step: &Step) -> bool {
         || matches!(step, Step::Apply { object, .. } if object.kind == "PodDisruptionBudget")
 }
 
+/// What is waited for before everything of the generation is there; what a pause says is said already.
 fn is_membership(hold: &Hold) -> bool {
-    !matches!(hold, Hold::JobRunning { .. } | Hold::RebalancePause { .. })
+    !matches!(hold, Hold::JobRunning { .. } | Hold::RebalancePause { .. } | Hold::Paused { .. })
 }
 
 /// The operator cannot go on by itself.
@@ -311,9 +336,18 @@ pub fn schema_applied(view: View, done: &Done) -> Said {
     }
 }
 
-/// Shards are where Citus' own plan wants them.
+/// Shards are where Citus' own plan wants them. Whatever is first, a pause between two jobs is said.
 #[must_use]
 pub fn balanced(view: View, plan: &Plan, done: &Done) -> Said {
+    let mut said = is_balanced(view, plan, done);
+    let pause = plan.holds.iter().find(|hold| matches!(hold, Hold::RebalancePause { .. }));
+    if let Some(pause) = pause.map(ToString::to_string).filter(|pause| !said.message.contains(pause)) {
+        let _ = write!(said.message, "; {pause}");
+    }
+    said
+}
+
+fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
     let Some(citus) = view.citus() else {
         return unknown(
             "CatalogUnknown",

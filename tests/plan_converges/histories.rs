@@ -31,10 +31,36 @@ enum Happening {
     Inactive(u16),
     Leftover(u16),
     Lose(u16),
+    Refuse(&'static str, u32),
     LaggingCache,
     OperatorKilled(usize),
     Time(u32),
 }
+
+/// Acts by the beginning of their names, of every kind that a server or the API server may refuse for long.
+pub const REFUSABLE: [&str; 21] = [
+    "AddNode",
+    "AddNode worker-1",
+    "PrepareNode worker-1",
+    "RecordIdentity worker-1",
+    "Write PersistentVolumeClaim",
+    "Write StatefulSet/dialogs-worker-1",
+    "Write ConfigMap",
+    "Write PodDisruptionBudget",
+    "Write Service",
+    "CreateSecret",
+    "CreateOwner",
+    "RecoverTransactions",
+    "StartRebalance",
+    "StopRebalance",
+    "SetShouldHaveShards",
+    "Retire",
+    "RemoveNode",
+    "RestartNode",
+    "Delete",
+    "ActivateNode",
+    "Reload",
+];
 
 fn happening() -> impl Strategy<Value = Happening> {
     use Happening::*;
@@ -63,6 +89,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (1..6_u16).prop_map(Inactive),
         1 => (0..6_u16).prop_map(Leftover),
         1 => (1..6_u16).prop_map(Lose),
+        3 => (prop::sample::select(REFUSABLE.to_vec()), 1..200_u32).prop_map(|(act, ticks)| Refuse(act, ticks)),
         2 => Just(LaggingCache),
         3 => (0..6_usize).prop_map(OperatorKilled),
         6 => (1..30_u32).prop_map(Time),
@@ -146,6 +173,7 @@ fn happen(world: &mut World, what: &Happening) {
                 lose(world, node(number));
             }
         }
+        Happening::Refuse(act, ticks) => drop(world.refuses.insert(act.to_owned(), ticks)),
         Happening::LaggingCache => {
             let before = world.objects.clone();
             world.reconcile(None);
@@ -206,6 +234,16 @@ fn converges(workers: i32, history: &[Happening]) {
         world.reconcile(None);
         world.tick();
     }
+    // What is refused for ever is told, or is needed by nothing now.
+    for act in world.refuses.keys().cloned().collect::<Vec<_>>() {
+        world.refuses.insert(act, u32::MAX);
+    }
+    for _ in 0..if world.refuses.is_empty() { 0 } else { 90 } {
+        world.reconcile(None);
+        world.tick();
+    }
+    refusals::assert_told(&mut world);
+    world.refuses.clear();
     // What is lost for good is given up by name.
     if let Some(claim) = world.lost.first().cloned() {
         let lost = world.objects.iter().find_map(|(key, live)| {

@@ -5,6 +5,11 @@ use dialog_operator::{
     api::{DialogClusterStatus, names::SecretKind},
 };
 
+use std::collections::BTreeSet;
+
+use dialog_operator::plan::{Problem, ProblemReason, RestartCause};
+use strum::VariantNames;
+
 use super::*;
 
 fn status(world: &World, seen: &Snapshot, failed: Option<(Step, FailureReason)>) -> DialogClusterStatus {
@@ -84,4 +89,80 @@ fn a_refused_value_is_tried_again_and_stays_told_meanwhile() {
     seen.old_trials.insert(tried);
     assert!(tries(&seen));
     assert_eq!(said(&status(&world, &seen, None), "Stalled").1, "ConfigurationRejected");
+}
+
+/// One of each kind; a new kind has to be put here.
+fn holds(now: jiff::Timestamp) -> Vec<Hold> {
+    let (node, why) = (Node::Worker(7), "in somebody's words".to_owned());
+    let why = || why.clone();
+    vec![
+        Hold::Paused { steps: 3 },
+        Hold::FormerObjects { object: "Service/dialogs".to_owned() },
+        Hold::PodNotReady { node, why: why() },
+        Hold::NotAnswering { node, why: why() },
+        Hold::CatalogUnknown { why: why() },
+        Hold::NodeNotPrepared { node },
+        Hold::ConfigurationOnItsWay { node },
+        Hold::Rolling { node, cause: RestartCause::Parameters, remaining: 2 },
+        Hold::RestartWaitsForMoves { node, cause: RestartCause::Parameters },
+        Hold::MemberInactive { node },
+        Hold::RegisteredNodeSilent { node, why: why() },
+        Hold::NotConnected { from: Node::Coordinator, to: node, why: why() },
+        Hold::WorkerMissing { node, why: why(), timed_out: false },
+        Hold::Leaving { node, shards: 4 },
+        Hold::RoomUnknown { why: why() },
+        Hold::CleanupBlocked { node, objects: 2, holders: vec!["session 9 of somebody".to_owned()] },
+        Hold::JobRunning { job: 4 },
+        Hold::RebalancePause { state: "failed".to_owned(), until: now },
+        Hold::InspectingImage { image: "postgres:next".to_owned() },
+        Hold::SchemaSource { why: why() },
+    ]
+}
+
+/// Whatever else goes on: nothing is waited for in silence.
+#[test]
+fn each_wait_is_named_by_reconciling_or_balanced() {
+    let mut world = born(2);
+    let mut seen = world.observe();
+    let holds = holds(seen.now);
+    let names: BTreeSet<&str> = holds.iter().map(|hold| hold.into()).collect();
+    assert_eq!(names, Hold::VARIANTS.iter().copied().collect(), "a kind of wait is not in this table");
+    let job = snapshot::Job { id: 4, state: "running".to_owned(), ..snapshot::Job::default() };
+    let idle = seen.clone();
+    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("known") };
+    citus.job = Some(job);
+    let failed = Step::AddNode { node: Node::Worker(9), address: "elsewhere".to_owned() };
+    let failed = Done {
+        steps: vec![DoneStep {
+            step: failed,
+            result: Err(Failure::new(FailureReason::Postgres, "no")),
+            said: None,
+        }],
+    };
+    let problem = Problem { reason: ProblemReason::NameTaken, message: "taken".to_owned() };
+    let other = Hold::CatalogUnknown { why: "something else".to_owned() };
+    for hold in &holds {
+        let (text, what) = (hold.to_string(), <&str>::from(hold));
+        let alone = Plan { holds: vec![hold.clone()], ..Plan::default() };
+        let first = if matches!(hold, Hold::Paused { .. }) { vec![] } else { vec![other.clone()] };
+        let second = Plan { holds: [first, vec![hold.clone()]].concat(), ..Plan::default() };
+        let stalled = Plan { problems: vec![problem.clone()], ..alone.clone() };
+        for (plan, done) in
+            [(&alone, &Done::default()), (&second, &Done::default()), (&alone, &failed), (&stalled, &failed)]
+        {
+            let seen = if matches!(hold, Hold::JobRunning { .. }) { &seen } else { &idle };
+            let status = report::status(&world.desired(), seen, plan, done);
+            let (reconciling, balanced) = (said(&status, "Reconciling"), said(&status, "Balanced"));
+            let named = reconciling.2.contains(&text) || balanced.2.contains(&text);
+            let told = match hold {
+                Hold::Paused { .. } => !plan.problems.is_empty() || reconciling.1 == "Paused",
+                Hold::JobRunning { .. } => balanced.1 == "Rebalancing" || balanced.1 == "Retrying",
+                _ => named,
+            };
+            assert!(told, "{what}: {reconciling:?} {balanced:?}");
+            if !plan.problems.is_empty() {
+                assert_eq!((reconciling.0, said(&status, "Stalled").0), ("False", "True"), "{what}");
+            }
+        }
+    }
 }

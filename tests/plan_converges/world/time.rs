@@ -13,6 +13,10 @@ impl World {
             *left -= 1;
             *left > 0
         });
+        self.refuses.retain(|_, left| {
+            *left -= 1;
+            *left > 0
+        });
         self.cleanup_in = self.cleanup_in.checked_sub(1).unwrap_or(15);
         if self.cleanup_in == 0 && self.answers(Node::Coordinator) {
             self.clean_up();
