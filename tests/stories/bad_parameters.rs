@@ -47,11 +47,7 @@ async fn bad_parameters_are_refused_and_good_ones_roll_one_by_one() {
         cluster.edit(json!({"postgres": {"parameters": {"superuser_reserved_connections": "200"}}})).await;
         let said = refused(
             &cluster,
-            &[
-                "talk-worker-0",
-                "did not start with spec.postgres.parameters",
-                "must be less than",
-            ],
+            &["talk-worker-0", "did not start with spec.postgres.parameters", "must be less than"],
         )
         .await;
         story.figure("the words of a start that failed", said);
