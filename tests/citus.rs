@@ -16,6 +16,8 @@ mod give_up;
 mod harness;
 #[path = "citus/moves.rs"]
 mod moves;
+#[path = "citus/preflights.rs"]
+mod preflights;
 #[path = "citus/remains.rs"]
 mod remains;
 #[path = "citus/settings.rs"]

@@ -37,6 +37,7 @@ pub fn lane(step: &Step) -> Option<Node> {
         | Step::RecoverTransactions
         | Step::StartRebalance { .. }
         | Step::StopRebalance { .. }
+        | Step::PinGroups(_)
         | Step::CleanUp
         | Step::GiveUp { .. }
         | Step::ForgetCleanup { .. }
@@ -73,6 +74,7 @@ pub fn node(step: &Step) -> Option<Node> {
         | Step::RecoverTransactions
         | Step::StartRebalance { .. }
         | Step::StopRebalance { .. }
+        | Step::PinGroups(_)
         | Step::CleanUp
         | Step::GiveUp { .. }
         | Step::ForgetCleanup { .. }
@@ -135,6 +137,7 @@ pub fn stands_on(step: &Step, failed: &Step) -> bool {
         | Step::PatchPod { .. }
         | Step::CleanUp
         | Step::ApplySchema { .. }
+        | Step::PinGroups(_)
         | Step::StartRebalance { .. }
         | Step::StopRebalance { .. } => false,
     }

@@ -116,6 +116,7 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Step::PinGroups(pins) => Ok(commands::pin_groups(&*hands.coordinator().await?, pins).await?),
         Step::StopRebalance { job } => {
             Ok(commands::stop_rebalance(&*hands.coordinator().await?, *job).await.map(drop)?)
         }

@@ -9,6 +9,7 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     error::{Refusal, SqlError},
+    obstacles,
     session::{Call, Parameter, READ, Session},
     task::{self, Place},
 };
@@ -122,13 +123,13 @@ const PLAN: &str = concat!(
     "
 SELECT json_build_object('open', ",
     open!(),
-    ", 'moves', coalesce(json_agg(json_build_object('shard', shard, 'table', name,
+    ", 'moves', coalesce(json_agg(json_build_object('shard', shard, 'table', name, 'colocationId', colocationid,
     'sourceName', sourcename, 'sourcePort', sourceport, 'targetName', targetname, 'targetPort', targetport)
     ORDER BY place), '[]'))
 FROM (
   SELECT (array_agg(shardid ORDER BY ordinality))[1] AS shard,
     (array_agg(table_name::text ORDER BY ordinality))[1] AS name,
-    sourcename, sourceport, targetname, targetport, min(ordinality) AS place
+    sourcename, sourceport, targetname, targetport, t.colocationid, min(ordinality) AS place
   FROM (SELECT $1::text::name AS strategy WHERE NOT ",
     open!(),
     ") AS job,
@@ -209,6 +210,7 @@ struct RawPlan {
 struct RawMove {
     shard: i64,
     table: String,
+    colocation_id: i32,
     source_name: String,
     source_port: i32,
     target_name: String,
@@ -233,12 +235,22 @@ pub async fn observe_citus(session: &Session, ask: &CatalogQuestion<'_>) -> Resu
     let parameters: [Parameter<'_>; 3] =
         [(&ask.owner, Type::TEXT), (&super::APPLIED_HASH, Type::TEXT), (&super::OWNER_SECRET, Type::TEXT)];
     let catalog = call.wait(client.query_typed_one(CATALOG, &parameters));
-    let plan = async { if ask.with_plan { Some(plan(&client, &call, ask).await) } else { None } };
+    let planned =
+        async { if ask.with_plan { Some(Box::pin(plan(&client, &call, ask)).await) } else { None } };
+    let obstacles = Box::pin(obstacles::obstacles(&client, &call));
     let sizes =
         async { if ask.with_sizes && abilities.shard_sizes { sizes(&client, &call).await } else { None } };
-    let (catalog, plan, sizes) = tokio::join!(catalog, plan, sizes);
+    let (catalog, planned, obstacles, sizes) = tokio::join!(catalog, planned, obstacles, sizes);
     let catalog: Catalog = call.json(&catalog?)?;
-    Ok(assemble(catalog, plan, sizes.as_ref(), abilities.parallel_colocated))
+    let (obstacles, pins) = obstacles?;
+    let mut citus = assemble(catalog, planned, sizes.as_ref(), abilities.parallel_colocated);
+    (citus.obstacles, citus.pins) = (obstacles, pins);
+    if citus.pins.is_some() && citus.plan.is_some() {
+        let ask = CatalogQuestion { strategy: obstacles::PINNING, ..*ask };
+        let names = Names { nodes: &citus.nodes, sizes: sizes.as_ref() };
+        citus.pinned_plan = names.plan(Box::pin(plan(&client, &call, &ask)).await);
+    }
+    Ok(citus)
 }
 
 async fn plan(
@@ -278,16 +290,7 @@ fn assemble(
         finished_at: job.finished_at,
         tasks,
     });
-    let plan = match plan {
-        None | Some(Ok(None)) => None,
-        Some(Ok(Some(moves))) => {
-            let moves: Option<Vec<_>> = moves.into_iter().map(|found| names.planned(found)).collect();
-            let changed = || PlanUnknown::NotAnswered("nodes changed during the look".to_owned());
-            Some(moves.map_or_else(|| Seen::Unknown(changed()), Seen::Known))
-        }
-        Some(Err(error)) => Some(Seen::Unknown(plan_unknown(&error))),
-    };
-    let plan = plan.filter(|_| !job.as_ref().is_some_and(Job::is_open));
+    let plan = plan.and_then(|plan| names.plan(plan)).filter(|_| !job.as_ref().is_some_and(Job::is_open));
     let mut groups = catalog.groups;
     for (id, group) in &mut groups {
         // A group without shards is not among the sizes: it holds nothing.
@@ -305,6 +308,7 @@ fn assemble(
         owner_exists: catalog.owner_exists,
         owner_secret: catalog.owner_secret,
         schema_hash: catalog.schema_hash,
+        ..Citus::default()
     }
 }
 
@@ -351,7 +355,7 @@ impl Names<'_> {
 
     fn transfer(&self, shard: i64, table: String, from: &Place, to: &Place) -> Option<Move> {
         let bytes = self.sizes.and_then(|sizes| sizes.shards.get(&shard)).copied().unwrap_or(0);
-        Some(Move { shard, table, bytes, from: self.id(from)?, to: self.id(to)? })
+        Some(Move { shard, table, bytes, from: self.id(from)?, to: self.id(to)?, colocation_id: 0 })
     }
 
     fn task(&self, task: RawTask) -> Task {
@@ -366,9 +370,22 @@ impl Names<'_> {
         }
     }
 
+    fn plan(&self, plan: Result<Option<Vec<RawMove>>, SqlError>) -> Option<Seen<Vec<Move>, PlanUnknown>> {
+        match plan {
+            Ok(None) => None,
+            Ok(Some(moves)) => {
+                let moves: Option<Vec<_>> = moves.into_iter().map(|found| self.planned(found)).collect();
+                let changed = || PlanUnknown::NotAnswered("nodes changed during the look".to_owned());
+                Some(moves.map_or_else(|| Seen::Unknown(changed()), Seen::Known))
+            }
+            Err(error) => Some(Seen::Unknown(plan_unknown(&error))),
+        }
+    }
+
     fn planned(&self, found: RawMove) -> Option<Move> {
         let from = Place::Address(found.source_name, found.source_port);
         let to = Place::Address(found.target_name, found.target_port);
-        self.transfer(found.shard, found.table, &from, &to)
+        let transfer = self.transfer(found.shard, found.table, &from, &to)?;
+        Some(Move { colocation_id: found.colocation_id, ..transfer })
     }
 }

@@ -12,6 +12,7 @@ pub use super::{
     cleanup::{cleanup_orphans, drop_leftovers, forget_cleanup, listed_for_cleanup},
     give_up::{GivenUp, give_up},
     membership::{activate_node, add_node, remove_node, set_coordinator_host, set_should_have_shards},
+    pinning::pin_groups,
 };
 use super::{
     error::{SqlError, Words},

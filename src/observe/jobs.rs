@@ -92,7 +92,7 @@ impl Task {
 
 /// A shard that goes from one node to another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Move {
     /// `shardid`.
     pub shard: i64,
@@ -104,6 +104,8 @@ pub struct Move {
     pub from: i32,
     /// nodeid of the target in pg_dist_node.
     pub to: i32,
+    /// `colocationid` of the table, of a move that Citus plans.
+    pub colocation_id: i32,
 }
 
 /// Why it is not known what Citus would move.
@@ -131,4 +133,79 @@ impl fmt::Display for PlanUnknown {
             }
         }
     }
+}
+
+/// Something that would keep Citus from moving a table, known before a job starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Obstacle {
+    /// What it is.
+    pub kind: ObstacleKind,
+    /// Qualified name of the table.
+    pub table: String,
+    /// `colocationid`: what moves with it.
+    pub colocation_id: i32,
+    /// A reference table that a node lacks: it is copied there before anything moves.
+    pub reference: bool,
+    /// Its owner.
+    pub owner: String,
+    /// Name of the setting, the schema, the parent, or of what runs code.
+    pub what: Option<String>,
+    /// Value of the setting, or owner of the parent.
+    pub value: Option<String>,
+    /// `groupid`s of the nodes that shards of it are on.
+    pub groups: Vec<i32>,
+}
+
+/// What can be in the way of a move. Each was seen to break one on Citus.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, strum::EnumIter,
+)]
+#[serde(rename_all = "camelCase")]
+pub enum ObstacleKind {
+    /// No primary key and no other replica identity.
+    #[default]
+    NoReplicaIdentity,
+    /// UNLOGGED: no publication may have it.
+    Unlogged,
+    /// Citus checks before it plans that whoever starts a job owns all distributed tables.
+    OwnedBySuperuser,
+    /// The owner may not log in.
+    OwnerCannotLogIn,
+    /// The owner may have no connection.
+    OwnerHasNoConnections,
+    /// The owner may not make tables in the table's schema.
+    OwnerCannotCreate,
+    /// A partition whose parent is another role's, which cannot attach it.
+    PartitionOfAnother,
+    /// `ALTER ROLE ... SET`.
+    SettingOfRole,
+    /// `ALTER ROLE ... IN DATABASE ... SET`.
+    SettingOfRoleInDatabase,
+    /// `ALTER DATABASE ... SET`.
+    SettingOfDatabase,
+    /// `ALTER ROLE ALL SET`.
+    SettingOfAll,
+    /// A reference table of a role that is no superuser calls functions, and a superuser copies it.
+    ReferenceTableRunsCode,
+}
+
+/// What is in the way of moves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Obstacles {
+    /// How many there are.
+    pub total: i64,
+    /// The first of each kind.
+    pub listed: Vec<Obstacle>,
+}
+
+/// Groups that a strategy of the operator's own keeps where they are, so that all others can move.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pins {
+    /// The strategy whose functions it uses.
+    pub base: String,
+    /// `colocationid`s, in order.
+    pub groups: Vec<i32>,
 }

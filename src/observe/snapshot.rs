@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use super::jobs::{Job, Move, PlanUnknown, Task};
+pub use super::jobs::{Job, Move, Obstacle, ObstacleKind, Obstacles, Pins, PlanUnknown, Task};
 pub use super::{
     contents::{Contents, Copies, Holdings, LocalTable, Membership, Named, OtherDatabase},
     image_facts::ImageFacts,
@@ -241,6 +241,12 @@ pub struct Citus {
     pub cleanup: Vec<CleanupRow>,
     /// What Citus would move now (`get_rebalance_table_shards_plan`); empty when nothing. Not asked for while a job is open.
     pub plan: Option<Seen<Vec<Move>, PlanUnknown>>,
+    /// The same with the groups that are pinned staying where they are; only while there are such.
+    pub pinned_plan: Option<Seen<Vec<Move>, PlanUnknown>>,
+    /// Groups that the strategy of the operator's own keeps where they are.
+    pub pins: Option<Pins>,
+    /// What would keep Citus from moving tables.
+    pub obstacles: Obstacles,
     /// `citus_rebalance_start` has the argument `parallel_transfer_colocated_shards`.
     pub parallel_colocated: bool,
     /// The application's role exists.

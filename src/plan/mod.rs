@@ -9,6 +9,7 @@ pub mod invariants;
 pub mod membership;
 pub mod objects;
 pub mod pods;
+pub mod preflight;
 pub mod rebalance;
 pub mod refusals;
 pub mod roll;

@@ -1,16 +1,22 @@
 //! When shards are moved: one job for all new workers together, started only when Citus itself plans a move and every
 //! node that takes part is fit for it. A running job is adopted, whoever started it.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Hold, Plan, Planned, ProblemReason, Server, Step, View, Wanted, refusals, roll, settings};
+use super::{
+    Hold, Plan, Planned, ProblemReason, Server, Step, View, Wanted,
+    preflight::{self, Leave, Strategy},
+    refusals, roll, settings,
+};
 use crate::{
-    api::{
-        Node,
-        spec::{RebalanceMode, TransferMode},
-    },
+    api::{Node, spec::RebalanceMode},
     observe::snapshot::{Job, Move, PlanUnknown, Seen},
 };
+
+/// The strategy of the operator's own, which keeps groups where they are.
+pub const PINNING: &str = "dialog_operator";
 
 /// The first pause after a job that ended badly; it doubles with each further one.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(15);
@@ -45,15 +51,34 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         return;
     }
     let moves = match &citus.plan {
-        Some(Seen::Known(moves)) if !moves.is_empty() => moves,
+        Some(Seen::Known(moves)) => moves,
         Some(Seen::Unknown(why)) => {
             unplannable(view, why, plan);
             return;
         }
-        _ => return,
+        None => return,
     };
+    let leave = if moves.is_empty() { Leave::All } else { preflight::preflight(view, moves, plan) };
+    let Some(moves) = movable(view, &leave, plan).filter(|moves| !moves.is_empty()) else { return };
     let why = format!("Citus plans {} moves by {}", moves.len(), view.desired.rebalance.strategy);
-    start(view, wanted, Purpose::Even { moves }, &why, plan);
+    start(view, wanted, Purpose::Even { moves }, &leave, &why, plan);
+}
+
+/// What of the moves that Citus plans can be made now, by which strategy it may ever be. Of a strategy that is not yet
+/// as it has to be there is no plan, and so nothing to be made.
+fn movable<'a>(view: View<'a>, leave: &Leave, plan: &mut Plan) -> Option<&'a [Move]> {
+    let citus = view.citus()?;
+    let planned = match preflight::strategy(view, leave, plan)? {
+        Strategy::OfTheSpec => citus.plan.as_ref()?,
+        Strategy::Pinning => citus.pinned_plan.as_ref()?,
+    };
+    match planned {
+        Seen::Known(moves) => Some(moves),
+        Seen::Unknown(why) => {
+            unplannable(view, why, plan);
+            None
+        }
+    }
 }
 
 /// A node that went and came back in the middle of a job may hold what is committed and only prepared there: a move
@@ -87,7 +112,7 @@ pub enum Purpose<'a> {
 }
 
 /// Starts a job, when nothing is in its way.
-pub fn start(view: View, wanted: &Wanted, purpose: Purpose, why: &str, plan: &mut Plan) {
+pub fn start(view: View, wanted: &Wanted, purpose: Purpose, leave: &Leave, why: &str, plan: &mut Plan) {
     let Some(citus) = view.citus() else { return };
     let (drain, moves) = match purpose {
         Purpose::Even { moves } => (false, moves.len()),
@@ -100,7 +125,7 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, why: &str, plan: &mu
         );
         return;
     }
-    if !is_fit(view, wanted, plan) || !can_move(view, purpose, plan) {
+    if !is_fit(view, wanted, plan) {
         return;
     }
     if let Some(job) = &citus.job
@@ -117,7 +142,10 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, why: &str, plan: &mu
     plan.step(
         Step::StartRebalance {
             drain,
-            strategy: rebalance.strategy.clone(),
+            strategy: match leave {
+                Leave::But(_) => PINNING.to_owned(),
+                Leave::All | Leave::Nothing => rebalance.strategy.clone(),
+            },
             transfer_mode: rebalance.transfer_mode,
             parallel_colocated: citus.parallel_colocated && rebalance.max_parallel_moves > 1,
             moves,
@@ -126,15 +154,40 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, why: &str, plan: &mu
     );
 }
 
-/// Citus can plan moves at all, and copy what has to move.
-pub fn can_move(view: View, purpose: Purpose, plan: &mut Plan) -> bool {
-    match view.citus().and_then(|citus| citus.plan.as_ref()) {
-        Some(Seen::Unknown(why)) => {
-            unplannable(view, why, plan);
-            false
-        }
-        _ => can_copy(view, purpose, plan),
+/// Drains the workers that should have no shards: what can be moved away from them.
+pub fn drain(
+    view: View,
+    wanted: &Wanted,
+    (shards, nodes): (i64, &BTreeSet<i32>),
+    why: &str,
+    plan: &mut Plan,
+) {
+    let Some(citus) = view.citus() else { return };
+    if let Some(Seen::Unknown(unknown)) = &citus.plan {
+        unplannable(view, unknown, plan);
+        return;
     }
+    let leave = preflight::preflight_drain(view, nodes, plan);
+    let ids: BTreeSet<i32> =
+        citus.nodes.iter().filter(|row| nodes.contains(&row.group_id)).map(|row| row.node_id).collect();
+    let away = |moves: &[Move]| moves.iter().any(|planned| ids.contains(&planned.from));
+    let ready = match movable(view, &leave, plan) {
+        None => false,
+        // Citus has no plan while a job is open, and none is asked for; who pins has to see that something is left.
+        Some(moves) => leave == Leave::All || away(moves),
+    };
+    if ready {
+        start(view, wanted, Purpose::Drain { shards }, &leave, why, plan);
+    }
+}
+
+/// Whether all shards on these nodes can be moved away: the question before a drain is begun.
+pub fn can_drain(view: View, nodes: &BTreeSet<i32>, plan: &mut Plan) -> bool {
+    if let Some(Seen::Unknown(why)) = view.citus().and_then(|citus| citus.plan.as_ref()) {
+        unplannable(view, why, plan);
+        return false;
+    }
+    preflight::preflight_drain(view, nodes, plan) == Leave::All
 }
 
 fn unplannable(view: View, why: &PlanUnknown, plan: &mut Plan) {
@@ -201,34 +254,8 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
     fit
 }
 
-/// With logical replication every table that moves needs a replica identity; Citus would refuse the whole job.
-fn can_copy(view: View, purpose: Purpose, plan: &mut Plan) -> bool {
-    if view.desired.rebalance.transfer_mode != TransferMode::Auto {
-        return true;
-    }
-    let tables = view.citus().map(|citus| citus.tables.as_slice()).unwrap_or_default();
-    let colocations: Vec<i32> = tables
-        .iter()
-        .filter(|table| match purpose {
-            Purpose::Even { moves } => moves.iter().any(|transfer| transfer.table == table.name),
-            // A worker that goes has a part of every table.
-            Purpose::Drain { .. } => true,
-        })
-        .map(|table| table.colocation_id)
-        .collect();
-    let bare = tables.iter().find(|table| {
-        table.distributed && !table.replica_identity && colocations.contains(&table.colocation_id)
-    });
-    if let Some(table) = bare {
-        plan.problem(
-            ProblemReason::NoReplicaIdentity,
-            format!("cannot use logical replication to transfer shards of the relation {} since it doesn't have a REPLICA IDENTITY or PRIMARY KEY: nothing is moved. Give it a primary key, or set spec.rebalance.transferMode to force_logical or block_writes.", table.name),
-        );
-    }
-    bare.is_none()
-}
-
-/// How long to wait after a job that failed; one that somebody stopped is no failure. A server that was restarted since is a reason to try at once.
+/// How long to wait after a job that failed; one that somebody stopped is no failure. A server that was restarted since
+/// is a reason to try at once.
 fn pause(view: View, job: &Job, failed: u32) -> Option<Timestamp> {
     if job.state != "failed" || failed == 0 {
         return None;

@@ -38,6 +38,7 @@ pub fn act(step: &Step) -> Act {
         | Step::RecoverTransactions
         | Step::StartRebalance { drain: false, .. }
         | Step::StopRebalance { .. }
+        | Step::PinGroups(_)
         | Step::CleanUp
         | Step::GiveUp { .. }
         | Step::ForgetCleanup { .. } => String::new(),

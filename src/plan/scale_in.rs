@@ -98,8 +98,8 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
     if waiting {
         return;
     }
-    let shards = asked.values().map(|row| view.shards(row)).sum();
-    if !rebalance::can_move(view, rebalance::Purpose::Drain { shards }, plan) {
+    let nodes = asked.values().map(|row| row.group_id).collect();
+    if !rebalance::can_drain(view, &nodes, plan) {
         return;
     }
     match room(view, asked) {
@@ -193,7 +193,8 @@ fn drain(view: View, wanted: &Wanted, full: &Workers, plan: &mut Plan) {
     let shards: i64 = full.values().map(|row| view.shards(row)).sum();
     let names: Vec<String> = full.keys().map(|node| view.name(*node)).collect();
     let why = format!("{shards} shards of {} are moved to the workers that stay", names.join(", "));
-    rebalance::start(view, wanted, rebalance::Purpose::Drain { shards }, &why, plan);
+    let nodes = full.values().map(|row| row.group_id).collect();
+    rebalance::drain(view, wanted, (shards, &nodes), &why, plan);
 }
 
 /// Removes workers that hold nothing any more. Answers whether there is one to remove now.

@@ -12,7 +12,7 @@ use crate::{
         names::SecretKind,
         spec::{TransferMode, VolumePolicy},
     },
-    observe::snapshot::Leftover,
+    observe::snapshot::{Leftover, Pins},
     resources::Rendered,
 };
 
@@ -171,7 +171,9 @@ pub enum Step {
         /// Moves that Citus planned, for the event.
         moves: usize,
     },
-    /// `citus_rebalance_stop`.
+    /// Make the strategy that keeps these groups where they are while all others move; without groups, remove it.
+    PinGroups(Pins),
+    /// `citus_job_cancel`.
     StopRebalance {
         /// The job it is about.
         job: i64,
@@ -260,6 +262,7 @@ impl Step {
                 | Self::AddNode { .. }
                 | Self::StartRebalance { .. }
                 | Self::StopRebalance { .. }
+                | Self::PinGroups(_)
                 | Self::ApplySchema { .. }
                 | Self::SetShouldHaveShards { .. }
                 | Self::CleanUp
@@ -328,6 +331,13 @@ pub enum ProblemReason {
     IncompleteVolumes,
     SchemaFailed,
     NoReplicaIdentity,
+    UnloggedTable,
+    OwnerCannotLogIn,
+    OwnerCannotCreate,
+    OwnerSettings,
+    PartitionOwnerDiffers,
+    TableOwnedBySuperuser,
+    ReferenceTableRunsCode,
     StrategyUnknown,
     ScaleInRefused,
     ForceRemoveRefused,

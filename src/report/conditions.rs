@@ -159,8 +159,13 @@ fn reconciles(plan: &Plan, done: &Done) -> Said {
 
 /// Moving shards is `Balanced`'s, never `Reconciling`'s.
 fn is_about_moves(step: &Step) -> bool {
-    matches!(step, Step::RecoverTransactions | Step::StartRebalance { .. } | Step::StopRebalance { .. })
-        || matches!(step, Step::Apply { object, .. } if object.kind == "PodDisruptionBudget")
+    matches!(
+        step,
+        Step::RecoverTransactions
+            | Step::StartRebalance { .. }
+            | Step::StopRebalance { .. }
+            | Step::PinGroups(_)
+    ) || matches!(step, Step::Apply { object, .. } if object.kind == "PodDisruptionBudget")
 }
 
 /// What is waited for before everything of the generation is there; what a pause says is said already.
@@ -412,5 +417,9 @@ fn counts(view: View) -> String {
             format!("{node} {shards}")
         })
         .collect();
-    format!("shards: {}", counts.join(", "))
+    if view.desired.rebalance.strategy == "by_shard_count" {
+        format!("shards are at most one apart in each colocation group: {}", counts.join(", "))
+    } else {
+        format!("shards: {}", counts.join(", "))
+    }
 }

@@ -107,6 +107,8 @@ pub fn doing(step: &Step) -> String {
         Step::RecoverTransactions => "recovering prepared transactions".to_owned(),
         Step::StartRebalance { drain: true, moves, .. } => format!("starting a drain of {moves} shards"),
         Step::StartRebalance { moves, .. } => format!("starting a rebalance of {moves} moves"),
+        Step::PinGroups(pins) if pins.groups.is_empty() => "letting all groups move again".to_owned(),
+        Step::PinGroups(pins) => format!("keeping {} colocation groups where they are", pins.groups.len()),
         Step::StopRebalance { job } => format!("stopping rebalance job {job}"),
         Step::Delete { kind, name, .. } => format!("deleting {kind} {name}"),
     }

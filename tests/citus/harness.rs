@@ -94,6 +94,8 @@ pub enum OnlyCitus {
     OtherTables,
     #[strum(to_string = "copies of the metadata without what is inactive")]
     PartialCopies,
+    #[strum(to_string = "tables that cannot be moved, and others that move meanwhile")]
+    Obstacles,
 }
 
 /// Whether this is to be skipped.

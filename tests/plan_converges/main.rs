@@ -9,6 +9,7 @@ mod histories;
 mod images;
 mod jobs;
 mod losses;
+mod preflights;
 mod refusals;
 mod restarts;
 mod scale_in;

@@ -15,8 +15,8 @@ use dialog_operator::{
         Snapshot,
         snapshot::{
             Citus, CleanupRow, ConnectionCheck, Disk, DistNode, DistTable, Group, Job, Leftover, LiveObject,
-            Move, OperatorFacts, Ownership, Pod, Postgres, Refusals, RejectedConfiguration, SchemaSql, Seen,
-            Task, Waiting,
+            Move, Obstacle, Obstacles, OperatorFacts, Ownership, Pins, Pod, Postgres, Refusals,
+            RejectedConfiguration, SchemaSql, Seen, Task, Waiting,
         },
     },
     plan::{Plan, Planned, Step, View, invariants, plan, refusals, view::PORT, wanted},
@@ -127,6 +127,11 @@ pub struct World {
     pub unheard_stop: bool,
     /// Shards of a table that was dropped.
     pub dropped: BTreeSet<i64>,
+    /// Shards of another table, in a colocation group of its own.
+    pub led: BTreeSet<i64>,
+    /// What is in the way of moves, and what is kept where it is.
+    pub obstacles: Vec<Obstacle>,
+    pub pins: Option<Pins>,
     /// uid of the Secret whose password the role has.
     pub owner: Option<String>,
     pub schema: Option<String>,
@@ -179,6 +184,9 @@ impl World {
             moves_fail: false,
             unheard_stop: false,
             dropped: BTreeSet::new(),
+            led: BTreeSet::new(),
+            obstacles: Vec::new(),
+            pins: None,
             owner: None,
             schema: None,
             trials: BTreeMap::new(),

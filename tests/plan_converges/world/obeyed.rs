@@ -188,7 +188,7 @@ impl World {
                     .collect();
             }
             Step::RecoverTransactions => {}
-            Step::StartRebalance { drain, .. } => self.start(*drain),
+            Step::StartRebalance { drain, strategy, .. } => self.start(*drain, strategy),
             Step::SetShouldHaveShards { address, should, .. } => {
                 let open = self.job.as_ref().is_some_and(|model| model.job.is_open());
                 assert!(!open, "shouldhaveshards changes under a job");
@@ -224,6 +224,7 @@ impl World {
                     data.leftovers.retain(|left| !leftovers.contains(left));
                 }
             }
+            Step::PinGroups(pins) => self.pins = Some(pins.clone()).filter(|pins| !pins.groups.is_empty()),
             Step::StopRebalance { job } => self.stop(*job),
             Step::Delete { kind, name, uid } => {
                 let key = format!("{kind}/{name}");
@@ -419,11 +420,11 @@ impl World {
         let fit = self.everybody_answers() && self.pods.values().all(wal_level);
         let open = self.job.as_ref().is_some_and(|model| model.job.is_open());
         if self.schema.is_some() && fit && !open && !self.planned(false).is_empty() {
-            self.start(false);
+            self.start(false, "by_shard_count");
         }
     }
 
-    fn start(&mut self, drain: bool) {
+    fn start(&mut self, drain: bool, strategy: &str) {
         assert!(self.job.as_ref().is_none_or(|model| !model.job.is_open()), "a second job is started");
         for row in &self.nodes {
             let node = Node::from_object_name(row.name.split('.').next().unwrap(), "dialogs").unwrap();
@@ -435,8 +436,18 @@ impl World {
             assert_eq!(wal_level, Some("logical"), "a move is started while {node} runs another wal_level");
         }
         let id = 1 + self.job.as_ref().map_or(0, |model| model.job.id);
-        let tasks = self
-            .planned(drain)
+        let pinned = if strategy == "by_shard_count" {
+            Vec::new()
+        } else {
+            self.pins.clone().expect("a strategy that is there").groups
+        };
+        let moves = self.planned_but(drain, &pinned);
+        assert!(!moves.is_empty(), "a job without a move is started");
+        for obstacle in &self.obstacles {
+            let meets = |one: &Move| obstacle.reference || one.colocation_id == obstacle.colocation_id;
+            assert!(!moves.iter().any(meets), "a job that meets {obstacle:?} is started");
+        }
+        let tasks = moves
             .into_iter()
             .enumerate()
             .map(|(number, transfer)| Task {

@@ -122,6 +122,16 @@ impl World {
 
     /// What Citus would move: away from where no shard may be, and then (but for a drain) until counts are even.
     pub fn planned(&self, drain_only: bool) -> Vec<Move> {
+        self.planned_but(drain_only, &[])
+    }
+
+    /// `colocationid` of a shard's table.
+    pub fn colocation(&self, shard: i64) -> i32 {
+        if self.led.contains(&shard) { 2 } else { 1 }
+    }
+
+    /// The same with these groups staying where they are.
+    pub fn planned_but(&self, drain_only: bool, pinned: &[i32]) -> Vec<Move> {
         let workers: Vec<&DistNode> = self.nodes.iter().filter(|row| row.group_id > 0).collect();
         let mut counts: BTreeMap<i32, Vec<i64>> =
             workers.iter().map(|row| (row.group_id, Vec::new())).collect();
@@ -138,27 +148,41 @@ impl World {
             else {
                 return moves;
             };
+            let movable = |shard: &i64| !pinned.contains(&self.colocation(*shard));
             let banned = counts
                 .iter()
-                .find(|(group, shards)| !full(group) && !shards.is_empty())
+                .find(|(group, shards)| !full(group) && shards.iter().any(movable))
                 .map(|(group, _)| *group);
-            let most =
-                counts.iter().max_by_key(|(group, shards)| (shards.len(), -**group)).map(|(group, _)| *group);
+            let most = counts.iter().filter(|(_, shards)| shards.iter().any(movable));
+            let most = most.max_by_key(|(group, shards)| (shards.len(), -**group)).map(|(group, _)| *group);
             let from = match (banned, most) {
                 (Some(banned), _) => banned,
                 (None, Some(most)) if !drain_only && counts[&most].len() > counts[&least].len() + 1 => most,
                 _ => return moves,
             };
-            let shard = counts.get_mut(&from).unwrap().pop().unwrap();
+            let there = counts.get_mut(&from).unwrap();
+            let shard = there.remove(there.iter().rposition(movable).unwrap());
             counts.get_mut(&least).unwrap().push(shard);
             moves.push(Move {
                 shard,
-                table: "public.dialogs".to_owned(),
+                table: if self.led.contains(&shard) { "public.led" } else { "public.dialogs" }.to_owned(),
+                colocation_id: self.colocation(shard),
                 bytes: SHARD,
                 from: row(from).node_id,
                 to: row(least).node_id,
             });
         }
+    }
+
+    fn seen_obstacles(&self) -> Obstacles {
+        let mut listed = self.obstacles.clone();
+        for obstacle in &mut listed {
+            let shards = self.placements.iter().filter(|(shard, _)| {
+                !obstacle.reference && self.colocation(**shard) == obstacle.colocation_id
+            });
+            obstacle.groups = shards.map(|(_, group)| *group).collect::<BTreeSet<_>>().into_iter().collect();
+        }
+        Obstacles { total: i64::try_from(listed.len()).unwrap(), listed }
     }
 
     fn seen_citus(&self) -> Seen<Citus> {
@@ -204,6 +228,13 @@ impl World {
             failed_jobs: self.failed_jobs,
             cleanup: self.cleanup.clone(),
             plan: (!open).then(|| Seen::Known(self.planned(false))),
+            pinned_plan: self
+                .pins
+                .as_ref()
+                .filter(|_| !open)
+                .map(|pins| Seen::Known(self.planned_but(false, &pins.groups))),
+            pins: self.pins.clone(),
+            obstacles: self.seen_obstacles(),
             parallel_colocated: true,
             owner_exists: self.owner.is_some(),
             owner_secret: self.owner.clone(),
