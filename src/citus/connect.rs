@@ -7,10 +7,17 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
-use tokio_postgres::{Config, NoTls, config::SslMode};
+use tokio_postgres::{
+    Config,
+    config::{SslMode, SslNegotiation},
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{error::SqlError, session::Session};
+use super::{
+    error::SqlError,
+    meter::{Meter, Metered, Plain},
+    session::Session,
+};
 
 /// The role of the operator.
 const USER: &str = "postgres";
@@ -121,9 +128,11 @@ impl Target {
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3)
             .tcp_user_timeout(Duration::from_secs(15))
-            .ssl_mode(match tls {
-                Tls::Off => SslMode::Disable,
-                Tls::Mutual(_) => SslMode::Require,
+            // Where there is no TLS, `Plain` is in its place.
+            .ssl_mode(SslMode::Require)
+            .ssl_negotiation(match tls {
+                Tls::Off => SslNegotiation::Direct,
+                Tls::Mutual(_) => SslNegotiation::Postgres,
             });
         config
     }
@@ -140,16 +149,18 @@ impl Target {
     pub(super) async fn connect_with(&self, tls: &Tls, more: &str) -> Result<Session, SqlError> {
         let config = self.config(tls, more);
         // tokio-postgres' own timeout ends with the TCP connection; a server that accepts and says nothing needs this one.
+        let meter = Arc::new(Meter::default());
         let session = tokio::time::timeout(CONNECT_DEADLINE, async {
+            let meter = Arc::clone(&meter);
             match tls {
                 Tls::Off => config
-                    .connect(NoTls)
+                    .connect(Metered { connector: Plain, meter: Arc::clone(&meter) })
                     .await
-                    .map(|(client, driver)| Session::start(self, tls, client, driver)),
+                    .map(|(client, driver)| Session::start(self, tls, meter, client, driver)),
                 Tls::Mutual(client_tls) => config
-                    .connect(client_tls.connector())
+                    .connect(Metered { connector: client_tls.connector(), meter: Arc::clone(&meter) })
                     .await
-                    .map(|(client, driver)| Session::start(self, tls, client, driver)),
+                    .map(|(client, driver)| Session::start(self, tls, meter, client, driver)),
             }
         });
         match session.await {

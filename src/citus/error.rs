@@ -197,9 +197,9 @@ impl From<&DbError> for Words {
     fn from(error: &DbError) -> Self {
         Self {
             sqlstate: error.code().code().to_owned(),
-            message: error.message().to_owned(),
-            detail: error.detail().map(ToOwned::to_owned),
-            hint: error.hint().map(ToOwned::to_owned),
+            message: cut(error.message()),
+            detail: error.detail().map(cut),
+            hint: error.hint().map(cut),
             position: match error.position() {
                 Some(ErrorPosition::Original(position)) => {
                     usize::try_from(*position).unwrap_or(1).checked_sub(1)
@@ -328,6 +328,17 @@ fn is_io(error: &tokio_postgres::Error) -> bool {
 /// Words of a server without its line breaks: they go into conditions, events and log lines.
 pub(super) fn one_line(words: &str) -> String {
     words.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// The longest text of a server that is kept, in bytes.
+const TEXT: usize = 4096;
+
+/// The beginning of a text that a server sent: it goes into conditions and events, and may be of any length.
+pub(super) fn cut(text: &str) -> String {
+    if text.len() <= TEXT {
+        return text.to_owned();
+    }
+    format!("{}...", &text[..text.floor_char_boundary(TEXT)])
 }
 
 /// An error and its causes in one line, none of them twice.

@@ -17,6 +17,7 @@ mod error;
 mod give_up;
 mod holders;
 mod membership;
+mod meter;
 mod node;
 mod obstacles;
 mod pinning;

@@ -20,13 +20,14 @@ use tokio::{
     time::Instant,
 };
 use tokio_postgres::{
-    AsyncMessage, CancelToken, Client, Connection, NoTls, Row,
+    AsyncMessage, CancelToken, Client, Connection, Row,
     types::{FromSql, ToSql, Type},
 };
 
 use super::{
     connect::{Target, Tls},
-    error::{Refusal, SqlError, Words, chain},
+    error::{Refusal, SqlError, Words, chain, cut},
+    meter::{Meter, Plain},
 };
 
 /// Deadline of a read.
@@ -49,6 +50,7 @@ pub struct Session {
     tls: Tls,
     driver: JoinHandle<()>,
     notices: Arc<Mutex<VecDeque<String>>>,
+    meter: Arc<Meter>,
     /// A call was given up: what the server does with it is unknown, so nothing else is asked over this connection.
     given_up: AtomicBool,
     /// The extension was there at the last look.
@@ -76,7 +78,13 @@ pub(super) struct Call<'a> {
 }
 
 impl Session {
-    pub(super) fn start<S, T>(target: &Target, tls: &Tls, client: Client, driver: Connection<S, T>) -> Self
+    pub(super) fn start<S, T>(
+        target: &Target,
+        tls: &Tls,
+        meter: Arc<Meter>,
+        client: Client,
+        driver: Connection<S, T>,
+    ) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -90,6 +98,7 @@ impl Session {
             tls: tls.clone(),
             driver: tokio::spawn(drive(target.node.clone(), driver, Arc::clone(&notices))),
             notices,
+            meter,
             given_up: AtomicBool::new(false),
             extension: AtomicBool::new(false),
         }
@@ -141,6 +150,7 @@ impl Session {
                 why: "the connection was lost".to_owned(),
             });
         }
+        self.meter.begin();
         self.take_notices();
         Ok((client, call))
     }
@@ -158,7 +168,7 @@ impl Session {
         runtime.spawn(tokio::time::timeout(super::connect::CONNECT_DEADLINE, async move {
             // There is no one left to tell: the session is given up already.
             let _ = match tls {
-                Tls::Off => token.cancel_query(NoTls).await,
+                Tls::Off => token.cancel_query(Plain).await,
                 Tls::Mutual(tls) => token.cancel_query(tls.connector()).await,
             };
         }));
@@ -202,7 +212,14 @@ impl Call<'_> {
                 if error.as_db_error().is_none() {
                     self.session.given_up.store(true, Ordering::Relaxed);
                 }
-                Err(SqlError::doing(&self.session.node, self.doing, &error))
+                match self.session.meter.refusal() {
+                    Some(why) if error.as_db_error().is_none() => Err(SqlError::Misunderstood {
+                        node: self.session.node.clone(),
+                        doing: self.doing,
+                        why: format!("it {why}, and the connection was given up"),
+                    }),
+                    _ => Err(SqlError::doing(&self.session.node, self.doing, &error)),
+                }
             }
             Err(_) => {
                 self.session.give_up();
@@ -224,7 +241,11 @@ impl Call<'_> {
     }
 
     pub(super) fn misunderstood(&self, error: &dyn std::error::Error) -> SqlError {
-        SqlError::Misunderstood { node: self.session.node.clone(), doing: self.doing, why: chain(error) }
+        SqlError::Misunderstood {
+            node: self.session.node.clone(),
+            doing: self.doing,
+            why: cut(&chain(error)),
+        }
     }
 
     /// A refusal of this program's own, in the words of the server's.
@@ -272,7 +293,7 @@ where
                 if notices.len() == NOTICES {
                     notices.pop_front();
                 }
-                notices.push_back(notice.message().to_owned());
+                notices.push_back(cut(notice.message()));
             }
             Ok(_) => {}
             Err(error) => {
