@@ -2,8 +2,11 @@
 //! nothing of theirs is run here, not even by the planner, which evaluates what is constant in an index. So only
 //! catalogs and statistics are read, by oid, and no table of a person is named in any statement. Nothing is written.
 
+use std::time::Duration;
+
 use futures::{StreamExt as _, stream};
 use serde::Deserialize;
+use tokio::time::timeout;
 use tokio_postgres::types::Type;
 
 use super::{
@@ -17,6 +20,8 @@ use crate::observe::snapshot::{Contents, Copies, Holdings, Membership, Named, Ot
 
 /// Databases that are looked into at the same time.
 const BESIDE: usize = 4;
+/// No look into one of them takes longer, its connection included.
+const DATABASE: Duration = Duration::from_secs(5);
 /// The longest name or sentence that is kept, in characters.
 const WORDS: usize = 200;
 
@@ -216,12 +221,13 @@ async fn other(target: &Target, tls: &Tls, options: &str, database: Database) ->
         return closed("it lets nobody in (datallowconn is false)".to_owned());
     }
     let target = Target { database: database.name.clone(), ..target.clone() };
-    match look_inside(&target, tls, options).await {
-        Ok(inside) if inside.holds.is_empty() && inside.member.is_none() => None,
-        Ok(inside) => {
+    match timeout(DATABASE, look_inside(&target, tls, options)).await {
+        Err(_) => closed(format!("no answer within {} s", DATABASE.as_secs())),
+        Ok(Ok(inside)) if inside.holds.is_empty() && inside.member.is_none() => None,
+        Ok(Ok(inside)) => {
             Some(OtherDatabase { name, closed: None, holds: clean(inside.holds), member: inside.member })
         }
-        Err(error) => closed(words(&error.to_string())),
+        Ok(Err(error)) => closed(words(&error.to_string())),
     }
 }
 

@@ -76,6 +76,15 @@ impl<'a> Access<'a> {
         Ok(self.sessions.get_maintenance(&key, &target, tls).await?)
     }
 
+    /// Where a node's server is, and how it is connected to: for connections that are not kept.
+    ///
+    /// # Errors
+    /// See [`NoWay`].
+    pub fn way(&self, node: Node, pod: Option<&Pod>) -> Result<(Target, &Tls), NoWay> {
+        let tls = self.tls.as_ref().map_err(|why| NoWay::Certificates(why.clone()))?;
+        Ok((self.target(node, pod)?.1, tls))
+    }
+
     /// The address of a node in pg_dist_node.
     #[must_use]
     pub fn address(&self, node: Node) -> String {

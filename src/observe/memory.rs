@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     schema::KeptSchema,
-    snapshot::{ImageFacts, LiveObject, Refusals, Rewritten, Snapshot},
+    snapshot::{Contents, ImageFacts, LiveObject, Refusals, Rewritten, Seen, Snapshot},
 };
 use crate::{
     api::{Desired, DialogClusterStatus, Node},
@@ -50,6 +50,8 @@ pub struct Remembered {
     pub rewritten: BTreeMap<String, Rewritten>,
     /// Sizes of shards.
     pub sizes: Option<Sizes>,
+    /// What keeps workers from going, and when it was seen.
+    pub contents: BTreeMap<Node, (Seen<Contents>, Instant)>,
     /// The operator's certificates, and of which version of the Secret they are.
     pub tls: Option<(String, ClientTls)>,
     /// Nodes that were restarted since the last rolling restart was finished, and why.

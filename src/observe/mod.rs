@@ -9,6 +9,7 @@ mod jobs;
 pub mod kubernetes;
 #[cfg(test)]
 mod kubernetes_tests;
+mod leaving;
 mod live;
 pub mod memory;
 pub mod postgres;
@@ -26,6 +27,7 @@ use self::{access::Access, memory::Handle, postgres::Look};
 use crate::{
     api::{Desired, DialogClusterStatus},
     controller::Context,
+    plan::View,
 };
 pub use snapshot::Snapshot;
 use snapshot::{ImageFacts, Refusals, Seen};
@@ -56,14 +58,14 @@ pub async fn observe(
     let look = Look { access, desired, pods: &pods, memory: memory.clone(), metrics: &context.metrics };
     let (sql, schema_sql) = tokio::join!(look.look(), schema::look(context, desired, &status, memory));
     let (trials, old_trials) = memory.with(|memory| memory.trials());
-    let refusals = memory.with(|memory| memory.refusals.clone());
-    Snapshot {
+    let (refusals, rewritten) = memory.with(|memory| (memory.refusals.clone(), memory.rewritten.clone()));
+    let mut seen = Snapshot {
         now: Timestamp::now(),
         operator: context.operator.clone(),
         objects,
-        pods,
+        pods: pods.clone(),
         warnings,
-        rewritten: memory.with(|memory| memory.rewritten.clone()),
+        rewritten,
         postgres: sql.postgres,
         citus: sql.citus,
         connections: sql.connections,
@@ -75,7 +77,9 @@ pub async fn observe(
         schema_sql,
         refusals,
         status,
-    }
+    };
+    seen.contents = look.leaving(View { desired, seen: &seen }).await;
+    seen
 }
 
 /// What images said, now or before: an answer does not change, a failure to pull may.

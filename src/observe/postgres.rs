@@ -122,7 +122,7 @@ impl Look<'_> {
     }
 
     /// A session, in the time that a look may take.
-    async fn session(&self, node: Node) -> Result<Arc<Session>, Failure> {
+    pub(super) async fn session(&self, node: Node) -> Result<Arc<Session>, Failure> {
         let pod = self.pods.get(&node);
         let deadline = if pod.is_some_and(|pod| pod.ready) { DEADLINE } else { DEADLINE_NOT_READY };
         match timeout(deadline, self.access.session(node, pod)).await {
@@ -131,7 +131,7 @@ impl Look<'_> {
         }
     }
 
-    async fn timed<T, E: Into<Failure>>(
+    pub(super) async fn timed<T, E: Into<Failure>>(
         &self,
         session: &Session,
         (statement, deadline): (&'static str, Duration),

@@ -93,6 +93,13 @@ pub fn named<'a>(view: View, value: &'a str) -> Option<Named<'a>> {
     Some(all)
 }
 
+/// A person has given up this worker, and this server of it, by name.
+#[must_use]
+pub fn is_named(view: View, node: Node) -> bool {
+    let named = view.desired.force_remove.as_deref().and_then(|value| named(view, value)).unwrap_or_default();
+    named.iter().any(|(of, identity)| *of == node && recorded(view, node) == *identity)
+}
+
 /// Who is recorded for a worker.
 #[must_use]
 pub fn recorded(view: View<'_>, node: Node) -> &str {

@@ -106,6 +106,13 @@ pub enum Hold {
         /// Why.
         why: String,
     },
+    /// What is on a leaving worker beside the cluster's own could not be looked at.
+    ContentsUnknown {
+        /// Which worker.
+        node: Node,
+        /// Why.
+        why: String,
+    },
     /// What moves left behind on a leaving worker cannot be dropped yet.
     CleanupBlocked {
         /// Which worker.

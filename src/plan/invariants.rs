@@ -4,7 +4,7 @@
 use super::{Plan, RestartCause, Server, Step, View, Wanted, settings};
 use crate::{
     api::{Node, names::keys},
-    observe::snapshot::Leftover,
+    observe::snapshot::{Contents, Leftover, Seen},
 };
 
 /// A rule that a plan breaks; the number is that of the list in ARCHITECTURE.md.
@@ -30,7 +30,12 @@ pub fn check(view: View, wanted: &Wanted, plan: &Plan) -> Result<(), Broken> {
             Step::RestartNode { node, cause, .. } => restarts_alone(view, *node, *cause)?,
             Step::AddNode { node, .. } => registers_reachable(view, plan, position, *node)?,
             Step::SetCoordinatorHost { .. } => knows_cluster(view)?,
-            Step::SetShouldHaveShards { node, .. } => changes_at_rest(view, *node)?,
+            Step::SetShouldHaveShards { node, should, .. } => {
+                changes_at_rest(view, *node)?;
+                if !should {
+                    takes_nothing_along(view, *node)?;
+                }
+            }
             Step::Retire { node, .. } => retires_empty(view, plan, position, *node)?,
             Step::RemoveNode { node, .. } => removes_retired(view, plan, position, *node)?,
             Step::GiveUp { workers } => {
@@ -186,14 +191,28 @@ fn retires_empty(view: View, plan: &Plan, position: usize, node: Node) -> Result
     // Before the first registration: who does not answer and is given up by name has no row to go.
     let unborn = view.citus().is_some_and(|citus| citus.nodes.iter().all(|row| row.group_id == 0));
     let forgotten = unborn && gives_up_the_named(view, node).is_ok();
-    if given_up || removed || forgotten || is_empty(view, node) {
+    if given_up || forgotten || removed && super::force_remove::is_named(view, node) {
         Ok(())
+    } else if removed || is_empty(view, node) {
+        takes_nothing_along(view, node)
     } else {
         Err(broken(8, "only the volume of a worker that holds nothing is put aside", format!("{node}")))
     }
 }
 
+/// Not by the planner's own `is_free`: the two are to differ when one of them is wrong.
+fn takes_nothing_along(view: View, node: Node) -> Result<(), Broken> {
+    let rule = "nothing that a person made goes with a worker";
+    match view.seen.contents.get(&node) {
+        Some(Seen::Known(found)) if *found == Contents::default() => Ok(()),
+        Some(Seen::Known(_)) => Err(broken(17, rule, format!("{node} holds more than the cluster's own"))),
+        Some(Seen::Unknown(why)) => Err(broken(17, rule, format!("{node}: {why}"))),
+        None => Err(broken(17, rule, format!("{node} was not looked at"))),
+    }
+}
+
 fn removes_retired(view: View, plan: &Plan, position: usize, node: Node) -> Result<(), Broken> {
+    takes_nothing_along(view, node)?;
     if !is_empty(view, node) {
         return Err(broken(
             4,

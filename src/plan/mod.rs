@@ -1,6 +1,7 @@
 //! The planner: a pure function from what is wanted and what was seen to what to do now. No client, no async, no
 //! clock, no randomness, no state lives here. This file is the order of concerns; each concern has a file.
 
+pub mod contents;
 pub mod force_remove;
 pub mod heal;
 pub mod hold;

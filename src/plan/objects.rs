@@ -3,14 +3,14 @@
 
 use strum::IntoEnumIterator;
 
-use super::{Hold, Plan, Problem, ProblemReason, Server, Step, View, Wanted, image};
+use super::{Hold, Plan, Problem, ProblemReason, Server, Step, View, Wanted, contents, image};
 use crate::{
     api::{
         Node,
         names::{SecretKind, keys},
         spec::VolumePolicy,
     },
-    observe::snapshot::{LiveObject, Ownership, Postgres},
+    observe::snapshot::{LiveObject, Ownership},
     resources::{self, Initialise, Moving, OnVolume, Rendered},
 };
 
@@ -264,10 +264,11 @@ fn is_removed(view: View, node: Node) -> bool {
 fn remove(view: View, node: Node, plan: &mut Plan) {
     let name = view.name(node);
     let retired = view.is_retired(node);
-    let was_member =
-        view.identity(node).is_some() && view.postgres(node).is_none_or(Postgres::holds_metadata);
-    if !retired && was_member {
-        // Somebody has removed it by hand: its volume must not come back as that of the next worker of its name.
+    if contents::is_removed_by_hand(view, node) {
+        if !contents::may_be_put_aside(view, node, plan) {
+            return;
+        }
+        // Its volume must not come back as that of the next worker of its name.
         plan.step(
             super::scale_in::retire(view, node, VolumePolicy::Retain),
             format!("{name} was a member and is no longer one"),

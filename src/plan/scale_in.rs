@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Hold, Plan, ProblemReason, Step, View, Wanted, rebalance};
+use super::{Hold, Plan, ProblemReason, Step, View, Wanted, contents, rebalance};
 use crate::{
     api::{Node, spec::RebalanceMode, spec::VolumePolicy},
     observe::snapshot::{DistNode, Job},
@@ -20,9 +20,16 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         return;
     }
     let leaving = view.leaving();
-    for (node, row) in &leaving {
-        plan.hold(Hold::Leaving { node: *node, shards: view.shards(row) });
+    let going: Vec<Hold> =
+        leaving.iter().map(|(node, row)| Hold::Leaving { node: *node, shards: view.shards(row) }).collect();
+    go_on(view, wanted, leaving, plan);
+    // What keeps them is said first.
+    for hold in going {
+        plan.hold(hold);
     }
+}
+
+fn go_on(view: View, wanted: &Wanted, leaving: Workers, plan: &mut Plan) {
     let back: Workers = view.staying().into_iter().filter(|(_, row)| !row.should_have_shards).collect();
     if leaving.is_empty() && back.is_empty() {
         return;
@@ -50,7 +57,9 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         return;
     }
     if !asked.is_empty() {
-        begin(view, &asked, plan);
+        if is_free(view, &asked, plan) {
+            begin(view, &asked, plan);
+        }
     } else if !full.is_empty() {
         drain(view, wanted, &full, plan);
     }
@@ -70,17 +79,29 @@ fn should_have_shards(view: View, node: Node, row: &DistNode, should: bool) -> S
     Step::SetShouldHaveShards { node, address: view.address(node), should, shards: view.shards(row) }
 }
 
-/// The last moment at which a scale-in can be refused.
-fn begin(view: View, asked: &Workers, plan: &mut Plan) {
+fn refuse(view: View, asked: &Workers, plan: &mut Plan, why: &str) {
     let names: Vec<String> = asked.keys().map(|node| view.name(*node)).collect();
-    let names = names.join(", ");
-    let refuse = |plan: &mut Plan, why: &str| {
-        let registered = view.registered_workers().len();
-        plan.problem(
-            ProblemReason::ScaleInRefused,
-            as_told(view, format!("spec.workers.replicas: {} of {registered} workers are to stay, and {names} cannot be drained: {why}. Nothing was changed; they serve.", view.staying().len())),
-        );
-    };
+    let (stay, all) = (view.staying().len(), view.registered_workers().len());
+    let what = format!(
+        "spec.workers.replicas: {stay} of {all} workers are to stay, and {} cannot be drained: {why}. Nothing was changed; they serve.",
+        names.join(", ")
+    );
+    plan.problem(ProblemReason::ScaleInRefused, as_told(view, what));
+}
+
+/// Nothing but the cluster's own is on those that are to go.
+fn is_free(view: View, asked: &Workers, plan: &mut Plan) -> bool {
+    let found: Vec<String> = asked.keys().filter_map(|node| contents::found(view, *node, plan)).collect();
+    if !found.is_empty() {
+        let why = format!("{}. {}, or set spec.workers.replicas back", found.join(". "), contents::CURE);
+        refuse(view, asked, plan, &why);
+    }
+    asked.keys().all(|node| contents::is_free(view, *node))
+}
+
+/// The last moment at which a scale-in can be refused without anything having been changed.
+fn begin(view: View, asked: &Workers, plan: &mut Plan) {
+    let refuse = |plan: &mut Plan, why: &str| refuse(view, asked, plan, why);
     if view.desired.rebalance.mode == RebalanceMode::Off {
         refuse(
             plan,
@@ -117,7 +138,8 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
 
 /// What was told before, as long as no number in it has moved by a tenth: bytes come and go with every write of a
 /// client, and are no news.
-fn as_told(view: View, message: String) -> String {
+#[must_use]
+pub fn as_told(view: View, message: String) -> String {
     let reason = ProblemReason::ScaleInRefused.to_string();
     let mut conditions = view.seen.status.conditions.iter();
     let before = conditions.find(|condition| condition.status == "True" && condition.reason == reason);
@@ -210,11 +232,13 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
     if !dirty.is_empty() {
         plan.step(Step::CleanUp, "what the moves left on a leaving worker has to go before it is removed: a row of pg_dist_cleanup that outlives its node stops every later move of that shard");
     }
-    if clean.is_empty() {
+    let mut free = clean;
+    free.retain(|node, _| may_go(view, *node, plan));
+    if free.is_empty() {
         return false;
     }
     plan.step(Step::RecoverTransactions, "transactions prepared on a leaving worker are ended first");
-    for node in clean.into_keys() {
+    for node in free.into_keys() {
         let reclaim = view.desired.volumes.when_scaled;
         let claim = view.claim(node).map(ToOwned::to_owned);
         let kept = claim.clone().filter(|_| reclaim == VolumePolicy::Retain);
@@ -227,6 +251,19 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
         plan.step(Step::RemoveNode { node, address, kept }, format!("{} is drained", view.name(node)));
     }
     true
+}
+
+/// A person may have put something there since its drain began: then it stays, registered and without shards.
+fn may_go(view: View, node: Node, plan: &mut Plan) -> bool {
+    if let Some(found) = contents::found(view, node, plan) {
+        let what = format!(
+            "{} is drained and cannot be removed: {found}. It stays registered, without shards. {}.",
+            view.name(node),
+            contents::CURE
+        );
+        plan.problem(ProblemReason::ScaleInRefused, as_told(view, what));
+    }
+    contents::is_free(view, node)
 }
 
 /// Marks the worker and its volume. Colons are no part of a label.

@@ -48,6 +48,9 @@ impl fmt::Display for Hold {
             Self::RoomUnknown { why } => {
                 write!(f, "nothing is drained before it is known whether those that stay have room: {why}")
             }
+            Self::ContentsUnknown { node, why } => {
+                write!(f, "{node} does not go before it is known what else people keep on it: {why}")
+            }
             Self::CleanupBlocked { node, objects, holders } if holders.is_empty() => {
                 write!(f, "{node} is removed when Citus has dropped {objects} objects that moves left on it")
             }

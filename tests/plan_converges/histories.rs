@@ -32,6 +32,7 @@ enum Happening {
     Leftover(u16),
     Lose(u16),
     Refuse(&'static str, u32),
+    Theirs(u16, Option<world::Theirs>),
     LaggingCache,
     OperatorKilled(usize),
     Time(u32),
@@ -90,9 +91,18 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0..6_u16).prop_map(Leftover),
         1 => (1..6_u16).prop_map(Lose),
         3 => (prop::sample::select(REFUSABLE.to_vec()), 1..200_u32).prop_map(|(act, ticks)| Refuse(act, ticks)),
+        2 => (1..6_u16, theirs()).prop_map(|(node, theirs)| Theirs(node, theirs)),
         2 => Just(LaggingCache),
         3 => (0..6_usize).prop_map(OperatorKilled),
         6 => (1..30_u32).prop_map(Time),
+    ]
+}
+
+fn theirs() -> impl Strategy<Value = Option<world::Theirs>> {
+    prop_oneof![
+        2 => Just(None),
+        2 => (0..100_i64).prop_map(|rows| Some(world::Theirs::Table(rows))),
+        1 => Just(Some(world::Theirs::Hidden)),
     ]
 }
 
@@ -174,6 +184,13 @@ fn happen(world: &mut World, what: &Happening) {
             }
         }
         Happening::Refuse(act, ticks) => drop(world.refuses.insert(act.to_owned(), ticks)),
+        Happening::Theirs(number, theirs) => {
+            let name = format!("{}.", node(number).object_name("dialogs"));
+            // On a member: what comes after its removal comes too late.
+            if world.nodes.iter().any(|row| row.name.starts_with(&name)) {
+                world.put(node(number), theirs);
+            }
+        }
         Happening::LaggingCache => {
             let before = world.objects.clone();
             world.reconcile(None);
@@ -221,6 +238,7 @@ fn converges(workers: i32, history: &[Happening]) {
     world.log.push("--- rest".to_owned());
     world.moves_fail = false;
     world.free = world::PLENTY;
+    world.volumes.values_mut().for_each(|data| data.theirs = None);
     ask_for(&mut world, 1, 1);
     world.edit(|spec| {
         spec.paused = false;

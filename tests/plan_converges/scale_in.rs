@@ -271,3 +271,105 @@ fn a_drain_that_citus_cannot_plan_is_not_begun() {
     assert!(plan.steps.is_empty(), "{:?}", plan.steps);
     assert_eq!(plan.problems[0].reason.to_string(), "StrategyUnknown");
 }
+
+fn refusal(world: &World) -> String {
+    let status = world.cluster.status.as_ref().unwrap();
+    let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
+    assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", "ScaleInRefused"), "{stalled:?}");
+    assert_eq!(condition(world, "Reconciling"), "False");
+    stalled.message.clone()
+}
+
+#[test]
+fn what_people_keep_on_a_worker_keeps_it_from_being_drained_whatever_becomes_of_its_volume() {
+    for policy in [VolumePolicy::Retain, VolumePolicy::Delete] {
+        let mut world = born(3);
+        world.put(Node::Worker(2), Some(world::Theirs::Table(1000)));
+        world.edit(|spec| {
+            spec.workers.replicas = 2;
+            spec.volumes.when_scaled = policy;
+        });
+        settle(&mut world);
+        let status = world.cluster.status.clone();
+        let message = refusal(&world);
+        assert!(message.contains("dialogs-worker-2 is") && message.contains("about 1000 rows"), "{message}");
+        assert!(world.nodes.iter().skip(1).all(|row| row.should_have_shards), "{:?}", world.nodes);
+        assert_eq!((condition(&world, "Ready").as_str(), world.jobs_started), ("True", 0));
+        // Rows that come and go are no news, until they are.
+        for (rows, news) in [(1009, false), (950, false), (0, true)] {
+            world.put(Node::Worker(2), Some(world::Theirs::Table(rows)));
+            settle(&mut world);
+            assert_eq!(world.cluster.status != status, news, "{rows} rows");
+        }
+        world.put(Node::Worker(2), None);
+        settle(&mut world);
+        assert_serves(&world);
+        assert_eq!(world.nodes.len(), 3);
+    }
+}
+
+#[test]
+fn a_worker_that_cannot_be_looked_at_is_waited_for() {
+    let mut world = born(2);
+    world.put(Node::Worker(1), Some(world::Theirs::Hidden));
+    world.edit(|spec| spec.workers.replicas = 1);
+    settle(&mut world);
+    assert_eq!((condition(&world, "Stalled").as_str(), world.nodes.len()), ("False", 3));
+    let message = world.cluster.status.clone().unwrap().message.unwrap();
+    assert!(message.contains("lock timeout"), "{message}");
+    assert!(world.nodes.iter().skip(1).all(|row| row.should_have_shards));
+    world.put(Node::Worker(1), None);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 2);
+}
+
+#[test]
+fn what_comes_in_the_middle_of_a_drain_keeps_the_worker_from_being_removed() {
+    let mut world = born(3);
+    world.edit(|spec| {
+        spec.workers.replicas = 2;
+        spec.volumes.when_scaled = VolumePolicy::Delete;
+    });
+    until(&mut world, "a drain runs", |world| moves_done(world) >= 2);
+    world.put(Node::Worker(2), Some(world::Theirs::Table(5)));
+    settle(&mut world);
+    let message = refusal(&world);
+    assert!(message.contains("dialogs-worker-2 is drained and cannot be removed"), "{message}");
+    assert!(message.contains("about 5 rows"), "{message}");
+    assert_eq!((world.nodes.len(), drained(&world).len()), (4, 0));
+    assert!(!world.nodes[3].should_have_shards);
+    // The way back is open.
+    world.edit(|spec| spec.workers.replicas = 3);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 4);
+    world.edit(|spec| spec.workers.replicas = 2);
+    settle(&mut world);
+    refusal(&world);
+    world.put(Node::Worker(2), None);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!((world.nodes.len(), world.volumes.len()), (3, 3));
+}
+
+#[test]
+fn a_worker_that_was_removed_by_hand_keeps_what_people_have_on_it() {
+    let mut world = born(3);
+    world.edit(|spec| spec.workers.replicas = 2);
+    until(&mut world, "drained", |world| {
+        world.placements.values().all(|group| *group != world.nodes[3].group_id) && world.cleanup.is_empty()
+    });
+    world.put(Node::Worker(2), Some(world::Theirs::Table(5)));
+    world.nodes.remove(3);
+    settle(&mut world);
+    assert!(refusal(&world).contains("dialogs-worker-2 was a member"), "{}", refusal(&world));
+    assert_eq!(drained(&world).len(), 0);
+    world.silent.insert(Node::Worker(2), 20);
+    settle(&mut world);
+    assert_eq!(drained(&world).len(), 0, "nothing is put aside because it was silent for a moment");
+    world.put(Node::Worker(2), None);
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(drained(&world).len(), 1);
+}

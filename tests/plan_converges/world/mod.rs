@@ -14,12 +14,12 @@ use dialog_operator::{
     observe::{
         Snapshot,
         snapshot::{
-            Citus, CleanupRow, ConnectionCheck, Disk, DistNode, DistTable, Group, Job, Leftover, LiveObject,
-            Move, Obstacle, Obstacles, OperatorFacts, Ownership, Pins, Pod, Postgres, Refusals,
-            RejectedConfiguration, SchemaSql, Seen, Task, Waiting,
+            Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable, Group, Holdings, Job,
+            Leftover, LiveObject, Move, Obstacle, Obstacles, OperatorFacts, Ownership, Pins, Pod, Postgres,
+            Refusals, RejectedConfiguration, SchemaSql, Seen, Task, Waiting,
         },
     },
-    plan::{Plan, Planned, Step, View, invariants, plan, refusals, view::PORT, wanted},
+    plan::{Plan, Planned, Step, View, contents, invariants, plan, refusals, view::PORT, wanted},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -43,6 +43,17 @@ pub struct Data {
     pub last_good: Option<Config>,
     pub leftovers: Vec<Leftover>,
     pub locale: String,
+    /// What people keep there that is not the cluster's own.
+    pub theirs: Option<Theirs>,
+}
+
+/// Something that no catalog of the cluster knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Theirs {
+    /// A table with so many rows.
+    Table(i64),
+    /// Nobody can look.
+    Hidden,
 }
 
 /// What a server is started with.
@@ -274,6 +285,20 @@ impl World {
             object_type: 1,
             object_name: format!("public.dialogs_{shard}"),
         });
+    }
+
+    /// People put something on a worker, or take it away.
+    pub fn put(&mut self, node: Node, theirs: Option<Theirs>) {
+        let claim = self.pods.get(&node).map(|pod| pod.claim.clone());
+        if let Some(data) = claim.and_then(|claim| self.volumes.get_mut(&claim)) {
+            data.theirs = theirs;
+        }
+    }
+
+    /// What people keep on a node that answers.
+    pub fn theirs(&self, node: Node) -> Option<Theirs> {
+        let pod = self.pods.get(&node).filter(|_| self.answers(node))?;
+        self.volumes.get(&pod.claim)?.theirs
     }
 
     /// Nothing is ever lost: each shard's rows are on the volume that its node mounts.

@@ -195,6 +195,11 @@ impl World {
                 if !self.everybody_answers() {
                     return Self::fail("connection to the remote node failed");
                 }
+                let node = Node::from_object_name(address.split('.').next().unwrap(), "dialogs").unwrap();
+                assert!(
+                    *should || self.theirs(node).is_none(),
+                    "{node} is drained with something of people's"
+                );
                 let row = self.nodes.iter_mut().find(|row| row.name == *address);
                 row.expect("a member").should_have_shards = *should;
             }
@@ -341,6 +346,7 @@ impl World {
             let full = self.placements.values().any(|group| *group == row.group_id);
             assert!(!full, "{node} is retired with shards on it");
         }
+        assert!(self.theirs(node).is_none(), "{node} is retired with something of people's");
         if let Some(claim) = claim
             && let Some(live) = self.objects.get_mut(&format!("PersistentVolumeClaim/{claim}"))
             && live.label(keys::DRAINED).is_none()
@@ -368,6 +374,7 @@ impl World {
             !self.cleanup.iter().any(|left| left.group_id == row.group_id),
             "{node} is removed before its cleanup"
         );
+        assert!(self.theirs(node).is_none(), "{node} is removed with something of people's");
         self.nodes.retain(|other| other.node_id != row.node_id);
         Ok(())
     }
@@ -409,6 +416,8 @@ impl World {
         assert!(live.label(keys::DRAINED).is_some(), "{name} is deleted and was not drained");
         assert_eq!(live.annotation(keys::RECLAIM), Some("Delete"), "{name} is deleted and was to be kept");
         assert!(!self.rows.values().any(|claim| claim == name), "{name} is deleted with rows on it");
+        let theirs = self.volumes.get(name).and_then(|data| data.theirs);
+        assert!(theirs.is_none(), "{name} is deleted with something of people's");
         self.objects.remove(&key);
         self.volumes.remove(name);
         Ok(())

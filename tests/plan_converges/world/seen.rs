@@ -25,7 +25,7 @@ impl World {
             let error = (!reached).then(|| "Connection refused".to_owned());
             connections.push(ConnectionCheck { from, to, error });
         }
-        Snapshot {
+        let mut seen = Snapshot {
             now: self.now,
             operator: OperatorFacts {
                 default_image: "postgres:dev".to_owned(),
@@ -49,7 +49,10 @@ impl World {
             }),
             refusals: self.refusals.clone(),
             status: self.cluster.status.clone().unwrap_or_default(),
-        }
+        };
+        let nodes = contents::looked_at(View { desired: &desired, seen: &seen });
+        seen.contents = nodes.into_iter().map(|node| (node, self.seen_contents(node))).collect();
+        seen
     }
 
     fn seen_pod(&self, node: Node, pod: &Running) -> Pod {
@@ -71,6 +74,18 @@ impl World {
             waiting: crash
                 .map(|_| Waiting { reason: "CrashLoopBackOff".to_owned(), message: "back-off".to_owned() }),
             last_termination: crash.map(|why| Waiting { reason: "Error".to_owned(), message: why.clone() }),
+        }
+    }
+
+    fn seen_contents(&self, node: Node) -> Seen<Contents> {
+        match self.theirs(node) {
+            _ if !self.answers(node) => Seen::Unknown("timeout expired".to_owned()),
+            None => Seen::Known(Contents::default()),
+            Some(Theirs::Table(rows)) => {
+                let local = Holdings { tables: 1, rows, ..Holdings::default() };
+                Seen::Known(Contents { local, ..Contents::default() })
+            }
+            Some(Theirs::Hidden) => Seen::Unknown("lock timeout".to_owned()),
         }
     }
 

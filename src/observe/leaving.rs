@@ -1,0 +1,77 @@
+//! The look at what workers that are to go hold beside what is the cluster's own. Made only when a step is to take
+//! something from such a worker next; that nothing was found is never remembered.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+
+use super::{
+    postgres::Look,
+    snapshot::{Contents, Seen},
+};
+use crate::{
+    act::Failure,
+    api::Node,
+    citus::{self, ContentsQuestion},
+    plan::{View, contents},
+};
+
+/// The whole look at one worker. Its parts have shorter deadlines.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// Each look connects to all databases of a server: while something keeps a worker from going, it is made no more
+/// often. Nothing is done on the strength of an old one, which only says no.
+const AGAIN: Duration = Duration::from_secs(8);
+
+impl Look<'_> {
+    /// What is on each worker that a step is to take something from next.
+    pub(super) async fn leaving(&self, view: View<'_>) -> BTreeMap<Node, Seen<Contents>> {
+        let nodes = contents::looked_at(view);
+        let told = self.memory.with(|memory| {
+            memory.contents.retain(|node, (_, at)| nodes.contains(node) && at.elapsed() < AGAIN);
+            memory.contents.clone()
+        });
+        let looks = nodes.into_iter().map(|node| {
+            let told = told.get(&node);
+            async move {
+                if let Some((found, _)) = told {
+                    return (node, found.clone());
+                }
+                let found = self.contents(view, node).await;
+                if !found.known().is_some_and(Contents::is_empty) {
+                    let now = (found.clone(), Instant::now());
+                    self.memory.with(|memory| memory.contents.insert(node, now));
+                }
+                (node, found)
+            }
+        });
+        join_all(looks).await.into_iter().collect()
+    }
+
+    async fn contents(&self, view: View<'_>, node: Node) -> Seen<Contents> {
+        match self.look_at_contents(view, node).await {
+            Ok(found) => Seen::Known(found),
+            Err(failure) => Seen::Unknown(failure.message),
+        }
+    }
+
+    async fn look_at_contents(&self, view: View<'_>, node: Node) -> Result<Contents, Failure> {
+        let session = self.session(node).await?;
+        let way = self.access.way(node, self.pods.get(&node))?;
+        let row = view.registration(node);
+        let rows = view.citus().map(|citus| citus.cleanup.as_slice()).unwrap_or_default();
+        let left = rows.iter().filter(|left| row.is_some_and(|row| row.group_id == left.group_id));
+        let cleanup: Vec<&str> = left.map(|left| left.object_name.as_str()).collect();
+        let ask = ContentsQuestion { cleanup: &cleanup };
+        let look = citus::observe_contents(&session, (&way.0, way.1), &ask);
+        let mut found = self.timed(&session, ("observe_contents", DEADLINE), look).await?;
+        if let Some(row) = row {
+            let coordinator = self.session(Node::Coordinator).await?;
+            let look = citus::observe_copies(&coordinator, row.group_id);
+            found.copies = self.timed(&coordinator, ("observe_copies", DEADLINE), look).await?;
+        }
+        Ok(found)
+    }
+}
