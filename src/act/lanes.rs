@@ -11,6 +11,7 @@ use crate::{
 pub fn lane(step: &Step) -> Option<Node> {
     match step {
         Step::PrepareNode { node, .. }
+        | Step::GrantRights { node, .. }
         | Step::RecordIdentity { node, .. }
         | Step::Reload { node }
         | Step::ResetAlterSystem { node, .. }
@@ -58,6 +59,7 @@ pub fn node(step: &Step) -> Option<Node> {
         | Step::DropLeftovers { node, .. }
         | Step::TryParameter { node, .. } => Some(*node),
         Step::PrepareNode { .. }
+        | Step::GrantRights { .. }
         | Step::RecordIdentity { .. }
         | Step::Reload { .. }
         | Step::ResetAlterSystem { .. }
@@ -136,6 +138,7 @@ pub fn stands_on(step: &Step, failed: &Step) -> bool {
         | Step::DropLeftovers { .. }
         | Step::PatchPod { .. }
         | Step::CleanUp
+        | Step::GrantRights { .. }
         | Step::ApplySchema { .. }
         | Step::PinGroups(_)
         | Step::StartRebalance { .. }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use super::{Failure, FailureReason, Hands};
 use crate::{
-    api::{Node, names::SecretKind},
+    api::{Node, names::SecretKind, spec::TransferMode},
     citus::{self, Schema, Session, SqlError, commands},
     observe::{
         access::{Access, NoWay, PORT},
@@ -66,6 +66,10 @@ pub(super) async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>
 async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
     match step {
         Step::PrepareNode { node, extension } => prepare(hands, *node, extension.as_deref()).await,
+        Step::GrantRights { node, owner } => {
+            let session = hands.session(*node).await?;
+            Ok(commands::grant_rights(&session, owner, &hands.desired.database.name).await?)
+        }
         Step::Reload { node } => Ok(commands::reload(&*hands.session(*node).await?).await?),
         Step::ResetAlterSystem { node, names } => {
             // Loaded at once: afterwards nothing shows that the server still has the old values.
@@ -96,25 +100,7 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
             Ok(())
         }
         Step::StartRebalance { drain, strategy, transfer_mode, parallel_colocated, .. } => {
-            let options = commands::RebalanceOptions {
-                strategy,
-                transfer_mode: *transfer_mode,
-                parallel_colocated: *parallel_colocated,
-            };
-            let coordinator = hands.coordinator().await?;
-            let job = if *drain {
-                commands::start_drain(&coordinator, &options).await?
-            } else {
-                commands::start_rebalance(&coordinator, &options).await?
-            };
-            tracing::info!(job, "citus_rebalance_start answered");
-            if *drain && job.is_none() {
-                let message = format!(
-                    "Citus plans no move away from the workers that are to go (strategy {strategy}): where may their shards be?"
-                );
-                return Err(Failure::new(FailureReason::Postgres, message));
-            }
-            Ok(())
+            start(hands, *drain, (strategy, *transfer_mode, *parallel_colocated)).await
         }
         Step::PinGroups(pins) => Ok(commands::pin_groups(&*hands.coordinator().await?, pins).await?),
         Step::StopRebalance { job } => {
@@ -122,6 +108,28 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
         }
         _ => about_members(hands, step).await,
     }
+}
+
+async fn start(
+    hands: &Hands<'_>,
+    drain: bool,
+    (strategy, transfer_mode, parallel_colocated): (&str, TransferMode, bool),
+) -> Result<(), Failure> {
+    let options = commands::RebalanceOptions { strategy, transfer_mode, parallel_colocated };
+    let coordinator = hands.coordinator().await?;
+    let job = if drain {
+        commands::start_drain(&coordinator, &options).await?
+    } else {
+        commands::start_rebalance(&coordinator, &options).await?
+    };
+    tracing::info!(job, "citus_rebalance_start answered");
+    if drain && job.is_none() {
+        let message = format!(
+            "Citus plans no move away from the workers that are to go (strategy {strategy}): where may their shards be?"
+        );
+        return Err(Failure::new(FailureReason::Postgres, message));
+    }
+    Ok(())
 }
 
 /// Steps about who is a member, and what members hold.

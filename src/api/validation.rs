@@ -186,11 +186,11 @@ pub fn database_name_is_free() -> Rule {
     )
 }
 
-/// The application's role is not the superuser or a reserved one.
+/// The application's role is not the superuser, a reserved one, or the one that runs jobs (`citus::MOVER`).
 #[must_use]
 pub fn owner_is_free() -> Rule {
     rule(
-        "self != 'postgres' && self != 'public' && self != 'none' && !self.startsWith('pg_')",
-        "database.owner: postgres, public, none and names that start with pg_ belong to the server",
+        "!(self in ['postgres', 'public', 'none', 'dialog_mover']) && !self.startsWith('pg_')",
+        "database.owner: postgres, public, none and names that start with pg_ belong to the server, dialog_mover to the operator",
     )
 }

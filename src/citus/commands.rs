@@ -13,41 +13,33 @@ pub use super::{
     give_up::{GivenUp, give_up},
     membership::{activate_node, add_node, remove_node, set_coordinator_host, set_should_have_shards},
     pinning::pin_groups,
+    roles::prepare_mover,
 };
 use super::{
     error::{SqlError, Words},
-    node::TIMEOUTS,
-    quote,
+    quote, roles,
     session::{CLUSTER_WRITE, Call, LONG_WRITE, Parameter, Session, WRITE},
 };
 use crate::api::spec::TransferMode;
 
-/// Makes a server ready for the operator, over the database `postgres`: the timeouts of the operator's role are
-/// switched off (a `statement_timeout` of postgresql.conf would break every move), and the application's database
-/// exists.
+/// Makes a server ready for the operator, over the database `postgres`: what is pinned for its roles is so (a
+/// `statement_timeout` of postgresql.conf would break every move, a `search_path` of the database lead Citus to
+/// functions that are not its own), and the application's database exists. It belongs to `postgres`: who owns a database
+/// decides on the settings of all sessions in it.
 ///
 /// # Errors
 /// Any [`SqlError`].
 pub async fn prepare_server(maintenance: &Session, database: &str) -> Result<(), SqlError> {
-    const THERE: &str = "SELECT json_build_object(
-        'timeouts', (SELECT json_agg(name) FROM pg_settings WHERE name = ANY($1)),
-        'database', EXISTS (SELECT FROM pg_database WHERE datname = $2))";
-    #[derive(serde::Deserialize)]
-    struct There {
-        timeouts: Vec<String>,
-        database: bool,
-    }
+    const THERE: &str = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
+    // Nobody but people of the cluster's has business there; once, so that they may say otherwise.
+    const CLOSE: &str = "REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC";
     let (client, call) = maintenance.call("the preparation of its server", LONG_WRITE).await?;
-    let parameters: &[Parameter<'_>] = &[(&TIMEOUTS, Type::TEXT_ARRAY), (&database, Type::TEXT)];
-    let there: There = call.json(&call.wait(client.query_typed_one(THERE, parameters)).await?)?;
     // Over `postgres` there is no Citus: what is said here stays on this node.
-    let alter = there
-        .timeouts
-        .iter()
-        .map(|name| format!("ALTER ROLE CURRENT_USER SET {} = 0;", quote::setting(name)));
-    let alter: String = alter.collect();
-    call.wait(client.batch_execute(&alter)).await?;
-    if !there.database {
+    roles::pin(&client, &call).await?;
+    let row = call.wait(client.query_typed_one(THERE, &[(&database, Type::TEXT)])).await?;
+    let there: bool = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
+    if !there {
+        call.wait(client.batch_execute(CLOSE)).await?;
         alone(&client, &call, &format!("CREATE DATABASE {}", quote::ident(database))).await?;
     }
     Ok(())
@@ -147,8 +139,9 @@ pub(super) const QUIET: &str =
     SET LOCAL log_min_duration_sample = -1; SET LOCAL log_transaction_sample_rate = 0;
     SET LOCAL citus.log_remote_commands = off";
 
-/// Makes the application's role, or gives it this password, and lets it make tables of its own: it owns the database
-/// and may create in `public`. Citus takes all of it to the workers, also to those that come later.
+/// Makes the application's role, or gives it this password, and lets it make tables of its own: it may create in the
+/// database, which is not its own, and in `public`. Citus takes all of it to the workers, the role also to those that
+/// come later; what it may do there is [`grant_rights`]'s.
 ///
 /// The password does not leave this process: the server gets its SCRAM-SHA-256 verifier, and is told not to log that.
 ///
@@ -171,11 +164,28 @@ pub async fn create_owner(
     let verifier = password::scram_sha_256(password.expose_secret().as_bytes());
     let statement = format!("{verb} ROLE {role} LOGIN PASSWORD {}", quote::literal(&verifier));
     call.wait(transaction.batch_execute(&statement)).await?;
-    let rights = format!(
-        "ALTER DATABASE {} OWNER TO {role}; GRANT USAGE, CREATE ON SCHEMA public TO {role}",
-        quote::ident(database)
-    );
-    call.wait(transaction.batch_execute(&rights)).await?;
+    call.wait(transaction.batch_execute(&rights(owner, database))).await?;
+    call.wait(transaction.commit()).await
+}
+
+fn rights(owner: &str, database: &str) -> String {
+    let (owner, database) = (quote::ident(owner), quote::ident(database));
+    format!(
+        "GRANT CREATE, CONNECT, TEMPORARY ON DATABASE {database} TO {owner};
+        GRANT USAGE, CREATE ON SCHEMA public TO {owner}"
+    )
+}
+
+/// Gives the application's role on this node what it was given on the coordinator, over the application's database:
+/// Citus takes rights on a database to the nodes of the day, and no further.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn grant_rights(session: &Session, owner: &str, database: &str) -> Result<(), SqlError> {
+    let (mut client, call) = session.call("GRANT", WRITE).await?;
+    let transaction = begin(&mut client, &call, Duration::from_secs(5), WRITE).await?;
+    let grant = format!("SET LOCAL citus.enable_ddl_propagation = off; {}", rights(owner, database));
+    call.wait(transaction.batch_execute(&grant)).await?;
     call.wait(transaction.commit()).await
 }
 
@@ -219,7 +229,8 @@ pub struct RebalanceOptions<'a> {
     pub parallel_colocated: bool,
 }
 
-/// `citus_rebalance_start`. Answers with the job's id, or `None` when there is nothing to move.
+/// `citus_rebalance_start`, as [`roles::MOVER`]: Citus runs a job's tasks as the role that started it. Answers with the
+/// job's id, or `None` when there is nothing to move.
 ///
 /// # Errors
 /// Any [`SqlError`]; [`Refusal::RebalanceRunning`], [`Refusal::NoReplicaIdentity`], [`Refusal::StrategyUnknown`].
@@ -244,17 +255,19 @@ async fn start(
     options: &RebalanceOptions<'_>,
     drain_only: bool,
 ) -> Result<Option<i64>, SqlError> {
+    prepare_mover(session).await?;
     let (mut client, call) = session.call("citus_rebalance_start", CLUSTER_WRITE).await?;
     let transaction = begin(&mut client, &call, Duration::from_secs(15), CLUSTER_WRITE).await?;
+    call.wait(transaction.batch_execute(&format!("SET LOCAL ROLE {}", quote::ident(roles::MOVER)))).await?;
     let parallel =
         if options.parallel_colocated { ", parallel_transfer_colocated_shards => true" } else { "" };
+    // The mode is a constant and no parameter: the mover may not name the schema of its type.
     let statement = format!(
         "SELECT citus_rebalance_start(rebalance_strategy => $1::text::name, drain_only => $2,
-            shard_transfer_mode => $3::text::citus.shard_transfer_mode{parallel})"
+            shard_transfer_mode => {}{parallel})",
+        quote::literal(&options.transfer_mode.to_string())
     );
-    let mode = options.transfer_mode.to_string();
-    let parameters: &[Parameter<'_>] =
-        &[(&options.strategy, Type::TEXT), (&drain_only, Type::BOOL), (&mode, Type::TEXT)];
+    let parameters: &[Parameter<'_>] = &[(&options.strategy, Type::TEXT), (&drain_only, Type::BOOL)];
     let row = call.wait(transaction.query_typed_one(&statement, parameters)).await?;
     let job = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
     call.wait(transaction.commit()).await?;

@@ -109,6 +109,8 @@ pub enum Refusal {
     DataInTheWay,
     /// There is no such rebalance strategy.
     StrategyUnknown,
+    /// A job would run with the rights of a superuser.
+    SuperuserWouldMove,
     /// A catalog of Citus is not there: the database does not have the extension, or another version of it.
     NoExtension,
     /// The user's SQL would end the transaction it runs in, or is not SQL alone.
@@ -133,6 +135,7 @@ impl Refusal {
             | Self::NoSurvivor
             | Self::DataInTheWay
             | Self::StrategyUnknown
+            | Self::SuperuserWouldMove
             | Self::NoExtension
             | Self::UnusableSchema
             | Self::Other => false,

@@ -6,6 +6,7 @@ use super::{
     catalog::shard_table,
     cleanup::TRANSIENT,
     error::{Refusal, SqlError, one_line},
+    roles::{self, unpinned, unsafe_mover},
     session::{Call, Parameter, READ, Session},
 };
 use crate::observe::snapshot::{Disk, Leftover, Postgres};
@@ -15,19 +16,18 @@ use crate::observe::snapshot::{Disk, Leftover, Postgres};
 pub struct NodeQuestion<'a> {
     /// The application's database.
     pub database: &'a str,
+    /// The application's role.
+    pub owner: &'a str,
     /// Names of the settings whose values matter.
     pub settings: &'a [&'a str],
 }
-
-/// Timeouts that must not end the operator's and Citus' own work, where PostgreSQL has them (the last from 17 on).
-pub(super) const TIMEOUTS: &[&str] =
-    &["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"];
 
 /// Everything about a server that does not need the extension.
 ///
 /// A setting that this session or its role overrides (`statement_timeout`) is shown as the configuration file has it:
 /// `current_setting()` would show the override.
-const SERVER: &str = "
+const SERVER: &str = concat!(
+    "
 WITH s AS MATERIALIZED (SELECT name, source, boot_val, pending_restart FROM pg_settings),
 file AS MATERIALIZED (
   SELECT DISTINCT ON (lower(name)) lower(name) AS name, setting, sourcefile FROM pg_file_settings
@@ -36,13 +36,11 @@ wanted AS (
   SELECT w.name, CASE
     WHEN s.source IN ('database', 'user', 'database user', 'client', 'interactive', 'test', 'session')
     THEN coalesce(file.setting, s.boot_val) ELSE current_setting(w.name, true) END AS value
-  FROM unnest($2::text[]) AS w(name)
+  FROM unnest($5::text[]) AS w(name)
   LEFT JOIN s ON lower(s.name) = lower(w.name) LEFT JOIN file ON file.name = lower(w.name)),
-timeouts AS (
-  SELECT count(*) FILTER (WHERE NOT coalesce(s.name || '=0' = ANY(r.setconfig), false)) AS missing
-  FROM s LEFT JOIN pg_db_role_setting r
-    ON r.setdatabase = 0 AND r.setrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
-  WHERE s.name = ANY($3::text[]))
+",
+    unpinned!(),
+    "
 SELECT json_build_object(
   'systemIdentifier', (SELECT system_identifier::text FROM pg_control_system()),
   'version', split_part(current_setting('server_version'), ' ', 1),
@@ -63,12 +61,18 @@ SELECT json_build_object(
       CASE datlocprovider WHEN 'b' THEN 'builtin ' WHEN 'i' THEN 'icu ' END ||
       coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') END
     FROM pg_database d WHERE datname = 'template0'),
-  'database', EXISTS (SELECT FROM pg_database WHERE datname = $1),
-  'extension', (SELECT extversion FROM pg_extension WHERE extname = 'citus' AND current_database() = $1),
+  'database', EXISTS (SELECT FROM pg_database WHERE datname = $4),
+  'extension', (SELECT extversion FROM pg_extension WHERE extname = 'citus' AND current_database() = $4),
   'availableExtension', (SELECT default_version FROM pg_available_extensions WHERE name = 'citus'),
-  'timeoutsOff', (SELECT missing = 0 FROM timeouts),
+  'rolePinned', NOT EXISTS (SELECT FROM unpinned) AND NOT EXISTS (SELECT FROM pg_authid WHERE rolname = $3 AND ",
+    unsafe_mover!(),
+    "),
+  'ownerMayCreate', (SELECT has_database_privilege(r.oid, d.oid, 'CREATE')
+      AND (current_database() <> $4 OR has_schema_privilege(r.oid, 'public', 'USAGE, CREATE'))
+    FROM pg_roles r, pg_database d WHERE rolname = $6 AND datname = $4),
   'inDoubt', (SELECT count(*) FROM pg_prepared_xacts
-    WHERE gid ^@ 'citus_' AND prepared < clock_timestamp() - interval '1 s'))";
+    WHERE gid ^@ 'citus_' AND prepared < clock_timestamp() - interval '1 s'))"
+);
 
 /// What a node's own copy of the Citus catalog says about itself.
 const MEMBER: &str = concat!(
@@ -113,8 +117,15 @@ struct Member {
 /// Any [`SqlError`]: then nothing is known.
 pub async fn observe_node(session: &Session, ask: &NodeQuestion<'_>) -> Result<Postgres, SqlError> {
     let (client, call) = session.call("the look at its PostgreSQL", READ).await?;
-    let parameters: [Parameter<'_>; 3] =
-        [(&ask.database, Type::TEXT), (&ask.settings, Type::TEXT_ARRAY), (&TIMEOUTS, Type::TEXT_ARRAY)];
+    let [names, values, mover] = roles::parameters();
+    let parameters: [Parameter<'_>; 6] = [
+        names,
+        values,
+        mover,
+        (&ask.database, Type::TEXT),
+        (&ask.settings, Type::TEXT_ARRAY),
+        (&ask.owner, Type::TEXT),
+    ];
     let server = call.wait(client.query_typed_one(SERVER, &parameters));
     let expected = session.saw_extension();
     let member = async { if expected { Some(ask_member(&client, &call).await) } else { None } };

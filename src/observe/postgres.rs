@@ -72,7 +72,11 @@ impl Look<'_> {
         // A worker's are those of the coordinator and more.
         let settings: Vec<String> = resources::settings(self.desired, Node::Worker(0)).into_keys().collect();
         let names: Vec<&str> = settings.iter().map(String::as_str).collect();
-        let question = NodeQuestion { database: &self.desired.database.name, settings: &names };
+        let question = NodeQuestion {
+            database: &self.desired.database.name,
+            owner: &self.desired.database.owner,
+            settings: &names,
+        };
         let nodes: Vec<Node> =
             self.pods.iter().filter(|(_, pod)| pod.address.is_some()).map(|(node, _)| *node).collect();
         // The catalog is looked at after the coordinator's server, over the same connection, while the workers answer.

@@ -145,8 +145,12 @@ pub struct Postgres {
     pub missing_tables: i64,
     /// What moves need only while they run and is there now: a dead move's, unless one runs or pg_dist_cleanup lists it.
     pub leftovers: Vec<Leftover>,
-    /// The operator's role has its timeouts set to 0 (`ALTER ROLE postgres SET statement_timeout = 0`).
-    pub timeouts_off: bool,
+    /// What is pinned for the roles that work for the operator is so (`ALTER ROLE postgres SET search_path = pg_catalog`,
+    /// no timeouts, ...), and the one that runs jobs is no superuser.
+    pub role_pinned: bool,
+    /// The application's role may create in its database and in `public`; `None` as long as it does not exist.
+    #[serde(default)]
+    pub owner_may_create: Option<bool>,
     /// Transactions of Citus that have been prepared here for more than a second, and are neither committed nor undone.
     #[serde(default)]
     pub in_doubt: i64,

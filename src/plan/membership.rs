@@ -146,7 +146,7 @@ fn record(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &m
     }
 }
 
-/// Timeouts off, database, extension. A registered worker that lacks its database is not helped by a new one.
+/// Settings of the operator's role, database, extension. A registered worker that lacks its database is not helped by a new one.
 fn prepare(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
     let extension = match node {
         Node::Coordinator => None,
@@ -163,10 +163,18 @@ fn prepare(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
     };
     let bare = !postgres.database || postgres.extension.is_none();
     let member = node.is_worker() && view.registration(node).is_some();
-    if (bare && !member) || !postgres.timeouts_off {
+    if (bare && !member) || !postgres.role_pinned {
         plan.step(
             Step::PrepareNode { node, extension },
-            "a node needs the operator's role without timeouts, the database and the extension",
+            "a node needs the settings of the operator's role, the database and the extension",
+        );
+    }
+    // Citus takes what a role may do in a database to the workers of the day, and no further.
+    let coordinator = view.postgres(Node::Coordinator).and_then(|coordinator| coordinator.owner_may_create);
+    if member && coordinator == Some(true) && postgres.owner_may_create == Some(false) {
+        plan.step(
+            Step::GrantRights { node, owner: view.desired.database.owner.clone() },
+            "the application's role may do on every node what it may on the coordinator",
         );
     }
 }
@@ -277,7 +285,7 @@ fn may_join(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: 
         member_under_no_name(view, node, group, plan);
         return false;
     }
-    let prepared = postgres.database && postgres.extension.is_some() && postgres.timeouts_off;
+    let prepared = postgres.database && postgres.extension.is_some() && postgres.role_pinned;
     if !prepared || !permission_withdrawn(view, node) {
         plan.hold(Hold::NodeNotPrepared { node });
         return false;

@@ -19,6 +19,7 @@ pub fn act(step: &Step) -> Act {
         Step::HurryConfiguration { node, .. }
         | Step::PatchPod { node, .. }
         | Step::PrepareNode { node, .. }
+        | Step::GrantRights { node, .. }
         | Step::RecordIdentity { node, .. }
         | Step::Reload { node }
         | Step::ResetAlterSystem { node, .. }

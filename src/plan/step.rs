@@ -84,12 +84,19 @@ pub enum Step {
         /// A merge patch of its metadata.
         metadata: serde_json::Value,
     },
-    /// Make node's server ready to be one of the cluster: timeouts of the operator's role, database, extension.
+    /// Make node's server ready to be one of the cluster: settings of the operator's role, database, extension.
     PrepareNode {
         /// Which node.
         node: Node,
         /// Version of the extension; absent: what the image has (the coordinator itself).
         extension: Option<String>,
+    },
+    /// Give the application's role on a worker what it may do on the coordinator.
+    GrantRights {
+        /// Which worker.
+        node: Node,
+        /// Name of the role.
+        owner: String,
     },
     /// Write down who a node is: on its StatefulSet and its volume claim.
     RecordIdentity {

@@ -82,6 +82,7 @@ pub fn doing(step: &Step) -> String {
         Step::HurryConfiguration { node, .. } => format!("hurrying the configuration of {node}"),
         Step::PatchPod { node, .. } => format!("labelling the pod of {node}"),
         Step::PrepareNode { node, .. } => format!("preparing {node}"),
+        Step::GrantRights { node, owner } => format!("giving {owner} its rights on {node}"),
         Step::RecordIdentity { node, .. } => format!("recording who {node} is"),
         Step::Reload { node } => format!("reloading {node}"),
         Step::ResetAlterSystem { node, names } => format!("resetting {} on {node}", names.join(", ")),

@@ -16,11 +16,11 @@ use dialog_operator::{
 };
 
 use crate::{
-    harness::{Cluster, DATABASE, OnlyCitus, Server, Signal, eventually, run_statements, skipped},
+    harness::{Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped},
     moves::{EVEN, catalog, job, with_dialogs},
 };
 
-const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, settings: &[] };
+const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, owner: OWNER, settings: &[] };
 
 async fn seen(server: &Server) -> Postgres {
     observe_node(&server.session(DATABASE).await, &NODE).await.unwrap()

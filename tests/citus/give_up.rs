@@ -9,7 +9,7 @@ use crate::{
     moves::{QUICK, catalog, job, with_dialogs},
 };
 
-const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, settings: &[] };
+const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, owner: OWNER, settings: &[] };
 
 /// Tables of the kinds that Citus knows and the dialogs schema does not have.
 const OTHERS: &[&str] = &[
@@ -79,7 +79,7 @@ async fn a_worker_that_is_gone_for_good_is_given_up() {
     let session = cluster.session().await;
     with_dialogs(&cluster, &session).await;
     if !skipped(OnlyCitus::OtherTables) {
-        cluster.coordinator.sql(OTHERS).await.unwrap();
+        cluster.coordinator.sql_as_owner(OTHERS).await.unwrap();
     }
     let [.., gone] = cluster.workers.as_slice() else { panic!("three workers") };
     let lost = [("127.0.0.1", gone.port)];

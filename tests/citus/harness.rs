@@ -368,8 +368,10 @@ impl Server {
         database: &str,
         user: &str,
     ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        // The path of role `postgres` leads to pg_catalog alone: a person who wants another one says so.
+        let path = if user == "postgres" { "options='-c search_path=public'" } else { "" };
         let text = format!(
-            "host=127.0.0.1 port={} user={user} dbname={database} password=secret-of-the-shop connect_timeout=5",
+            "host=127.0.0.1 port={} user={user} dbname={database} password=secret-of-the-shop connect_timeout=5 {path}",
             self.port
         );
         let (client, driver) = tokio_postgres::connect(&text, NoTls).await?;
@@ -381,6 +383,12 @@ impl Server {
     /// one, columns separated by `|`.
     pub async fn sql(&self, statements: &[&str]) -> Result<Vec<String>, String> {
         let client = self.client("postgres").await.map_err(|error| error.to_string())?;
+        run_statements(&client, statements).await
+    }
+
+    /// The same as the application's role.
+    pub async fn sql_as_owner(&self, statements: &[&str]) -> Result<Vec<String>, String> {
+        let client = self.client(OWNER).await.map_err(|error| error.to_string())?;
         run_statements(&client, statements).await
     }
 

@@ -78,7 +78,7 @@ async fn shards_move_out_and_in() {
         "CREATE TABLE nopk (a int)",
         "SELECT create_distributed_table('nopk', 'a', colocate_with => 'none')",
     ];
-    cluster.coordinator.sql(&keyless).await.unwrap();
+    cluster.coordinator.sql_as_owner(&keyless).await.unwrap();
     let added = commands::add_node(&session, "127.0.0.1", cluster.workers[1].port).await.unwrap();
 
     a_table_without_a_key_is_refused(&cluster, &session).await;
@@ -184,7 +184,7 @@ async fn it_evens_out(cluster: &Cluster, session: &Session) {
     assert_eq!(commands::start_rebalance(session, &EVEN).await.unwrap(), None, "there is nothing to move");
     assert_eq!(cluster.coordinator.value("SELECT count(*) FROM dialogs").await, "5000");
     for worker in &cluster.workers {
-        let node = NodeQuestion { database: DATABASE, settings: &[] };
+        let node = NodeQuestion { database: DATABASE, owner: OWNER, settings: &[] };
         let seen = observe_node(&worker.session(DATABASE).await, &node).await.unwrap();
         assert_eq!(seen.missing_tables, 0, "{}: {seen:?}", worker.name);
     }
@@ -288,9 +288,10 @@ async fn moves_that_cannot_be_made_are_retried() {
     );
     // The operator's own session says for itself what holds.
     let own = source.session(DATABASE).await;
-    let node = NodeQuestion { database: DATABASE, settings: &["statement_timeout", "work_mem"] };
+    let node =
+        NodeQuestion { database: DATABASE, owner: OWNER, settings: &["statement_timeout", "work_mem"] };
     let seen = observe_node(&own, &node).await.unwrap();
-    assert!(!seen.timeouts_off, "{seen:?}");
+    assert!(!seen.role_pinned, "{seen:?}");
     assert_eq!(seen.settings["statement_timeout"], "1ms", "as the file has it, not as this session does");
     let broken = if skipped(OnlyCitus::StatementTimeout) {
         None
@@ -301,7 +302,7 @@ async fn moves_that_cannot_be_made_are_retried() {
         Some(id)
     };
     commands::prepare_server(&source.session("postgres").await, DATABASE).await.unwrap();
-    assert!(observe_node(&own, &node).await.unwrap().timeouts_off);
+    assert!(observe_node(&own, &node).await.unwrap().role_pinned);
     if let Some(id) = broken {
         job(&session, "the job ends", |job| job.id == id && job.state == "finished").await;
     }

@@ -6,13 +6,14 @@ use dialog_operator::{
     citus::{NodeQuestion, Session, commands, lock_holders, observe_node},
     observe::snapshot::{DistNode, Leftover, LeftoverKind},
 };
+use secrecy::SecretString;
 
 use crate::{
-    harness::{Cluster, DATABASE, OnlyCitus, Server, Signal, eventually, run_statements, skipped},
+    harness::{Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped},
     moves::{EVEN, QUICK, catalog, job, with_dialogs},
 };
 
-const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, settings: &[] };
+const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, owner: OWNER, settings: &[] };
 
 /// A worker's row of pg_dist_node.
 async fn row(session: &Session, worker: &Server) -> DistNode {
@@ -235,7 +236,8 @@ async fn who_holds_what_is_to_be_dropped_is_named() {
         "CREATE TABLE few (a int PRIMARY KEY)",
         "SELECT create_distributed_table('few', 'a')",
     ];
-    cluster.coordinator.sql(&few).await.unwrap();
+    commands::create_owner(&session, OWNER, &SecretString::from("x"), DATABASE).await.unwrap();
+    cluster.coordinator.sql_as_owner(&few).await.unwrap();
     let leaving = &cluster.workers[1];
     let on_leaving = leaving.session(DATABASE).await;
     let reader = cluster.coordinator.client("postgres").await.unwrap();

@@ -7,11 +7,12 @@ use dialog_operator::{
     observe::snapshot::Postgres,
 };
 
-use crate::harness::{DATABASE, Server, eventually};
+use crate::harness::{DATABASE, OWNER, Server, eventually};
 
 async fn seen(session: &Session) -> Postgres {
     let ask = NodeQuestion {
         database: DATABASE,
+        owner: OWNER,
         settings: &["max_worker_processes", "work_mem", "lock_timeout", "datestyle", "search_path"],
     };
     observe_node(session, &ask).await.unwrap()

@@ -3,6 +3,10 @@
 CREATE FUNCTION standin.open_job() RETURNS bigint LANGUAGE sql STABLE AS
 $$ SELECT max(job_id) FROM pg_dist_background_job WHERE state IN ('scheduled', 'running', 'cancelling', 'failing') $$;
 
+-- Who asks: this function's body runs as its owner.
+CREATE FUNCTION standin.asker() RETURNS regrole LANGUAGE sql STABLE AS
+$$ SELECT quote_ident(coalesce(nullif(current_setting('role'), 'none'), session_user))::regrole $$;
+
 CREATE FUNCTION citus_rebalance_start(rebalance_strategy name DEFAULT NULL, drain_only bool DEFAULT false,
   shard_transfer_mode citus.shard_transfer_mode DEFAULT 'auto',
     parallel_transfer_reference_tables bool DEFAULT false, parallel_transfer_colocated_shards bool DEFAULT false) RETURNS bigint
@@ -16,7 +20,14 @@ DECLARE
   task bigint;
   before bigint;
   n int := 0;
+  asker regrole := standin.asker();
+  foreign_table name;
 BEGIN
+  SELECT relname INTO foreign_table FROM pg_dist_partition JOIN pg_class c ON c.oid = logicalrelid
+    WHERE NOT pg_has_role(asker, relowner, 'USAGE') ORDER BY 1 LIMIT 1;
+  IF FOUND THEN
+    RAISE EXCEPTION 'must be owner of table %', foreign_table USING ERRCODE = 'insufficient_privilege';
+  END IF;
   PERFORM pg_advisory_xact_lock(1667855223, 0);
   job := standin.open_job();
   IF NOT EXISTS (SELECT FROM pg_dist_partition WHERE partmethod = 'h') THEN
@@ -37,7 +48,7 @@ BEGIN
                  AND NOT EXISTS (SELECT FROM pg_dist_placement p
                    WHERE p.shardid = pg_dist_shard.shardid AND p.groupid = d.groupid)) THEN
         INSERT INTO pg_dist_background_task (job_id, owner, pid, command, retry_count, not_before)
-        VALUES (job, current_user::regrole, 0,
+        VALUES (job, asker, 0,
           format('SELECT pg_catalog.replicate_reference_tables(%L)', shard_transfer_mode), 0,
           '2000-01-01') RETURNING task_id INTO first;
       END IF;
@@ -49,7 +60,7 @@ BEGIN
     SELECT colocationid INTO colocation FROM pg_dist_shard JOIN pg_dist_partition USING (logicalrelid) WHERE shardid = m.shard;
     before := coalesce(CASE WHEN parallel_transfer_colocated_shards THEN NULL ELSE previous->>colocation END::bigint, first);
     INSERT INTO pg_dist_background_task (job_id, owner, pid, status, command, retry_count, not_before, nodes_involved)
-    VALUES (job, current_user::regrole, 0, CASE WHEN before IS NULL THEN 'runnable' ELSE 'blocked' END::citus_task_status,
+    VALUES (job, asker, 0, CASE WHEN before IS NULL THEN 'runnable' ELSE 'blocked' END::citus_task_status,
             format('SELECT pg_catalog.citus_move_shard_placement(%s,%s,%s,%L)', m.shard, m.source, m.target,
               shard_transfer_mode), 0, '2000-01-01', ARRAY[m.source, m.target])
     RETURNING task_id INTO task;

@@ -38,7 +38,9 @@ pub struct Data {
     pub known_nodes: i64,
     pub database: bool,
     pub extension: bool,
-    pub timeouts_off: bool,
+    pub role_pinned: bool,
+    /// The owner has its rights here.
+    pub granted: bool,
     pub auto_conf: BTreeMap<String, String>,
     pub last_good: Option<Config>,
     pub leftovers: Vec<Leftover>,

@@ -138,7 +138,11 @@ impl World {
                 let Some(data) = self.data(*node) else { return Self::fail("no answer") };
                 data.database = true;
                 data.extension = true;
-                data.timeouts_off = true;
+                data.role_pinned = true;
+            }
+            Step::GrantRights { node, .. } => {
+                let Some(data) = self.data(*node) else { return Self::fail("no answer") };
+                data.granted = true;
             }
             Step::RecordIdentity { node, system_identifier, claim } => {
                 self.record(*node, system_identifier, claim)
@@ -172,7 +176,15 @@ impl World {
                 }
             }
             Step::AddNode { node, address } => return self.add(*node, address),
-            Step::CreateOwner { secret_uid, .. } => self.owner = Some(secret_uid.clone()),
+            Step::CreateOwner { secret_uid, .. } => {
+                self.owner = Some(secret_uid.clone());
+                // Rights on a database reach the members of the day.
+                for node in self.pods.keys().copied().collect::<Vec<_>>() {
+                    if node == Node::Coordinator || self.registered(node).is_some() {
+                        self.data(node).into_iter().for_each(|data| data.granted = true);
+                    }
+                }
+            }
             Step::ApplySchema { hash } => {
                 assert!(self.schema.is_none(), "the schema is run once");
                 self.schema = Some(hash.clone());

@@ -109,6 +109,10 @@ impl Cluster {
         if let Some(password) = password {
             config.password(password);
         }
+        if user == "postgres" {
+            // The path of this role leads to pg_catalog alone: a person who wants another one says so.
+            config.options("-c search_path=public");
+        }
         let (client, driver) = if shows == Shows::Nothing {
             let (client, driver) = config.ssl_mode(SslMode::Disable).connect(NoTls).await?;
             (client, tokio::spawn(async move { driver.await.map_err(drop) }))
