@@ -155,7 +155,7 @@ async fn server(how: Lie, when: When) -> Target {
 }
 
 async fn look(session: &Session) -> Result<(), SqlError> {
-    let question = NodeQuestion { database: "dialogs", settings: &[] };
+    let question = NodeQuestion { database: "dialogs", owner: "shop", settings: &[] };
     observe_node(session, &question).await.map(drop)
 }
 

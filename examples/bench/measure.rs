@@ -105,14 +105,10 @@ async fn found(cluster: &Cluster, desired: &Desired) -> anyhow::Result<Session> 
     commands::set_coordinator_host(&coordinator, "localhost", cluster.port(0)).await?;
     commands::add_node(&coordinator, "localhost", cluster.port(1)).await?;
     commands::create_owner(&coordinator, OWNER, &PASSWORD.into(), DATABASE).await?;
-    let schema = Schema {
-        sql: BUILT_IN_SCHEMA,
-        hash: "bench",
-        shard_count: desired.shard_count,
-        owner: OWNER,
-        database: DATABASE,
-    };
-    apply_schema(&coordinator, &schema).await?;
+    let schema =
+        Schema { sql: BUILT_IN_SCHEMA, hash: "bench", shard_count: desired.shard_count, database: DATABASE };
+    let owner = cluster.owner().await?;
+    apply_schema(&cluster.session(0, "postgres").await?, owner, &schema).await?;
     Ok(coordinator)
 }
 

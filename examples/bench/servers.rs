@@ -82,16 +82,24 @@ impl Cluster {
         }
     }
 
-    /// A session of the operator.
-    pub async fn session(&self, place: usize, database: &str) -> anyhow::Result<Session> {
-        let target = Target {
+    fn target(&self, place: usize, database: &str) -> Target {
+        Target {
             node: NODES[place].to_string(),
             hostaddr: std::net::Ipv4Addr::LOCALHOST.into(),
             host: "localhost".to_owned(),
             port: self.port(place),
             database: database.to_owned(),
-        };
-        Ok(target.connect(&self.tls).await?)
+        }
+    }
+
+    /// A session of the operator.
+    pub async fn session(&self, place: usize, database: &str) -> anyhow::Result<Session> {
+        Ok(self.target(place, database).connect(&self.tls).await?)
+    }
+
+    /// A session of the application's role on the coordinator.
+    pub async fn owner(&self) -> anyhow::Result<Session> {
+        Ok(self.target(0, DATABASE).connect_as(&self.tls, OWNER, &PASSWORD.into()).await?)
     }
 
     /// What the operator does to a node before it can be a member.

@@ -215,11 +215,14 @@ async fn apply_schema(hands: &Hands<'_>, hash: &str) -> Result<(), Failure> {
     let schema = Schema {
         sql: &sql.sql,
         hash: &sql.hash,
-        owner: &hands.desired.database.owner,
         shard_count: hands.desired.shard_count,
         database: &hands.desired.database.name,
     };
-    Ok(citus::apply_schema(&*hands.coordinator().await?, &schema).await?)
+    let (access, pod) = (hands.access()?, hands.seen.pods.get(&Node::Coordinator));
+    let maintenance = access.maintenance(Node::Coordinator, pod).await?;
+    let password = hands.application_password().await?;
+    let owner = access.owner(Node::Coordinator, pod, (&hands.desired.database.owner, &password)).await?;
+    Ok(citus::apply_schema(&maintenance, owner, &schema).await?)
 }
 
 /// Best effort: a restart does not depend on it.

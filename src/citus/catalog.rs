@@ -12,6 +12,7 @@ use super::{
     obstacles,
     session::{Call, Parameter, READ, Session},
     task::{self, Place},
+    words::of_task,
 };
 use crate::observe::snapshot::{
     Citus, CleanupRow, DistNode, DistTable, Group, Job, Move, PlanUnknown, Seen, Task,
@@ -331,9 +332,8 @@ fn plan_unknown(error: &SqlError) -> PlanUnknown {
 /// A task's message as people may read it, and no more of it than that. It is cut here and not by the server, which
 /// refuses to cut a text that is no UTF-8.
 fn shown(message: &str) -> Option<String> {
-    let cut: String = message.chars().take(MESSAGE).collect();
-    let text = cut.trim_end();
-    (!text.is_empty()).then(|| text.to_owned())
+    let text: String = of_task(message).chars().take(MESSAGE).collect();
+    (!text.is_empty()).then_some(text)
 }
 
 /// What turns the texts of tasks and plans into moves.

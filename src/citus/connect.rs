@@ -7,6 +7,7 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
+use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::{
     Config,
     config::{SslMode, SslNegotiation},
@@ -36,6 +37,13 @@ const OPTIONS: &str = "-c search_path=pg_catalog -c role=none -c session_replica
     -c default_transaction_deferrable=off -c idle_session_timeout=0 -c statement_timeout=60s -c lock_timeout=5s \
     -c idle_in_transaction_session_timeout=60s -c client_min_messages=notice -c lc_messages=C -c log_duration=off \
     -c citus.max_cached_conns_per_worker=0";
+
+/// What holds for a session of the application's role, which may not set everything: nothing that is configured for it
+/// or its database breaks or outlives what is run there. Citus keeps no connection of it, on which something stays set.
+const OWNER_OPTIONS: &str = "-c search_path=public -c role=none -c default_transaction_read_only=off \
+    -c default_transaction_isolation=read\\ committed -c default_transaction_deferrable=off -c idle_session_timeout=0 \
+    -c statement_timeout=60s -c lock_timeout=5s -c idle_in_transaction_session_timeout=60s \
+    -c client_min_messages=notice -c citus.max_cached_conns_per_worker=0";
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +158,30 @@ impl Target {
 
     /// The same with more options, which begin with a space.
     pub(super) async fn connect_with(&self, tls: &Tls, more: &str) -> Result<Session, SqlError> {
-        let config = self.config(tls, more);
+        self.log_in(tls, self.config(tls, more)).await
+    }
+
+    /// Connects as another role, with its password: for what must not have the rights of `postgres`.
+    ///
+    /// # Errors
+    /// As [`Target::connect`]; [`SqlError::RoleRefused`] in place of [`SqlError::LoginRefused`].
+    pub async fn connect_as(
+        &self,
+        tls: &Tls,
+        role: &str,
+        password: &SecretString,
+    ) -> Result<Session, SqlError> {
+        let mut config = self.config(tls, "");
+        config.user(role).password(password.expose_secret()).options(OWNER_OPTIONS);
+        match self.log_in(tls, config).await {
+            Err(SqlError::LoginRefused { node, words }) => {
+                Err(SqlError::RoleRefused { node, role: role.to_owned(), words })
+            }
+            session => session,
+        }
+    }
+
+    async fn log_in(&self, tls: &Tls, config: Config) -> Result<Session, SqlError> {
         // tokio-postgres' own timeout ends with the TCP connection; a server that accepts and says nothing needs this one.
         let meter = Arc::new(Meter::default());
         let session = tokio::time::timeout(CONNECT_DEADLINE, async {

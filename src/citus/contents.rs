@@ -13,8 +13,9 @@ use super::{
     catalog::{moving, shard_table},
     cleanup::TRANSIENT,
     connect::{Target, Tls},
-    error::{SqlError, one_line},
+    error::SqlError,
     session::{READ, Session},
+    words::one_line,
 };
 use crate::observe::snapshot::{Contents, Copies, Holdings, Membership, Named, OtherDatabase};
 

@@ -5,6 +5,8 @@ use std::{error::Error, fmt};
 
 use tokio_postgres::error::{DbError, ErrorPosition, Severity};
 
+use super::words::{one_line, tells_a_row, unquoted, without_values};
+
 use crate::observe::refusals::Cause;
 
 /// Why a statement, or the connection for it, failed.
@@ -24,6 +26,16 @@ pub enum SqlError {
     LoginRefused {
         /// The node.
         node: String,
+        /// PostgreSQL's words.
+        words: Box<Words>,
+    },
+    /// The server does not let another role in than the operator's.
+    #[error("{node} refuses the login of {role}: {words}")]
+    RoleRefused {
+        /// The node.
+        node: String,
+        /// The role.
+        role: String,
         /// PostgreSQL's words.
         words: Box<Words>,
     },
@@ -58,14 +70,16 @@ pub enum SqlError {
         words: Box<Words>,
     },
     /// A statement of the schema's SQL failed. Nothing of it was applied.
-    #[error("{node} refused the schema at line {line}, `{statement}`: {words}; nothing of it was applied")]
+    #[error("{node} refused the schema at line {line}, {statement}: {words}; nothing of it was applied")]
     Schema {
         /// The node.
         node: String,
         /// The line of the failure, from 1.
         line: usize,
-        /// The first line of the statement.
+        /// The first line of the statement, in backquotes, or that it is not shown.
         statement: String,
+        /// What kind of refusal it is.
+        refusal: Refusal,
         /// The server's words.
         words: Box<Words>,
     },
@@ -183,11 +197,31 @@ pub struct Words {
     pub position: Option<usize>,
 }
 
+impl Words {
+    /// Without what is in quotes: the statement that the server quotes from held a secret.
+    pub(super) fn forget_quoted(&mut self) {
+        self.message = unquoted(&self.message);
+        (self.detail, self.hint) = (None, None);
+    }
+    /// A constraint, or the form of a value: the words may be those of a row.
+    fn are_about_values(&self) -> bool {
+        self.sqlstate.starts_with("22") || self.sqlstate.starts_with("23")
+    }
+}
+
+/// Values of rows are the application's, and go into no status, event or log: of an error about the form of values
+/// (class 22) nothing that is quoted, of any error nothing behind a colon that quotes, and no DETAIL that tells a row.
 impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&one_line(&self.message))?;
-        if let Some(detail) = &self.detail {
-            write!(f, " ({})", one_line(detail).trim_end_matches('.'))?;
+        let message = one_line(&self.message);
+        if self.sqlstate.starts_with("22") {
+            f.write_str(&unquoted(&without_values(&message)))?;
+        } else {
+            f.write_str(without_values(&message).trim_end())?;
+        }
+        let detail = self.detail.as_ref().filter(|detail| !self.are_about_values() && !tells_a_row(detail));
+        if let Some(detail) = detail {
+            write!(f, " ({})", without_values(&one_line(detail)).trim_end_matches('.'))?;
         }
         if let Some(hint) = &self.hint {
             write!(f, ". {}", one_line(hint).trim_end_matches('.'))?;
@@ -220,6 +254,7 @@ impl SqlError {
         match self {
             Self::Unreachable { node, .. }
             | Self::LoginRefused { node, .. }
+            | Self::RoleRefused { node, .. }
             | Self::NoDatabase { node, .. }
             | Self::DeadlineExceeded { node, .. }
             | Self::Refused { node, .. }
@@ -232,6 +267,7 @@ impl SqlError {
     pub fn words(&self) -> Option<&Words> {
         match self {
             Self::LoginRefused { words, .. }
+            | Self::RoleRefused { words, .. }
             | Self::NoDatabase { words, .. }
             | Self::Refused { words, .. }
             | Self::Schema { words, .. } => Some(words),
@@ -251,15 +287,17 @@ impl SqlError {
             _ => None,
         }
     }
-    /// The schema's SQL itself is wrong, not the moment at which it was run: data (class 22), a constraint (23), syntax
-    /// or a name (42), what Citus or this build cannot do (0A), an error that the SQL raises (P0), or a statement that
-    /// is never run.
+    /// The schema's SQL itself is wrong, not the moment at which it was run: whatever is not a lost connection (class 08),
+    /// a conflict with somebody else (40, a lock), resources or disks that run out (53, 58), a server that starts or stops
+    /// (57), or a bug of the server's (XX001, XX002).
     #[must_use]
     pub fn is_wrong_schema(&self) -> bool {
         match self {
             Self::Refused { refusal: Refusal::UnusableSchema, .. } => true,
-            Self::Schema { words, .. } => {
-                ["22", "23", "42", "0A", "P0"].iter().any(|class| words.sqlstate.starts_with(class))
+            Self::Schema { words, refusal, .. } => {
+                let passes = ["08", "40", "53", "57", "58", "55P03", "55006", "XX001", "XX002"];
+                *refusal != Refusal::RemoteUnreachable
+                    && !passes.iter().any(|state| words.sqlstate.starts_with(state))
             }
             _ => false,
         }
@@ -269,7 +307,9 @@ impl SqlError {
     pub fn cause(&self) -> Cause {
         match self {
             Self::Misunderstood { .. } => Cause::Unusable,
-            Self::LoginRefused { words, .. } => Cause::Login(words.sqlstate.clone()),
+            Self::LoginRefused { words, .. } | Self::RoleRefused { words, .. } => {
+                Cause::Login(words.sqlstate.clone())
+            }
             Self::Refused { refusal, words, .. } if !refusal.passes() => {
                 Cause::of_sqlstate(&words.sqlstate, &words.message)
             }
@@ -326,11 +366,6 @@ impl SqlError {
 
 fn is_io(error: &tokio_postgres::Error) -> bool {
     error.source().is_some_and(<dyn Error>::is::<std::io::Error>)
-}
-
-/// Words of a server without its line breaks: they go into conditions, events and log lines.
-pub(super) fn one_line(words: &str) -> String {
-    words.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// The longest text of a server that is kept, in bytes.
@@ -421,6 +456,77 @@ mod tests {
             ("shop-coordinator", Some("0A000"), "Other")
         );
         assert!(error.source().is_none(), "the words would be said twice by whoever prints the chain");
+    }
+
+    #[rstest]
+    #[case(
+        "23514",
+        "new row for relation \"t_1\" violates check constraint \"c\"",
+        "Failing row contains (1, my PIN).",
+        "new row for relation \"t_1\" violates check constraint \"c\""
+    )]
+    #[case(
+        "23505",
+        "duplicate key value violates unique constraint \"k\"",
+        "Key (a)=(my PIN) already exists.",
+        "duplicate key value violates unique constraint \"k\""
+    )]
+    #[case(
+        "22P02",
+        "invalid input syntax for type bigint: \"my PIN\"",
+        "x",
+        "invalid input syntax for type bigint"
+    )]
+    #[case(
+        "22003",
+        "value \"my PIN\" is out of range for type integer",
+        "x",
+        "value \"...\" is out of range for type integer"
+    )]
+    #[case(
+        "22P02",
+        "invalid input value for enum mood: \"my \"PIN\"\"",
+        "x",
+        "invalid input value for enum mood"
+    )]
+    #[case("XX000", "failed to send 42 bytes my PIN", "x", "failed to send 42 bytes (x)")]
+    #[case("XX000", "it failed", "COPY t_1, line 7: \"my PIN\"", "it failed (COPY t_1)")]
+    #[case("42P01", "relation \"t\" does not exist", "Because.", "relation \"t\" does not exist (Because)")]
+    fn values_of_rows_are_not_told(
+        #[case] sqlstate: &str,
+        #[case] message: &str,
+        #[case] detail: &str,
+        #[case] told: &str,
+    ) {
+        let words = Words {
+            sqlstate: sqlstate.to_owned(),
+            message: message.to_owned(),
+            detail: Some(detail.to_owned()),
+            ..Words::default()
+        };
+        assert_eq!(words.to_string(), told);
+    }
+
+    #[rstest]
+    #[case("3F000", Refusal::Other, true)]
+    #[case("25001", Refusal::Other, true)]
+    #[case("42501", Refusal::Other, true)]
+    #[case("XX000", Refusal::Other, true)]
+    #[case("XX000", Refusal::RemoteUnreachable, false)]
+    #[case("40P01", Refusal::Other, false)]
+    #[case("55P03", Refusal::LockTimeout, false)]
+    #[case("57014", Refusal::Cancelled, false)]
+    #[case("53100", Refusal::Other, false)]
+    #[case("08006", Refusal::RemoteUnreachable, false)]
+    fn a_schema_is_wrong_unless_the_moment_was(
+        #[case] state: &str,
+        #[case] refusal: Refusal,
+        #[case] wrong: bool,
+    ) {
+        let words = Box::new(Words { sqlstate: state.to_owned(), ..Words::default() });
+        let error =
+            SqlError::Schema { node: "n".to_owned(), line: 1, statement: "`S`".to_owned(), refusal, words };
+        assert_eq!(error.is_wrong_schema(), wrong);
     }
 
     #[test]

@@ -15,10 +15,11 @@ use tokio_postgres::{Transaction, types::Type};
 use super::{
     catalog::{moving, shard_table},
     commands::begin,
-    error::{Refusal, SqlError, one_line},
+    error::{Refusal, SqlError},
     quote,
     session::{Call, LONG_WRITE, Parameter, Session},
     spread::{self, Held, Lost},
+    words::one_line,
 };
 
 /// What was given up.

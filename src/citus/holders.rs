@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 use super::{
     error::SqlError,
     session::{READ, Session},
+    words::one_line,
 };
 
 /// Sessions, grouped by where they began: Citus opens several connections to a node for one query. A transaction that
@@ -85,7 +86,8 @@ impl Holder {
                 .map(|(node, pid)| format!("begun by pid {pid} on {node}")),
         ];
         let known: Vec<_> = parts.into_iter().flatten().collect();
-        known.join(", ")
+        // Names of transactions and applications are whatever somebody chose.
+        one_line(&known.join(", "))
     }
 }
 

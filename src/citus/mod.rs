@@ -29,6 +29,7 @@ mod sessions;
 mod spread;
 mod statements;
 mod task;
+mod words;
 
 pub use catalog::{CatalogQuestion, observe_citus};
 pub use commands::OWNER_SECRET;

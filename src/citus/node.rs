@@ -5,9 +5,10 @@ use tokio_postgres::{Client, Row, types::Type};
 use super::{
     catalog::shard_table,
     cleanup::TRANSIENT,
-    error::{Refusal, SqlError, one_line},
+    error::{Refusal, SqlError},
     roles::{self, unpinned, unsafe_mover},
     session::{Call, Parameter, READ, Session},
+    words::one_line,
 };
 use crate::observe::snapshot::{Disk, Leftover, Postgres};
 

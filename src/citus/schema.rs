@@ -1,23 +1,29 @@
-//! The application's tables: the built-in SQL, and how any SQL for them is applied, whole or not at all.
+//! The application's tables: the built-in SQL, and how any SQL for them is applied, whole or not at all. It runs as the
+//! application's role, in a session of its own that logs in as that role and is thrown away afterwards: neither what
+//! the SQL sets nor what that role has planted meets a session of the operator's.
 
 use std::time::Duration;
 
-use tokio_postgres::Transaction;
+use tokio_postgres::{Transaction, types::Type};
 
 use super::{
     commands,
     error::{Refusal, SqlError, Words},
     quote,
-    session::{Call, LONG_WRITE, Session},
+    session::{Call, LONG_WRITE, Session, WRITE},
     statements::{Statement, split},
 };
 
 /// The dialogs schema: what a cluster gets that asks for nothing else.
 pub const BUILT_IN_SCHEMA: &str = include_str!("../../infrastructure/citus/schema.sql");
 
-/// The setting of the database that remembers which SQL was applied (`ALTER DATABASE ... SET`): it is written in the
-/// same transaction.
+/// The setting of the database that remembers which SQL was applied (`ALTER DATABASE ... SET`): only a superuser can
+/// write it.
 pub const APPLIED_HASH: &str = "dialog.schema_hash";
+
+/// The setting of the database that is there from before the SQL's commit to after [`APPLIED_HASH`] is written: its hash
+/// and its transaction, whose end tells after a crash what is there.
+const PENDING: &str = "dialog.schema_pending";
 
 /// What is to be applied.
 #[derive(Clone, Copy, Debug)]
@@ -28,120 +34,147 @@ pub struct Schema<'a> {
     pub hash: &'a str,
     /// Shards of a distributed table (`citus.shard_count`).
     pub shard_count: u32,
-    /// The role that will own what the SQL makes. It exists.
-    pub owner: &'a str,
     /// The application's database.
     pub database: &'a str,
 }
 
-/// Objects that belong to the superuser, and neither they nor their schema to an extension: by kind, as `ALTER <kind> <name> OWNER TO` takes them.
-/// Indexes, sequences of a column, row types and shards follow the table they belong to.
-const OBJECTS: &str = "
-SELECT format('%s %s', kind, name) FROM (
-  SELECT 'pg_namespace'::regclass AS class, oid, 'SCHEMA' AS kind, quote_ident(nspname) AS name, nspowner AS owner,
-    oid AS schema
-  FROM pg_namespace
-  UNION ALL
-  SELECT 'pg_class'::regclass, c.oid, CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
-      WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, c.oid::regclass::text, relowner, relnamespace
-  FROM pg_class c WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-    AND NOT EXISTS (SELECT FROM pg_dist_shard s JOIN pg_class p ON p.oid = s.logicalrelid
-      WHERE c.relname = p.relname || '_' || s.shardid AND c.relnamespace = p.relnamespace)
-    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-      AND d.deptype IN ('a', 'i') AND d.refclassid = 'pg_class'::regclass AND c.relkind = 'S')
-  UNION ALL
-  SELECT 'pg_proc'::regclass, oid, CASE prokind WHEN 'a' THEN 'AGGREGATE' ELSE 'ROUTINE' END, oid::regprocedure::text,
-    proowner, pronamespace
-  FROM pg_proc
-  UNION ALL
-  SELECT 'pg_type'::regclass, t.oid, CASE typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, t.oid::regtype::text,
-    typowner, typnamespace
-  FROM pg_type t WHERE typtype IN ('e', 'd', 'r') OR typtype = 'c'
-    AND EXISTS (SELECT FROM pg_class c WHERE c.oid = typrelid AND c.relkind = 'c')
-) AS object
-WHERE owner = (SELECT oid FROM pg_roles WHERE rolname = current_user)
-AND schema NOT IN (SELECT oid FROM pg_namespace
-  WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast') OR nspname LIKE 'pg\\_temp%' OR nspname LIKE 'pg\\_toast%')
-AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.deptype = 'e' AND (d.classid = object.class AND d.objid = object.oid
-  OR d.classid = 'pg_namespace'::regclass AND d.objid = object.schema))
-ORDER BY kind <> 'SCHEMA', name";
+/// Finishes what an earlier try of [`apply`] left: its commit may have been the last thing that was heard of it. Answers
+/// whether the SQL has been applied by now.
+///
+/// # Errors
+/// Any [`SqlError`]; [`Refusal::LockTimeout`] while the earlier transaction has not ended yet.
+pub async fn finish(maintenance: &Session, database: &str) -> Result<bool, SqlError> {
+    const LEFT: &str = "
+        SELECT json_build_object('hash', hash, 'state', pg_xact_status(xid::xid8))
+        FROM (SELECT split_part(value, ' ', 1) AS hash, split_part(value, ' ', 2) AS xid FROM (
+          SELECT substring(entry FROM position('=' IN entry) + 1) AS value FROM pg_db_role_setting r
+            JOIN pg_database d ON d.oid = r.setdatabase AND d.datname = $1, unnest(setconfig) AS entry
+          WHERE r.setrole = 0 AND starts_with(entry, $2 || '=')) AS pending) AS part";
+    #[derive(serde::Deserialize)]
+    struct Left {
+        hash: String,
+        state: Option<String>,
+    }
+    let (mut client, call) = maintenance.call("the schema's marker", WRITE).await?;
+    let parameters = [(&database as _, Type::TEXT), (&PENDING as _, Type::TEXT)];
+    let Some(row) = call.wait(client.query_typed_opt(LEFT, &parameters)).await? else { return Ok(false) };
+    let left: Left = call.json(&row)?;
+    match left.state.as_deref() {
+        // So long ago that the server has forgotten it: it is not in progress, and what committed is not forgotten
+        // while it is marked.
+        Some("aborted") | None => {
+            call.wait(client.batch_execute(&reset_pending(database))).await?;
+            Ok(false)
+        }
+        Some("committed") => {
+            let transaction = commands::begin(&mut client, &call, Duration::from_secs(5), WRITE).await?;
+            let mark = format!("{}; {}", set(database, APPLIED_HASH, &left.hash), reset_pending(database));
+            call.wait(transaction.batch_execute(&mark)).await?;
+            call.wait(transaction.commit()).await?;
+            Ok(true)
+        }
+        Some(_) => {
+            let message = "the transaction in which the schema was applied has not ended yet".to_owned();
+            Err(call.refused(Refusal::LockTimeout, message))
+        }
+    }
+}
 
-/// Runs the SQL as the superuser in one transaction, gives what it made to the owner, and writes the hash beside it.
-/// Unqualified names are made in `public`.
+fn set(database: &str, name: &str, value: &str) -> String {
+    let (database, name) = (quote::ident(database), quote::setting(name));
+    format!("ALTER DATABASE {database} SET {name} = {}", quote::literal(value))
+}
+
+fn reset_pending(database: &str) -> String {
+    format!("ALTER DATABASE {} RESET {}", quote::ident(database), quote::setting(PENDING))
+}
+
+/// Runs the SQL in one transaction over `owner`, a session of the application's role that nobody else uses, and writes the
+/// hash beside it over `maintenance`, a session of the operator's over the database `postgres`. Unqualified names are made
+/// in `public`.
 ///
 /// # Errors
 /// [`SqlError::Schema`] names the line and the statement; [`Refusal::UnusableSchema`] when the SQL would end the
-/// transaction or is not SQL alone. After any error nothing is applied; after [`SqlError::DeadlineExceeded`] only the marker tells.
-pub async fn apply(session: &Session, schema: &Schema<'_>) -> Result<(), SqlError> {
+/// transaction or is not SQL alone. After any error nothing is applied; after one that is not the SQL's only [`finish`]
+/// tells.
+pub async fn apply(maintenance: &Session, owner: Session, schema: &Schema<'_>) -> Result<(), SqlError> {
     let statements = split(schema.sql);
     for statement in &statements {
         if let Some(why) = statement.unusable() {
-            return Err(unusable(session, statement, why));
+            return Err(unusable(&owner, statement, why));
         }
     }
-    let (mut client, call) = session.call("the schema", LONG_WRITE).await?;
+    if finish(maintenance, schema.database).await? {
+        return Ok(());
+    }
+    let (mut client, call) = owner.call("the schema", LONG_WRITE).await?;
     let transaction = commands::begin(&mut client, &call, Duration::from_secs(30), LONG_WRITE).await?;
-    let before = objects(&transaction, &call).await?;
-    // Sequential: with more than one connection a node Citus refuses CREATE SCHEMA, ALTER TABLE ... OWNER and their like
-    // after the first distributed table of the transaction.
+    // Sequential: with more than one connection a node Citus refuses CREATE SCHEMA and its like after the first
+    // distributed table of the transaction.
     let settings = format!(
         "SET LOCAL citus.shard_count = {}; SET LOCAL citus.multi_shard_modify_mode = 'sequential';
         SET LOCAL search_path = public",
         schema.shard_count
     );
     call.wait(transaction.batch_execute(&settings)).await?;
-    for statement in &statements {
-        call.wait(transaction.batch_execute(statement.text))
+    let begun = number(&transaction, &call).await?;
+    for statement in statements.iter().filter(|statement| !statement.is_of_pg_dump()) {
+        // One statement and no more, however the text is read.
+        call.wait(transaction.execute_typed(statement.text, &[]))
             .await
             .map_err(|error| name_statement(error, statement))?;
     }
-    // What the SQL may have set for itself ends here, so that names mean what they say again.
-    call.wait(transaction.batch_execute("SET LOCAL search_path = pg_catalog")).await?;
-    let mut made = objects(&transaction, &call).await?;
-    made.retain(|object| !before.contains(object));
-    let owner = quote::ident(schema.owner);
-    for object in made {
-        let alter = format!("ALTER {object} OWNER TO {owner}");
-        let statement = Statement { text: &alter, line: 0 };
-        call.wait(transaction.batch_execute(&alter))
-            .await
-            .map_err(|error| name_statement(error, &statement))?;
+    if number(&transaction, &call).await? != begun {
+        let message = "the SQL ended the transaction in which it was applied".to_owned();
+        return Err(call.refused(Refusal::UnusableSchema, message));
     }
-    let marker = format!(
-        "ALTER DATABASE {} SET {} = {}",
-        quote::ident(schema.database),
-        quote::setting(APPLIED_HASH),
-        quote::literal(schema.hash)
-    );
-    call.wait(transaction.batch_execute(&marker)).await?;
-    call.wait(transaction.commit()).await
+    mark_pending(maintenance, schema, &begun).await?;
+    // What is deferred fails here.
+    let commit = Statement { text: "COMMIT", line: schema.sql.lines().count() };
+    call.wait(transaction.commit()).await.map_err(|error| name_statement(error, &commit))?;
+    drop(client);
+    finish(maintenance, schema.database).await.map(drop)
 }
 
-async fn objects(transaction: &Transaction<'_>, call: &Call<'_>) -> Result<Vec<String>, SqlError> {
-    let rows = call.wait(transaction.query_typed(OBJECTS, &[])).await?;
-    rows.iter().map(|row| row.try_get::<_, String>(0).map_err(|error| call.misunderstood(&error))).collect()
+/// The number of the transaction, as text.
+async fn number(transaction: &Transaction<'_>, call: &Call<'_>) -> Result<String, SqlError> {
+    const NUMBER: &str = "SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text";
+    let row = call.wait(transaction.query_typed_one(NUMBER, &[])).await?;
+    row.try_get(0).map_err(|error| call.misunderstood(&error))
+}
+
+async fn mark_pending(maintenance: &Session, schema: &Schema<'_>, number: &str) -> Result<(), SqlError> {
+    let (client, call) = maintenance.call("the schema's marker", WRITE).await?;
+    let pending = set(schema.database, PENDING, &format!("{} {number}", schema.hash));
+    call.wait(client.batch_execute(&pending)).await
 }
 
 fn name_statement(error: SqlError, statement: &Statement<'_>) -> SqlError {
     match error {
-        SqlError::Refused { node, words, .. } => SqlError::Schema {
-            node,
-            line: words.position.map_or(statement.line, |position| statement.line_of(position)),
-            statement: statement.first_line().to_owned(),
-            words,
-        },
+        SqlError::Refused { node, refusal, mut words, .. } => {
+            if statement.holds_secret() {
+                words.forget_quoted();
+            }
+            SqlError::Schema {
+                node,
+                line: words.position.map_or(statement.line, |position| statement.line_of(position)),
+                statement: statement.shown(),
+                refusal,
+                words,
+            }
+        }
         other => other,
     }
 }
 
 fn unusable(session: &Session, statement: &Statement<'_>, why: &str) -> SqlError {
-    let (line, text) = (statement.line, statement.first_line());
+    let (line, text) = (statement.line, statement.shown());
     SqlError::Refused {
         node: session.node().to_owned(),
         doing: "the schema",
         refusal: Refusal::UnusableSchema,
         words: Box::new(Words {
-            message: format!("line {line}, `{text}`, {why}; remove it. Nothing was applied"),
+            message: format!("line {line}, {text}, {why}; remove it. Nothing was applied"),
             ..Words::default()
         }),
     }

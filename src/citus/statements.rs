@@ -11,9 +11,26 @@ pub(super) struct Statement<'a> {
 }
 
 impl Statement<'_> {
-    /// Its first line, for messages.
-    pub(super) fn first_line(&self) -> &str {
-        self.text.lines().next().unwrap_or_default().trim_end()
+    /// Its first line, for messages; nothing of a statement that holds a secret.
+    pub(super) fn shown(&self) -> String {
+        if self.holds_secret() {
+            return "a statement that holds a password".to_owned();
+        }
+        format!("`{}`", self.text.lines().next().unwrap_or_default().trim_end())
+    }
+    /// It has a password or a connection string in it, or may have: those of servers, mappings and subscriptions.
+    pub(super) fn holds_secret(&self) -> bool {
+        let text = self.text.to_ascii_uppercase();
+        let words: Vec<&str> = text.split_whitespace().take(5).collect();
+        let about = |what: &[&str]| words.windows(what.len()).any(|part| part == what);
+        ["PASSWORD", "PASSWD", "SECRET", "PASSPHRASE", "CONNECTION"].iter().any(|word| text.contains(word))
+            || about(&["USER", "MAPPING"])
+            || (about(&["SERVER"]) || about(&["SUBSCRIPTION"])) && !about(&["SELECT"])
+    }
+    /// `\restrict` and `\unrestrict`, which pg_dump writes around its script: they concern psql, and mean nothing here.
+    pub(super) fn is_of_pg_dump(&self) -> bool {
+        let first = self.text.split_whitespace().next();
+        matches!(first, Some("\\restrict" | "\\unrestrict")) && !self.text.contains('\n')
     }
     /// The line of the script that a character of the statement is on, from 1.
     pub(super) fn line_of(&self, position: usize) -> usize {
@@ -21,6 +38,9 @@ impl Statement<'_> {
     }
     /// Why it cannot be part of a script that runs as a whole in one transaction, if it cannot.
     pub(super) fn unusable(&self) -> Option<&'static str> {
+        if self.is_of_pg_dump() {
+            return None;
+        }
         if self.text.starts_with('\\') {
             return Some("is a command of psql, not SQL");
         }
@@ -94,6 +114,12 @@ impl<'a> Scanner<'a> {
                     return Some(statement);
                 }
                 continue;
+            }
+            // A command of psql ends with its line.
+            if letter == '\\' && self.start.is_none() {
+                self.start = Some(self.at);
+                self.at += rest.find('\n').unwrap_or(rest.len());
+                return self.statement_up_to(self.at);
             }
             if !letter.is_whitespace() {
                 self.start.get_or_insert(self.at);
@@ -239,7 +265,7 @@ mod tests {
     fn a_statement_knows_its_line() {
         let found = split("-- first\nSELECT 1;\n\n/* a\nb */ SELECT\n  oops;");
         assert_eq!(found.iter().map(|statement| statement.line).collect::<Vec<_>>(), [2, 5]);
-        assert_eq!(found[1].first_line(), "SELECT");
+        assert_eq!(found[1].shown(), "`SELECT`");
         assert_eq!(found[1].line_of("SELECT\n  ".len()), 6);
     }
 
@@ -254,10 +280,33 @@ mod tests {
     #[case("COPY t (a) FROM stdin", Some("INSERT"))]
     #[case("COPY t FROM '/stdin'", None)]
     #[case("\\set ON_ERROR_STOP on", Some("psql"))]
+    #[case("\\restrict abc", None)]
+    #[case("\\unrestrict abc\nSELECT 1", None)]
+    #[case("\\restrictive", Some("psql"))]
     fn what_cannot_be_in_a_script_is_known(#[case] sql: &str, #[case] expected: Option<&str>) {
         let why = split(sql)[0].unusable();
         assert_eq!(why.is_some(), expected.is_some(), "{why:?}");
         assert!(expected.is_none_or(|words| why.unwrap().contains(words)), "{why:?}");
+    }
+
+    #[rstest]
+    #[case("CREATE ROLE x PassWord 'a'", true)]
+    #[case("ALTER USER x ENCRYPTED PASSWORD 'a'", true)]
+    #[case("CREATE USER MAPPING FOR x SERVER y OPTIONS (user 'a')", true)]
+    #[case("CREATE SUBSCRIPTION s CONNECTION 'host=a' PUBLICATION p", true)]
+    #[case("ALTER SERVER y OPTIONS (SET token 'a')", true)]
+    #[case("CREATE TABLE users (id int)", false)]
+    fn statements_that_hold_a_secret_are_not_shown(#[case] sql: &str, #[case] secret: bool) {
+        let statement = split(sql)[0];
+        assert_eq!((statement.holds_secret(), statement.shown().contains(sql)), (secret, !secret));
+    }
+
+    #[test]
+    fn a_command_of_psql_ends_with_its_line() {
+        let found = split("\\restrict x'y\nSELECT 1;\n\\unrestrict x'y\n");
+        let texts: Vec<&str> = found.iter().map(|statement| statement.text).collect();
+        assert_eq!(texts, ["\\restrict x'y", "SELECT 1", "\\unrestrict x'y"]);
+        assert!(found.iter().all(|statement| statement.unusable().is_none()));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use secrecy::SecretString;
 
 use super::{caches::Scope, memory::Handle, snapshot::Pod};
 use crate::{
@@ -83,6 +84,20 @@ impl<'a> Access<'a> {
     pub fn way(&self, node: Node, pod: Option<&Pod>) -> Result<(Target, &Tls), NoWay> {
         let tls = self.tls.as_ref().map_err(|why| NoWay::Certificates(why.clone()))?;
         Ok((self.target(node, pod)?.1, tls))
+    }
+    /// A session of the application's role over its database, which nobody else ever uses.
+    ///
+    /// # Errors
+    /// See [`NoWay`].
+    pub async fn owner(
+        &self,
+        node: Node,
+        pod: Option<&Pod>,
+        (role, password): (&str, &SecretString),
+    ) -> Result<Session, NoWay> {
+        let (_, target) = self.target(node, pod)?;
+        let tls = self.tls.as_ref().map_err(|why| NoWay::Certificates(why.clone()))?;
+        Ok(target.connect_as(tls, role, password).await?)
     }
 
     /// The address of a node in pg_dist_node.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use dialog_operator::{
     citus::{
-        BUILT_IN_SCHEMA, CatalogQuestion, NodeQuestion, Refusal, Schema, SqlError, apply_schema,
-        check_connection, commands, observe_citus, observe_node,
+        BUILT_IN_SCHEMA, CatalogQuestion, NodeQuestion, Refusal, SqlError, check_connection, commands,
+        observe_citus, observe_node,
     },
     observe::snapshot::Postgres,
 };
@@ -153,15 +153,11 @@ fn logs_no_secret(server: &Server) {
     assert_eq!(secret, None, "the log of {} holds a secret", server.name);
 }
 
-fn schema(sql: &str) -> Schema<'_> {
-    Schema { sql, hash: "h1", shard_count: 32, owner: OWNER, database: DATABASE }
-}
-
 async fn a_failed_schema_leaves_nothing(coordinator: &Server) {
     let session = coordinator.session(DATABASE).await;
     let sql = "-- mine\nCREATE TABLE mine (a int PRIMARY KEY);\nSELECT create_distributed_table('mine', 'a');\n\
         SELECT 1,\n  no_such_column;";
-    let error = apply_schema(&session, &schema(sql)).await.unwrap_err();
+    let error = coordinator.apply(sql, "h1").await.unwrap_err();
     let SqlError::Schema { line: 5, .. } = &error else { panic!("line 5 is wrong: {error:?}") };
     assert_eq!(error.sqlstate(), Some("42703"));
     assert!(
@@ -171,11 +167,10 @@ async fn a_failed_schema_leaves_nothing(coordinator: &Server) {
 
     // An error without a position in the text: the statement is named all the same.
     let sql = "CREATE TABLE mine (a int);\nCREATE TABLE mine (a int);";
-    let error = apply_schema(&session, &schema(sql)).await.unwrap_err();
+    let error = coordinator.apply(sql, "h1").await.unwrap_err();
     assert!(matches!(&error, SqlError::Schema { line: 2, .. }), "{error:?}");
 
-    let error =
-        apply_schema(&session, &schema("CREATE TABLE mine (a int);\nCOMMIT;\nSELECT 1/0")).await.unwrap_err();
+    let error = coordinator.apply("CREATE TABLE mine (a int);\nCOMMIT;\nSELECT 1/0", "h1").await.unwrap_err();
     assert_eq!(error.refusal(), Some(Refusal::UnusableSchema), "{error}");
     assert!(error.to_string().contains("line 2, `COMMIT`"), "{error}");
 
@@ -195,7 +190,7 @@ async fn the_dialogs_schema_is_applied(coordinator: &Server, first: &Server) {
         CREATE SCHEMA shelf; CREATE TYPE shelf.mood AS ENUM ('good', 'bad');
         CREATE FUNCTION shelf.one() RETURNS int LANGUAGE sql AS 'SELECT 1';"
     );
-    apply_schema(&session, &schema(&sql)).await.unwrap();
+    coordinator.apply(&sql, "h1").await.unwrap();
     let citus = observe_citus(&session, &CATALOG).await.unwrap();
     assert_eq!(citus.schema_hash.as_deref(), Some("h1"));
     let tables: Vec<_> =
@@ -240,7 +235,7 @@ async fn the_dialogs_schema_is_applied(coordinator: &Server, first: &Server) {
     run_statements(&application, &own).await.unwrap();
 
     // The SQL has run: a second time it is refused, and what is there stays.
-    let error = apply_schema(&session, &Schema { hash: "h2", ..schema(BUILT_IN_SCHEMA) }).await.unwrap_err();
+    let error = coordinator.apply(BUILT_IN_SCHEMA, "h2").await.unwrap_err();
     assert_eq!(error.sqlstate(), Some("42P07"), "{error}");
     assert_eq!(observe_citus(&session, &CATALOG).await.unwrap().schema_hash.as_deref(), Some("h1"));
     assert_eq!(coordinator.value("SELECT count(*) FROM dialogs").await, "1001");

@@ -17,13 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dialog_operator::citus::{Session, Target, Tls, commands};
+use dialog_operator::citus::{Schema, Session, SqlError, Target, Tls, apply_schema, commands};
+use secrecy::SecretString;
 use strum::IntoEnumIterator;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// The application's database and role.
 pub const DATABASE: &str = "dialogs";
 pub const OWNER: &str = "shop";
+pub const PASSWORD: &str = "secret-of-the-shop";
 
 /// Without this a server cannot be reached, or has no Citus.
 const REACHED: &str = "
@@ -356,6 +358,14 @@ impl Server {
     pub async fn prepare(&self) {
         commands::prepare_server(&self.session("postgres").await, DATABASE).await.unwrap();
         commands::create_extension(&self.session(DATABASE).await, None).await.unwrap();
+    }
+
+    /// Runs a schema's SQL as the operator does.
+    pub async fn apply(&self, sql: &str, hash: &str) -> Result<(), SqlError> {
+        let password = SecretString::from(PASSWORD);
+        let owner = self.target(DATABASE).connect_as(&Tls::Off, OWNER, &password).await?;
+        let schema = Schema { sql, hash, shard_count: 32, database: DATABASE };
+        apply_schema(&self.session("postgres").await, owner, &schema).await
     }
 
     /// A connection of the test's own, over which a person's or the application's statements go.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use dialog_operator::{
     api::spec::TransferMode,
     citus::{
-        BUILT_IN_SCHEMA, CatalogQuestion, NodeQuestion, Refusal, Schema, Session, apply_schema,
+        BUILT_IN_SCHEMA, CatalogQuestion, NodeQuestion, Refusal, Session,
         commands::{self, RebalanceOptions},
         observe_citus, observe_node,
     },
@@ -35,9 +35,7 @@ pub async fn catalog(session: &Session) -> Citus {
 /// Owner, dialogs schema, and some messages.
 pub async fn with_dialogs(cluster: &Cluster, session: &Session) {
     commands::create_owner(session, OWNER, &SecretString::from("x"), DATABASE).await.unwrap();
-    let schema =
-        Schema { sql: BUILT_IN_SCHEMA, hash: "h", shard_count: 32, owner: OWNER, database: DATABASE };
-    apply_schema(session, &schema).await.unwrap();
+    cluster.coordinator.apply(BUILT_IN_SCHEMA, "h").await.unwrap();
     let messages = "INSERT INTO dialogs (from_user, to_user, message)
         SELECT n % 97, n % 101, 'hello ' || n FROM generate_series(1, 5000) AS n";
     cluster.coordinator.sql(&[messages]).await.unwrap();
