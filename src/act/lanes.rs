@@ -68,6 +68,7 @@ pub fn node(step: &Step) -> Option<Node> {
         | Step::Create(_)
         | Step::Apply { .. } => lane(step),
         Step::CreateSecret(_)
+        | Step::SetConnectionKeys { .. }
         | Step::InspectImage { .. }
         | Step::ForgetInspection { .. }
         | Step::SetCoordinatorHost { .. }
@@ -130,6 +131,8 @@ pub fn stands_on(step: &Step, failed: &Step) -> bool {
         // Every move of such a shard fails.
         Step::ForgetCleanup { .. } => matches!(step, Step::StartRebalance { .. }),
         Step::Delete { name, .. } => matches!(step, Step::Delete { name: other, .. } if other == name),
+        // The role gets the password of a Secret whose keys agree with it.
+        Step::SetConnectionKeys { .. } => matches!(step, Step::CreateOwner { .. }),
         // Questions and tidying up: until they are answered or done the plan is one without them. The schema is needed
         // by nothing else in a plan; a job that cannot be started or stopped, by nothing that is planned beside it.
         Step::InspectImage { .. }

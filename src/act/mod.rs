@@ -253,6 +253,7 @@ async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> 
         Step::Create(object) => kubernetes::create(hands, object).await,
         Step::Apply { object, uid } => kubernetes::apply(hands, object, uid).await,
         Step::CreateSecret(kind) => secrets::create(hands, *kind).await,
+        Step::SetConnectionKeys { uid, version } => secrets::set_connection_keys(hands, uid, version).await,
         Step::InspectImage { image } => kubernetes::inspect_image(hands, image).await,
         Step::ForgetInspection { pod } => kubernetes::forget_inspection(hands, pod).await,
         Step::HurryConfiguration { node, pod_uid, value } => {

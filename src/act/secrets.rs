@@ -1,5 +1,5 @@
-//! Secrets: each is made once and never overwritten. What is in one goes from `pki` to the API server and into no log,
-//! no plan, no snapshot.
+//! Secrets: each is made once and never overwritten, but for the keys that follow the application's password. What is
+//! in one goes from `pki` to the API server and into no log, no plan, no snapshot.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     api::names::SecretKind,
-    observe::kubernetes::live,
+    observe::{
+        application::{self, Names},
+        kubernetes::live,
+    },
     resources::{self, Inputs},
     runtime::door::Refusal,
 };
@@ -55,6 +58,35 @@ pub(super) async fn create(hands: &Hands<'_>, kind: SecretKind) -> Result<(), Fa
         Err(Refusal::AlreadyExists(words)) => kubernetes::taken(hands, address, &words).await,
         Err(refusal) => Err(Failure::refused(&address, &refusal)),
     }
+}
+
+/// The keys that follow the password, and the root. Nothing is written when the Secret has changed meanwhile.
+pub(super) async fn set_connection_keys(hands: &Hands<'_>, uid: &str, version: &str) -> Result<(), Failure> {
+    let name = hands.desired.cluster.secret(SecretKind::App);
+    let unusable = |why: String| Failure::new(FailureReason::Secret, format!("Secret {name}: {why}"));
+    let data = hands.secret_data(SecretKind::App).await?;
+    let password = application::password(&data).map_err(unusable)?;
+    // Without the authorities its root stays what it is.
+    let authorities = hands.secret_data(SecretKind::Ca).await.unwrap_or_default();
+    let names = Names {
+        cluster: &hands.desired.cluster,
+        domain: &hands.seen.operator.cluster_domain,
+        database: &hands.desired.database,
+    };
+    let keys: BTreeMap<_, _> = application::wanted(password, authorities.get("server-ca.crt"), &names)
+        .into_iter()
+        .map(|(key, value)| (key, ByteString(value)))
+        .collect();
+    let keys = serde_json::to_value(keys).map_err(|_| {
+        Failure::new(FailureReason::Secret, format!("Secret {name} cannot be written as JSON"))
+    })?;
+    let address = hands.address("v1", "Secret", &name);
+    let answer = hands.context.door.set_data(address, (uid, version), &keys).await;
+    let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
+    if let Some(object) = live(answer, &hands.desired.cluster) {
+        hands.memory.with(|memory| memory.wrote(format!("Secret/{name}"), object.json));
+    }
+    Ok(())
 }
 
 impl Hands<'_> {

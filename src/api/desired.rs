@@ -59,6 +59,9 @@ pub struct Desired {
     pub volumes: VolumesSpec,
     /// The worker whose data a person gives up: value of the annotation [`keys::FORCE_REMOVE`], as it was written.
     pub force_remove: Option<String>,
+    /// The annotation that asks for new authorities in place of lost ones.
+    #[serde(default)]
+    pub new_authority: Option<String>,
 }
 
 /// How shards are moved.
@@ -175,6 +178,7 @@ impl TryFrom<&DialogCluster> for Desired {
             rebalance: rebalance(&spec.rebalance)?,
             volumes: spec.volumes.clone(),
             force_remove: cluster.annotations().get(keys::FORCE_REMOVE).cloned(),
+            new_authority: cluster.annotations().get(keys::NEW_AUTHORITY).cloned(),
         })
     }
 }

@@ -187,6 +187,9 @@ pub mod keys {
     /// Annotation that a person sets on the DialogCluster: `<worker>/<system identifier>`, whose data is given up; several
     /// with commas between them.
     pub const FORCE_REMOVE: &str = "dialogcluster.dev/force-remove";
+    /// Annotation that a person sets on the DialogCluster, to any value: the authorities are lost without a copy, and new
+    /// ones are wanted. Acted on once for each value.
+    pub const NEW_AUTHORITY: &str = "dialogcluster.dev/new-authority";
 }
 
 #[cfg(test)]

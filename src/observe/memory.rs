@@ -24,6 +24,8 @@ use crate::{
 const STRANGER_FOR: Duration = Duration::from_secs(30);
 /// After this time a value that was refused is tried again.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
+/// How often it is looked whether a Secret that must be restored is there without our label, which no watch shows.
+const UNLABELLED_EVERY: Duration = Duration::from_secs(3);
 /// So long a write of ours may be missing in the watch cache before the cache is believed.
 const WRITE_FOR: Duration = Duration::from_secs(5);
 
@@ -48,6 +50,8 @@ pub struct Remembered {
     pub images: BTreeMap<String, ImageFacts>,
     /// What admission made of our writes, where it changed them: by `Kind/name`.
     pub rewritten: BTreeMap<String, Rewritten>,
+    /// When it was looked for the authorities' Secret without our label, and what was found.
+    pub unlabelled: Option<(Option<LiveObject>, Instant)>,
     /// Sizes of shards.
     pub sizes: Option<Sizes>,
     /// What keeps workers from going, and when it was seen.
@@ -141,6 +145,7 @@ impl Remembered {
     }
     /// Drops what is too old to be believed.
     pub fn expire(&mut self) {
+        self.unlabelled = self.unlabelled.take().filter(|(_, at)| at.elapsed() < UNLABELLED_EVERY);
         self.strangers.retain(|_, (_, since)| since.elapsed() < STRANGER_FOR);
         self.writes.retain(|_, (_, since)| since.elapsed() < WRITE_FOR);
         self.deleted_pods.retain(|_, since| since.elapsed() < WRITE_FOR);

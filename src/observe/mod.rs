@@ -2,6 +2,7 @@
 //! nothing is decided; what could not be seen is `Unknown` with its reason.
 
 pub mod access;
+pub mod application;
 pub mod caches;
 mod contents;
 mod image_facts;
@@ -19,18 +20,25 @@ pub mod snapshot;
 mod trim;
 pub mod warnings;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    time::Instant,
+};
 
 use jiff::Timestamp;
 
 use self::{access::Access, memory::Handle, postgres::Look};
 use crate::{
-    api::{Desired, DialogClusterStatus},
+    api::{
+        Desired, DialogClusterStatus,
+        names::{SecretKind, keys},
+    },
     controller::Context,
     plan::View,
+    runtime::door::Address,
 };
 pub use snapshot::Snapshot;
-use snapshot::{ImageFacts, Refusals, Seen};
+use snapshot::{ImageFacts, LiveObject, Ownership, Refusals, Seen};
 
 /// Looks at everything there is of one cluster. The caches answer for Kubernetes; every server is asked at once.
 pub async fn observe(
@@ -44,13 +52,22 @@ pub async fn observe(
         // Only clusters of watched namespaces are ever looked at.
         return Snapshot::of_nothing(&context.operator);
     };
-    let (objects, pods, images, status) = memory.with(|memory| {
+    let (mut objects, pods, images, status) = memory.with(|memory| {
         let objects = kubernetes::objects(scope, memory, cluster);
         let pods = kubernetes::pods(scope, memory, cluster, &objects);
         let images = images(&kubernetes::inspections(scope, cluster), &mut memory.images);
         (objects, pods, images, memory.status(cached))
     });
     let warnings = kubernetes::warnings(scope, cluster, &objects, &pods);
+    restored_authority(context, desired, memory, &mut objects).await;
+    let application = application::look(
+        scope,
+        &application::Names {
+            cluster,
+            domain: &context.operator.cluster_domain,
+            database: &desired.database,
+        },
+    );
     let alive: HashSet<&str> = pods.values().map(|pod| pod.uid.as_str()).collect();
     context.sessions.keep_pods(cluster, &alive);
     let names = (context.operator.cluster_domain.as_str(), desired.database.name.as_str());
@@ -76,10 +93,44 @@ pub async fn observe(
         images,
         schema_sql,
         refusals,
+        application,
         status,
     };
     seen.contents = look.leaving(View { desired, seen: &seen }).await;
     seen
+}
+
+/// The Secret with the authorities, when it is missing and running nodes need it: who restores it from a copy may leave
+/// our label out, and then no watch shows it. Never asked for in a cluster that has it, nor in one that is being born.
+async fn restored_authority(
+    context: &Context,
+    desired: &Desired,
+    memory: &Handle,
+    objects: &mut BTreeMap<String, LiveObject>,
+) {
+    let name = desired.cluster.secret(SecretKind::Ca);
+    let key = format!("Secret/{name}");
+    let born = |(key, object): (&String, &LiveObject)| {
+        key.starts_with("StatefulSet/")
+            && object.ownership == Ownership::Ours
+            && object.annotation(keys::SYSTEM_IDENTIFIER).is_some()
+    };
+    if objects.contains_key(&key) || !objects.iter().any(born) {
+        return;
+    }
+    let known = memory.with(|memory| memory.unlabelled.clone());
+    let found = if let Some((found, _)) = known {
+        found
+    } else {
+        let namespace = &desired.cluster.namespace;
+        let address = Address { api_version: "v1", kind: "Secret", namespace, name: &name };
+        // What cannot be read now is looked for again.
+        let Ok(answer) = context.door.get(address).await else { return };
+        let found = answer.and_then(|json| kubernetes::live(json, &desired.cluster));
+        memory.with(|memory| memory.unlabelled = Some((found.clone(), Instant::now())));
+        found
+    };
+    objects.extend(found.map(|object| (key, object)));
 }
 
 /// What images said, now or before: an answer does not change, a failure to pull may.
@@ -121,6 +172,7 @@ impl Snapshot {
             images: BTreeMap::new(),
             schema_sql: Seen::Unknown(unseen()),
             refusals: Refusals::default(),
+            application: None,
             status: DialogClusterStatus::default(),
         }
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::jobs::{Job, Move, Obstacle, ObstacleKind, Obstacles, Pins, PlanUnknown, Task};
 pub use super::{
+    application::ApplicationSecret,
     contents::{Contents, Copies, Holdings, LocalTable, Membership, Named, OtherDatabase},
     image_facts::ImageFacts,
     live::{LiveObject, Ownership, Pod, Rewritten, Waiting, Warning},
@@ -87,6 +88,9 @@ pub struct Snapshot {
     /// What failed lately, and has not succeeded since.
     #[serde(default)]
     pub refusals: Refusals,
+    /// How the keys of the application's Secret are, without what is in them; `None` when it is not there.
+    #[serde(default)]
+    pub application: Option<ApplicationSecret>,
     /// The last status written, for transition times and what was handled.
     pub status: DialogClusterStatus,
 }

@@ -16,6 +16,7 @@ pub mod refusals;
 pub mod roll;
 pub mod scale_in;
 pub mod schema;
+pub mod secrets;
 pub mod settings;
 pub mod step;
 pub mod view;

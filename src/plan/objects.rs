@@ -1,15 +1,9 @@
 //! Kubernetes objects: what should exist and what differs. Restarts of pods are `roll`'s; who may initialise a volume
 //! is decided here.
 
-use strum::IntoEnumIterator;
-
-use super::{Hold, Plan, Problem, ProblemReason, Server, Step, View, Wanted, contents, image};
+use super::{Hold, Plan, Problem, ProblemReason, Server, Step, View, Wanted, contents, image, secrets};
 use crate::{
-    api::{
-        Node,
-        names::{SecretKind, keys},
-        spec::VolumePolicy,
-    },
+    api::{Node, names::keys, spec::VolumePolicy},
     observe::snapshot::{LiveObject, Ownership},
     resources::{self, Initialise, Moving, OnVolume, Rendered},
 };
@@ -17,9 +11,7 @@ use crate::{
 /// Creates what is missing and applies what differs.
 pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     let inputs = wanted.inputs(view);
-    for kind in SecretKind::iter() {
-        secret(view, kind, plan);
-    }
+    secrets::plan(view, wanted, plan);
     ensure(view, resources::service_account(&inputs), plan);
     ensure(view, resources::nodes_service(&inputs), plan);
     ensure(view, resources::application_service(&inputs), plan);
@@ -285,13 +277,6 @@ fn remove(view: View, node: Node, plan: &mut Plan) {
     }
 }
 
-fn secret(view: View, kind: SecretKind, plan: &mut Plan) {
-    let name = view.desired.cluster.secret(kind);
-    if is_free(view, "Secret", &name, plan) && view.object("Secret", &name).is_none() {
-        plan.step(Step::CreateSecret(kind), "the cluster has no such Secret yet");
-    }
-}
-
 /// Says whether the name is free or ours.
 fn ensure(view: View, want: Rendered, plan: &mut Plan) -> bool {
     if !is_free(view, &want.kind, &want.name, plan) {
@@ -314,7 +299,7 @@ fn ensure(view: View, want: Rendered, plan: &mut Plan) -> bool {
 }
 
 /// Whether a name is free or ours. A stranger's object is left alone.
-fn is_free(view: View, kind: &str, name: &str, plan: &mut Plan) -> bool {
+pub(super) fn is_free(view: View, kind: &str, name: &str, plan: &mut Plan) -> bool {
     match view.object(kind, name).map(|object| object.ownership) {
         None | Some(Ownership::Ours) => true,
         Some(Ownership::Former) => {

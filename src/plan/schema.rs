@@ -1,11 +1,8 @@
 //! The application's role and tables: made once, when every worker asked for has joined, in one transaction. A changed
 //! schema is never run again.
 
-use super::{Hold, Plan, Server, Step, View};
-use crate::{
-    api::{Node, names::SecretKind},
-    observe::snapshot::Seen,
-};
+use super::{Hold, Plan, Server, Step, View, secrets};
+use crate::{api::Node, observe::snapshot::Seen};
 
 /// Makes the role, then the tables.
 pub fn plan(view: View, plan: &mut Plan) {
@@ -18,13 +15,12 @@ pub fn plan(view: View, plan: &mut Plan) {
         return;
     }
     let born = citus.schema_hash.is_some();
-    // A Secret that was made anew, as after the DialogCluster was deleted and made again, has another password.
-    let secret = view.own("Secret", &view.desired.cluster.secret(SecretKind::App));
-    if let Some(secret) = secret
-        && (!citus.owner_exists || citus.owner_secret.as_ref() != Some(&secret.uid))
+    // A Secret that was changed, or made anew as after the DialogCluster was deleted and made again, has another password.
+    if let Some(marker) = secrets::password_marker(view)
+        && (!citus.owner_exists || citus.owner_secret.as_ref() != Some(&marker))
     {
         let owner = view.desired.database.owner.clone();
-        let step = Step::CreateOwner { owner, secret_uid: secret.uid.clone() };
+        let step = Step::CreateOwner { owner, secret_uid: marker };
         plan.step(step, "the application logs in with this role and the password of its Secret");
     }
     if born {

@@ -56,6 +56,13 @@ pub enum Step {
     },
     /// Make a Secret; what is in it is made by the one who writes it, so that no plan ever holds a secret.
     CreateSecret(SecretKind),
+    /// Bring the other keys of the application's Secret up to its password; made by the one who writes it.
+    SetConnectionKeys {
+        /// `metadata.uid` that the Secret must still have.
+        uid: String,
+        /// `metadata.resourceVersion` that it must still have: a password changed meanwhile is not overwritten.
+        version: String,
+    },
     /// Ask a pod of this image what is in it.
     InspectImage {
         /// The image.
@@ -155,7 +162,7 @@ pub enum Step {
     CreateOwner {
         /// Name of the role.
         owner: String,
-        /// uid of the Secret, written down beside the role.
+        /// uid and version of the Secret, written down beside the role.
         secret_uid: String,
     },
     /// Run the schema, once, in one transaction, and write its hash beside it.
@@ -329,6 +336,8 @@ pub struct Problem {
 pub enum ProblemReason {
     InvalidSpec,
     NameTaken,
+    AuthorityMissing,
+    PasswordNotUsable,
     ConfigurationRejected,
     ImageNotUsable,
     UpgradeNotSupported,

@@ -56,6 +56,7 @@ pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> D
             .chain(&plan.handled)
             // A request that is withdrawn may be made again.
             .filter(|(key, _)| key.as_str() != keys::FORCE_REMOVE || desired.force_remove.is_some())
+            .filter(|(key, _)| key.as_str() != keys::NEW_AUTHORITY || desired.new_authority.is_some())
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
     }

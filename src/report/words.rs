@@ -77,6 +77,7 @@ pub fn doing(step: &Step) -> String {
         Step::Create(object) => format!("creating {}", object.key()),
         Step::Apply { object, .. } => format!("applying {}", object.key()),
         Step::CreateSecret(kind) => format!("creating the Secret for {kind}"),
+        Step::SetConnectionKeys { .. } => "bringing the application's Secret up to its password".to_owned(),
         Step::InspectImage { image } => format!("asking {image} what is in it"),
         Step::ForgetInspection { pod } => format!("removing pod {pod}"),
         Step::HurryConfiguration { node, .. } => format!("hurrying the configuration of {node}"),

@@ -28,7 +28,7 @@ pub use inspection_pod::{INSPECTION, inspection_pod, inspection_pod_name};
 pub use pod::{SERVER, user_template_hash};
 pub use pod_disruption_budget::{Moving, pod_disruption_budget};
 pub use pod_metadata::pod_metadata_patch;
-pub use secret::secret;
+pub use secret::{owned_secret, secret};
 pub use service::{application_service, node_service, nodes_service};
 pub use service_account::service_account;
 pub use stateful_set::stateful_set;

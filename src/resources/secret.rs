@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
-    Inputs,
-    meta::{About, owned},
+    Inputs, Rendered,
+    meta::{About, owned, render},
 };
 use crate::api::names::SecretKind;
 
@@ -17,4 +17,10 @@ pub fn secret(inputs: &Inputs, kind: SecretKind) -> Secret {
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     }
+}
+
+/// Whose a Secret is, and nothing else of it: for one that a person has brought back.
+#[must_use]
+pub fn owned_secret(inputs: &Inputs, kind: SecretKind) -> Rendered {
+    render(&Secret { type_: None, ..secret(inputs, kind) })
 }

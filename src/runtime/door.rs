@@ -269,6 +269,24 @@ impl Door {
         self.counted("patch", address.kind, api.patch(address.name, &parameters, &patch)).await.map(json)
     }
 
+    /// Sets keys of an object's `data` and leaves the others, by a merge patch: of this uid in this version only.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] when it is another one, or has changed; [`Refusal::NotFound`] when the object is gone.
+    pub async fn set_data(
+        &self,
+        address: Address<'_>,
+        (uid, version): (&str, &str),
+        data: &Value,
+    ) -> Result<Value, Refusal> {
+        let api = self.api(address)?;
+        let metadata = serde_json::json!({ "uid": uid, "resourceVersion": version });
+        let patch = Patch::Merge(serde_json::json!({ "metadata": metadata, "data": data }));
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.counted("patch", address.kind, api.patch(address.name, &parameters, &patch)).await.map(json)
+    }
+
     /// Deletes an object if it still has this uid. An object that is gone is a success.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod preflights;
 mod refusals;
 mod restarts;
 mod scale_in;
+mod secrets;
 mod told;
 mod world;
 

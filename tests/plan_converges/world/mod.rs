@@ -10,11 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dialog_operator::{
     act::lanes,
-    api::{Desired, DialogCluster, DialogClusterSpec, Node, names::keys, spec::VolumePolicy},
+    api::{
+        Desired, DialogCluster, DialogClusterSpec, Node,
+        names::{SecretKind, keys},
+        spec::VolumePolicy,
+    },
     observe::{
         Snapshot,
         snapshot::{
-            Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable, Group, Holdings, Job,
+            ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable, Group, Holdings, Job,
             Leftover, LiveObject, Move, Obstacle, Obstacles, OperatorFacts, Ownership, Pins, Pod, Postgres,
             Refusals, RejectedConfiguration, SchemaSql, Seen, Task, Waiting,
         },
@@ -148,6 +152,8 @@ pub struct World {
     /// uid of the Secret whose password the role has.
     pub owner: Option<String>,
     pub schema: Option<String>,
+    /// How the keys of the application's Secret are.
+    pub application: ApplicationSecret,
     pub trials: BTreeMap<String, Option<String>>,
     pub next: u64,
     pub restarts: BTreeMap<Node, u32>,
@@ -202,6 +208,7 @@ impl World {
             pins: None,
             owner: None,
             schema: None,
+            application: ApplicationSecret::default(),
             trials: BTreeMap::new(),
             next: 1,
             restarts: BTreeMap::new(),

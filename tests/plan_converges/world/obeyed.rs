@@ -114,8 +114,28 @@ impl World {
                 self.store(&object.key(), object.json.clone());
             }
             Step::CreateSecret(kind) => {
-                let name = format!("dialogs-{kind}");
-                self.store(&format!("Secret/{name}"), json!({"metadata": {"name": name}}));
+                let (name, ca) = (format!("dialogs-{kind}"), "Secret/dialogs-ca");
+                // A create: what a cache that lags does not show is left as it is.
+                if self.objects.contains_key(&format!("Secret/{name}")) {
+                    return Ok(());
+                }
+                let signed = ["server", "node", "superuser"].map(|kind| format!("Secret/dialogs-{kind}"));
+                assert!(
+                    *kind != SecretKind::Ca || !signed.iter().any(|name| self.objects.contains_key(name)),
+                    "new authorities beside certificates of others"
+                );
+                assert!(*kind == SecretKind::Ca || self.objects.contains_key(ca), "signed by nobody");
+                let labels = json!({keys::CLUSTER: "dialogs"});
+                let metadata = json!({"name": name, "labels": labels});
+                self.store(&format!("Secret/{name}"), json!({"metadata": metadata}));
+            }
+            Step::SetConnectionKeys { .. } => {
+                assert_eq!(self.application.unusable, None, "keys of a password that is none");
+                self.application.stale.clear();
+                let version = self.id();
+                self.objects.get_mut("Secret/dialogs-app").expect("it is there").json["metadata"]["resourceVersion"] =
+                    json!(version);
+                self.application.version = version;
             }
             Step::HurryConfiguration { node, value, .. } => {
                 if let Some(pod) = self.pods.get_mut(node) {

@@ -48,6 +48,7 @@ impl World {
                 hash: "schema-1".to_owned(),
             }),
             refusals: self.refusals.clone(),
+            application: self.objects.contains_key("Secret/dialogs-app").then(|| self.application.clone()),
             status: self.cluster.status.clone().unwrap_or_default(),
         };
         let nodes = contents::looked_at(View { desired: &desired, seen: &seen });

@@ -1,0 +1,154 @@
+//! Secrets: which are made, and when. What is in them is not known here, only how they are. One that running servers
+//! trust is never made anew.
+
+use strum::IntoEnumIterator;
+
+use super::{Plan, ProblemReason, Step, View, Wanted, objects::is_free};
+use crate::{
+    api::names::{SecretKind, keys},
+    observe::snapshot::{LiveObject, Ownership},
+    resources,
+};
+
+/// Keys of the Secret with the authorities.
+const AUTHORITY_KEYS: [&str; 4] = ["server-ca.crt", "server-ca.key", "node-ca.crt", "node-ca.key"];
+
+/// Makes what is missing, and keeps the application's Secret in line with its password.
+pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+    let authority = authority(view, wanted, plan);
+    for kind in SecretKind::iter().filter(|kind| *kind != SecretKind::Ca) {
+        let name = view.desired.cluster.secret(kind);
+        let free = is_free(view, "Secret", &name, plan);
+        // The others are signed by the authorities.
+        if free && authority && view.object("Secret", &name).is_none() {
+            plan.step(Step::CreateSecret(kind), "the cluster has no such Secret yet");
+        }
+    }
+    application(view, plan);
+}
+
+/// Whether there are authorities that can sign, or will be before the next step.
+///
+/// Their keys are nowhere but in their Secret: made anew, they would sign certificates that no running server trusts,
+/// and every new connection between nodes would fail.
+fn authority(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
+    let name = view.desired.cluster.secret(SecretKind::Ca);
+    if let Some(restored) = view.object("Secret", &name).filter(|secret| is_bare(secret))
+        && !trusting(view).is_empty()
+    {
+        let object = Box::new(resources::owned_secret(&wanted.inputs(view), SecretKind::Ca));
+        let why = "somebody has restored it without its labels and its owner";
+        plan.step(Step::Apply { object, uid: restored.uid.clone() }, why);
+        return false;
+    }
+    if !is_free(view, "Secret", &name, plan) {
+        return false;
+    }
+    let Some(secret) = view.object("Secret", &name) else {
+        let trusting = trusting(view);
+        if trusting.is_empty() || wants_another(view) && signed(view).is_empty() {
+            plan.step(Step::CreateSecret(SecretKind::Ca), "the cluster has no such Secret yet");
+            return true;
+        }
+        plan.problem(
+            ProblemReason::AuthorityMissing,
+            format!(
+                "Secret {name} is gone, and its keys are nowhere else: {} trust the authorities that were in it. It is not made anew. Nodes that run serve on, but no pod can start while one of {} is missing, and these can only be made from it. Restore it from a copy. Without a copy: docs/runbook.md says how to get new authorities, which takes a restart of all nodes at once.{}",
+                trusting.join(", "),
+                leaves(view).join(", "),
+                if wants_another(view) {
+                    format!(" New ones are asked for ({}): delete {} first.", keys::NEW_AUTHORITY, signed(view).join(", "))
+                } else {
+                    String::new()
+                }
+            ),
+        );
+        return false;
+    };
+    note_request(view, plan);
+    let held = secret.json.get("data").and_then(|data| data.as_object());
+    let lacks = |key: &&str| held.is_some_and(|held| !held.contains_key(*key));
+    let missing: Vec<&str> = AUTHORITY_KEYS.into_iter().filter(lacks).collect();
+    if !missing.is_empty() {
+        plan.problem(
+            ProblemReason::AuthorityMissing,
+            format!(
+                "Secret {name} has no {}: nothing can be signed. Restore it from a copy.",
+                missing.join(", ")
+            ),
+        );
+    }
+    missing.is_empty()
+}
+
+/// A copy that was brought back without our label or without an owner; not what is another cluster's.
+fn is_bare(secret: &LiveObject) -> bool {
+    let owners = secret.json.pointer("/metadata/ownerReferences").and_then(|owners| owners.as_array());
+    match secret.ownership {
+        Ownership::Ours => secret.label(keys::CLUSTER).is_none(),
+        Ownership::Stranger => owners.is_none_or(Vec::is_empty),
+        Ownership::Former => false,
+    }
+}
+
+/// What of this cluster was made with the authorities: Secrets that they signed, and nodes that mount these.
+fn trusting(view: View) -> Vec<String> {
+    let nodes = view.nodes().into_iter().filter(|node| view.stateful_set(*node).is_some());
+    let nodes: Vec<String> =
+        nodes.filter(|node| view.identity(*node).is_some()).map(|node| view.name(node)).collect();
+    if nodes.is_empty() { signed(view) } else { nodes }
+}
+
+/// Secrets that the authorities have signed and that are there. Not the application's, which follows them.
+fn signed(view: View) -> Vec<String> {
+    leaves(view).into_iter().filter(|name| view.own("Secret", name).is_some()).collect()
+}
+
+fn leaves(view: View) -> Vec<String> {
+    let leaves = [SecretKind::Server, SecretKind::Node, SecretKind::Superuser];
+    leaves.into_iter().map(|kind| view.desired.cluster.secret(kind)).collect()
+}
+
+/// A person asks for authorities in place of lost ones, and this was not acted on yet.
+fn wants_another(view: View) -> bool {
+    let asked = view.desired.new_authority.as_ref();
+    asked.is_some_and(|asked| view.seen.status.handled.get(keys::NEW_AUTHORITY) != Some(asked))
+}
+
+/// A request is for now: it must not lie in wait for the next time that the Secret is gone.
+fn note_request(view: View, plan: &mut Plan) {
+    if let Some(asked) = &view.desired.new_authority {
+        plan.handled.insert(keys::NEW_AUTHORITY.to_owned(), asked.clone());
+    }
+}
+
+fn application(view: View, plan: &mut Plan) {
+    let name = view.desired.cluster.secret(SecretKind::App);
+    let (Some(secret), Some(seen)) = (view.own("Secret", &name), &view.seen.application) else { return };
+    if let Some(why) = &seen.unusable {
+        plan.problem(
+            ProblemReason::PasswordNotUsable,
+            format!(
+                "Secret {name}: {why}. The role {} keeps the password it has. Write another one.",
+                view.desired.database.owner
+            ),
+        );
+    } else if !seen.stale.is_empty() && seen.version == version(secret) {
+        let step = Step::SetConnectionKeys { uid: secret.uid.clone(), version: seen.version.clone() };
+        plan.step(step, format!("{} of Secret {name} follow its password", seen.stale.join(", ")));
+    }
+}
+
+fn version(secret: &LiveObject) -> &str {
+    secret.json.pointer("/metadata/resourceVersion").and_then(|version| version.as_str()).unwrap_or_default()
+}
+
+/// What is written down beside the application's role: whose password it has, by uid and version and not by a hash, for
+/// everybody may read it. `None` as long as the Secret is not there, or not what it is to be.
+#[must_use]
+pub fn password_marker(view: View) -> Option<String> {
+    let secret = view.own("Secret", &view.desired.cluster.secret(SecretKind::App))?;
+    let seen = view.seen.application.as_ref()?;
+    let ready = seen.unusable.is_none() && seen.stale.is_empty() && seen.version == version(secret);
+    ready.then(|| format!("{}/{}", secret.uid, seen.version))
+}

@@ -1,0 +1,186 @@
+//! Secrets that go, come back, or are changed by people.
+
+use super::*;
+
+const CA: &str = "Secret/dialogs-ca";
+const LEAVES: [&str; 3] = ["Secret/dialogs-server", "Secret/dialogs-node", "Secret/dialogs-superuser"];
+
+fn stalled(world: &World) -> (String, String) {
+    let status = world.cluster.status.as_ref().unwrap();
+    let found = status.conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
+    (found.reason.clone(), found.message.clone())
+}
+
+fn steps(world: &mut World) -> Vec<&'static str> {
+    world.reconcile(None).steps.iter().map(|planned| planned.step.name()).collect()
+}
+
+fn ask_for_new(world: &mut World, value: &str) {
+    world.cluster.metadata.annotations = Some([(keys::NEW_AUTHORITY.to_owned(), value.to_owned())].into());
+}
+
+#[test]
+fn secrets_that_the_authorities_sign_come_back() {
+    let mut world = born(2);
+    for name in LEAVES {
+        world.objects.remove(name).unwrap();
+    }
+    let lives = world.restarts.clone();
+    settle(&mut world);
+    assert!(LEAVES.iter().all(|name| world.objects.contains_key(*name)));
+    assert_serves(&world);
+    assert_eq!(world.restarts, lives);
+}
+
+#[test]
+fn authorities_that_nodes_trust_are_never_made_anew() {
+    for others in [0, 1, 3] {
+        let mut world = born(2);
+        let copy = world.objects.remove(CA).unwrap();
+        for name in LEAVES.iter().take(others) {
+            world.objects.remove(*name).unwrap();
+        }
+        for _ in 0..30 {
+            assert_eq!(steps(&mut world), Vec::<&str>::new());
+            world.tick();
+        }
+        let (reason, message) = stalled(&world);
+        assert_eq!(reason, "AuthorityMissing");
+        for word in ["dialogs-ca", "dialogs-server", "serve on", "no pod can start", "runbook"] {
+            assert!(message.contains(word), "{word}: {message}");
+        }
+        assert_eq!(condition(&world, "Ready"), "True");
+        assert_eq!(condition(&world, "Reconciling"), "False");
+        // The rest goes on.
+        world.edit(|spec| drop(spec.postgres.parameters.insert("work_mem".to_owned(), "8MB".to_owned())));
+        until(&mut world, "a parameter is taken", |world| condition(world, "ConfigurationApplied") == "True");
+
+        world.objects.insert(CA.to_owned(), copy);
+        settle(&mut world);
+        assert!(LEAVES.iter().all(|name| world.objects.contains_key(*name)));
+        assert_serves(&world);
+    }
+}
+
+#[test]
+fn authorities_that_come_back_bare_are_taken_in() {
+    for owners in [json!([]), json!(null)] {
+        let mut world = born(1);
+        let mut copy = world.objects.remove(CA).unwrap();
+        copy.ownership = snapshot::Ownership::Stranger;
+        copy.json = json!({"metadata": {"name": "dialogs-ca", "ownerReferences": owners}});
+        world.objects.insert(CA.to_owned(), copy);
+        settle(&mut world);
+        assert_eq!(world.objects[CA].ownership, snapshot::Ownership::Ours);
+        assert_serves(&world);
+    }
+}
+
+#[test]
+fn authorities_of_somebody_else_are_left_alone() {
+    let mut world = born(1);
+    let stranger = world.objects.get_mut(CA).unwrap();
+    stranger.ownership = snapshot::Ownership::Stranger;
+    stranger.json = json!({"metadata": {"name": "dialogs-ca", "ownerReferences": [{"kind": "Certificate"}]}});
+    assert_eq!(steps(&mut world), Vec::<&str>::new());
+    assert_eq!(stalled(&world).0, "NameTaken");
+}
+
+#[test]
+fn authorities_without_one_of_their_keys_are_told() {
+    let mut world = born(1);
+    world.objects.get_mut(CA).unwrap().json["data"] =
+        json!({"server-ca.crt": null, "server-ca.key": null, "node-ca.crt": null});
+    world.objects.remove(LEAVES[0]).unwrap();
+    assert_eq!(steps(&mut world), Vec::<&str>::new());
+    let (reason, message) = stalled(&world);
+    assert_eq!(reason, "AuthorityMissing");
+    assert!(message.contains("node-ca.key") && !message.contains("server-ca.key"), "{message}");
+}
+
+#[test]
+fn new_authorities_are_made_when_a_person_asks_and_nothing_of_the_old_is_left() {
+    let mut world = born(2);
+    world.objects.remove(CA).unwrap();
+    ask_for_new(&mut world, "1");
+    assert_eq!(steps(&mut world), Vec::<&str>::new());
+    let message = stalled(&world).1;
+    assert!(message.contains("delete dialogs-server, dialogs-node, dialogs-superuser first"), "{message}");
+    for name in LEAVES {
+        world.objects.remove(name).unwrap();
+    }
+    assert_eq!(steps(&mut world), ["CreateSecret"; 4]);
+    settle(&mut world);
+    assert_serves(&world);
+    // Once.
+    for name in LEAVES.iter().chain(&[CA]) {
+        world.objects.remove(*name).unwrap();
+    }
+    assert_eq!(steps(&mut world), Vec::<&str>::new());
+    assert_eq!(stalled(&world).0, "AuthorityMissing");
+}
+
+#[test]
+fn a_request_for_new_authorities_does_not_lie_in_wait() {
+    let mut world = born(1);
+    ask_for_new(&mut world, "1");
+    settle(&mut world);
+    for name in LEAVES.iter().chain(&[CA]) {
+        world.objects.remove(*name).unwrap();
+    }
+    assert_eq!(steps(&mut world), Vec::<&str>::new());
+    assert_eq!(stalled(&world).0, "AuthorityMissing");
+}
+
+/// The volumes of before tell nothing about authorities: no server runs that trusts the old ones.
+#[test]
+fn a_cluster_that_is_made_again_gets_authorities_of_its_own() {
+    let mut world = born(2);
+    world.delete_and_make_again();
+    settle(&mut world);
+    assert!(world.objects.contains_key(CA));
+    assert_serves(&world);
+}
+
+#[test]
+fn a_changed_password_is_taken_once_and_every_key_follows() {
+    let mut world = born(1);
+    let before = world.owner.clone();
+    for version in ["100", "200"] {
+        world.objects.get_mut("Secret/dialogs-app").unwrap().json["metadata"]["resourceVersion"] =
+            json!(version);
+        world.application.version = version.to_owned();
+        world.application.stale = vec!["uri".to_owned(), "jdbc-uri".to_owned()];
+        assert_eq!(steps(&mut world), ["SetConnectionKeys"]);
+        assert_eq!(steps(&mut world), ["CreateOwner"]);
+        assert_eq!(steps(&mut world), Vec::<&str>::new());
+        assert_ne!(world.owner, before);
+    }
+    assert_serves(&world);
+}
+
+#[test]
+fn a_password_that_cannot_be_used_is_told_and_the_role_keeps_its_own() {
+    let mut world = born(1);
+    let before = world.owner.clone();
+    world.objects.get_mut("Secret/dialogs-app").unwrap().json["metadata"]["resourceVersion"] = json!("100");
+    world.application = snapshot::ApplicationSecret {
+        version: "100".to_owned(),
+        unusable: Some("key 'password' is empty".to_owned()),
+        stale: Vec::new(),
+    };
+    assert_eq!(steps(&mut world), Vec::<&str>::new());
+    let (reason, message) = stalled(&world);
+    assert_eq!(reason, "PasswordNotUsable");
+    assert!(message.contains("dialogs-app") && message.contains("'password'"), "{message}");
+    assert_eq!(world.owner, before);
+}
+
+/// The keys are of one version of the Secret and the objects of another: the next look tells.
+#[test]
+fn nothing_is_written_from_two_looks_at_once() {
+    let mut world = born(1);
+    world.application.version = "old".to_owned();
+    world.application.stale = vec!["uri".to_owned()];
+    assert_eq!(steps(&mut world), Vec::<&str>::new());
+}
