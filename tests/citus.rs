@@ -18,6 +18,8 @@ mod harness;
 mod moves;
 #[path = "citus/preflights.rs"]
 mod preflights;
+#[path = "citus/reach.rs"]
+mod reach;
 #[path = "citus/remains.rs"]
 mod remains;
 #[path = "citus/settings.rs"]

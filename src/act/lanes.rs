@@ -30,6 +30,7 @@ pub fn lane(step: &Step) -> Option<Node> {
         | Step::DropLeftovers { .. }
         | Step::TryParameter { .. }
         | Step::CreateSecret(_)
+        | Step::SetConnectionKeys { .. }
         | Step::InspectImage { .. }
         | Step::ForgetInspection { .. }
         | Step::SetCoordinatorHost { .. }

@@ -89,7 +89,9 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
             let database = &hands.desired.database.name;
             let coordinator = hands.coordinator().await?;
             commands::create_owner(&coordinator, owner, &password, database).await?;
-            Ok(commands::note_owner_secret(&coordinator, database, secret_uid).await?)
+            commands::note_owner_secret(&coordinator, database, secret_uid).await?;
+            hands.memory.with(|memory| memory.reach.password_was_set());
+            Ok(())
         }
         Step::ApplySchema { hash } => apply_schema(hands, hash).await,
         Step::RecoverTransactions => {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use super::caches::Scope;
@@ -110,6 +111,16 @@ pub fn look(scope: &Scope, names: &Names<'_>) -> Option<ApplicationSecret> {
     };
     let root = get(SecretKind::Ca).and_then(|authorities| root_of(&authorities));
     Some(facts(&*get(SecretKind::App)?, root.as_ref(), names))
+}
+
+/// Versions of the Secrets with which connections are made, and the application's password if it is one.
+#[must_use]
+pub fn credentials(scope: &Scope, cluster: &ClusterId) -> (Vec<String>, Option<SecretString>) {
+    let get = |kind| scope.secrets.get(&ObjectRef::new(&cluster.secret(kind)).within(&cluster.namespace));
+    let kinds = [SecretKind::Server, SecretKind::Node, SecretKind::Superuser, SecretKind::App];
+    let version = |kind| get(kind).and_then(|secret| secret.resource_version()).unwrap_or_default();
+    let app = get(SecretKind::App).and_then(|secret| secret.data.clone()).unwrap_or_default();
+    (kinds.into_iter().map(version).collect(), password(&app).ok().map(Into::into))
 }
 
 /// The authority of servers in the Secret of the authorities.

@@ -10,6 +10,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
+    reach::Kept,
     schema::KeptSchema,
     snapshot::{Contents, ImageFacts, LiveObject, Refusals, Rewritten, Seen, Snapshot},
 };
@@ -52,6 +53,8 @@ pub struct Remembered {
     pub rewritten: BTreeMap<String, Rewritten>,
     /// When it was looked for the authorities' Secret without our label, and what was found.
     pub unlabelled: Option<(Option<LiveObject>, Instant)>,
+    /// The last look at new connections.
+    pub reach: Kept,
     /// Sizes of shards.
     pub sizes: Option<Sizes>,
     /// What keeps workers from going, and when it was seen.

@@ -14,6 +14,7 @@ mod leaving;
 mod live;
 pub mod memory;
 pub mod postgres;
+pub mod reach;
 pub mod refusals;
 pub mod schema;
 pub mod snapshot;
@@ -60,20 +61,17 @@ pub async fn observe(
     });
     let warnings = kubernetes::warnings(scope, cluster, &objects, &pods);
     restored_authority(context, desired, memory, &mut objects).await;
-    let application = application::look(
-        scope,
-        &application::Names {
-            cluster,
-            domain: &context.operator.cluster_domain,
-            database: &desired.database,
-        },
-    );
+    let domain = &context.operator.cluster_domain;
+    let application =
+        application::look(scope, &application::Names { cluster, domain, database: &desired.database });
     let alive: HashSet<&str> = pods.values().map(|pod| pod.uid.as_str()).collect();
     context.sessions.keep_pods(cluster, &alive);
     let names = (context.operator.cluster_domain.as_str(), desired.database.name.as_str());
     let access = Access::new(&context.sessions, scope, memory, cluster, names);
     let look = Look { access, desired, pods: &pods, memory: memory.clone(), metrics: &context.metrics };
     let (sql, schema_sql) = tokio::join!(look.look(), schema::look(context, desired, &status, memory));
+    let seen = reach::Servers { pods: &pods, postgres: &sql.postgres, citus: &sql.citus };
+    let reach = reach::look(&look.access, desired, seen, application::credentials(scope, cluster), memory);
     let (trials, old_trials) = memory.with(|memory| memory.trials());
     let (refusals, rewritten) = memory.with(|memory| (memory.refusals.clone(), memory.rewritten.clone()));
     let mut seen = Snapshot {
@@ -94,6 +92,7 @@ pub async fn observe(
         schema_sql,
         refusals,
         application,
+        reach,
         status,
     };
     seen.contents = look.leaving(View { desired, seen: &seen }).await;
@@ -173,6 +172,7 @@ impl Snapshot {
             schema_sql: Seen::Unknown(unseen()),
             refusals: Refusals::default(),
             application: None,
+            reach: None,
             status: DialogClusterStatus::default(),
         }
     }

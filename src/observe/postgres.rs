@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::{
     access::{Access, PORT},
     memory::{Handle, Sizes},
+    reach::hinted,
     refusals::{Act, Cause},
     snapshot::{Citus, ConnectionCheck, PlanUnknown, Pod, Postgres, Seen},
 };
@@ -133,6 +134,13 @@ impl Look<'_> {
             Ok(session) => session.map_err(Failure::from),
             Err(_) => Err(too_late(format!("no connection within {} s", deadline.as_secs_f32()))),
         }
+        .map_err(|failure| {
+            if pod.is_some_and(|pod| pod.ready) {
+                Failure { message: hinted(failure.message), ..failure }
+            } else {
+                failure
+            }
+        })
     }
 
     pub(super) async fn timed<T, E: Into<Failure>>(

@@ -12,6 +12,7 @@ pub use super::{
     contents::{Contents, Copies, Holdings, LocalTable, Membership, Named, OtherDatabase},
     image_facts::ImageFacts,
     live::{LiveObject, Ownership, Pod, Rewritten, Waiting, Warning},
+    reach::{ConnectionCheck, Login, Reach},
     refusals::Refusals,
 };
 use crate::api::{DialogClusterStatus, Node};
@@ -91,6 +92,9 @@ pub struct Snapshot {
     /// How the keys of the application's Secret are, without what is in them; `None` when it is not there.
     #[serde(default)]
     pub application: Option<ApplicationSecret>,
+    /// What the last look at new connections found; `None` before the first one, and while not every member answers.
+    #[serde(default)]
+    pub reach: Option<Reach>,
     /// The last status written, for transition times and what was handled.
     pub status: DialogClusterStatus,
 }
@@ -218,17 +222,6 @@ pub struct SchemaSql {
     pub sql: String,
     /// sha256 of the SQL in hex.
     pub hash: String,
-}
-
-/// One connection tried with `citus_check_connection_to_node`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConnectionCheck {
-    /// The node that connected.
-    pub from: Node,
-    /// The node that it connected to, by its address.
-    pub to: Node,
-    /// Why it failed; `None` when it did not.
-    pub error: Option<String>,
 }
 
 /// The coordinator's Citus catalog.

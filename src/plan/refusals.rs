@@ -35,6 +35,7 @@ pub fn act(step: &Step) -> Act {
         Step::Delete { kind, name, .. } => format!("{kind}/{name}"),
         Step::StartRebalance { drain: true, .. } => "drain".to_owned(),
         Step::SetCoordinatorHost { .. }
+        | Step::SetConnectionKeys { .. }
         | Step::CreateOwner { .. }
         | Step::RecoverTransactions
         | Step::StartRebalance { drain: false, .. }

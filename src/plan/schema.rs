@@ -2,7 +2,10 @@
 //! schema is never run again.
 
 use super::{Hold, Plan, Server, Step, View, secrets};
-use crate::{api::Node, observe::snapshot::Seen};
+use crate::{
+    api::Node,
+    observe::snapshot::{Login, Seen},
+};
 
 /// Makes the role, then the tables.
 pub fn plan(view: View, plan: &mut Plan) {
@@ -16,8 +19,11 @@ pub fn plan(view: View, plan: &mut Plan) {
     }
     let born = citus.schema_hash.is_some();
     // A Secret that was changed, or made anew as after the DialogCluster was deleted and made again, has another password.
+    // Somebody has given the role another one. The Secret is what counts: whoever reads it must get in.
+    let application = view.seen.reach.as_ref().map(|reach| &reach.application);
+    let differs = matches!(application, Some(Login::PasswordDiffers(_)));
     if let Some(marker) = secrets::password_marker(view)
-        && (!citus.owner_exists || citus.owner_secret.as_ref() != Some(&marker))
+        && (!citus.owner_exists || citus.owner_secret.as_ref() != Some(&marker) || differs)
     {
         let owner = view.desired.database.owner.clone();
         let step = Step::CreateOwner { owner, secret_uid: marker };

@@ -8,7 +8,7 @@ use super::words;
 use crate::{
     act::{Done, FailureReason},
     api::{Node, spec::RebalanceMode, status::Purpose},
-    observe::snapshot::Seen,
+    observe::snapshot::{Login, Reach, Seen},
     plan::{Hold, Plan, Server, Step, View, Wanted, settings},
 };
 
@@ -107,7 +107,47 @@ pub fn ready(view: View) -> Said {
     if citus.schema_hash.is_none() || !citus.owner_exists {
         return no("SchemaNotApplied", "the application's role and tables do not exist yet");
     }
-    yes("Serving", format!("the coordinator and {} workers answer", workers.len()))
+    let serving = format!("the coordinator and {} workers answer", workers.len());
+    let Some(reach) = &view.seen.reach else { return yes("Serving", serving) };
+    unreached(reach).unwrap_or_else(|| yes("Serving", format!("{serving}{}", besides(reach))))
+}
+
+/// Sessions of before may go on while no new one can be made: then it does not serve, or not for long.
+fn unreached(reach: &Reach) -> Option<Said> {
+    // One look may have met a passing moment.
+    if reach.failures < 2 {
+        return None;
+    }
+    if !reach.broken.is_empty() {
+        let words = format!("new connections cannot be made: {}", reach.broken.join("; "));
+        return Some(no("NodesCannotConnect", words));
+    }
+    match &reach.application {
+        Login::PasswordDiffers(why) => Some(no(
+            "OwnerCannotConnect",
+            format!(
+                "PasswordDiffers: the application's role does not get in with the password of its Secret: {why}"
+            ),
+        )),
+        Login::Failed(why) => Some(no(
+            "OwnerCannotConnect",
+            format!(
+                "the application's role does not get through to every worker over new connections: {why}"
+            ),
+        )),
+        Login::Well | Login::Untried(_) => None,
+    }
+}
+
+/// What is no failure and worth knowing.
+fn besides(reach: &Reach) -> String {
+    let untried = match &reach.application {
+        Login::Untried(why) => format!("; the application's login is not tried: {why}"),
+        Login::Well | Login::PasswordDiffers(_) | Login::Failed(_) => String::new(),
+    };
+    // Which of many has none is another one each time.
+    let busy = reach.busy.first().map(|why| format!("; no connection is free: {why}"));
+    format!("{untried}{}", busy.unwrap_or_default())
 }
 
 /// Something of the observed generation is not there yet. Whatever is first, all that is waited for is said.

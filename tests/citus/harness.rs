@@ -94,6 +94,8 @@ pub enum OnlyCitus {
     GlobalPids,
     #[strum(to_string = "foreign keys, partitions and single shards of workers that are given up")]
     OtherTables,
+    #[strum(to_string = "new connections of the role that asks")]
+    NewConnections,
     #[strum(to_string = "copies of the metadata without what is inactive")]
     PartialCopies,
     #[strum(to_string = "tables that cannot be moved, and others that move meanwhile")]

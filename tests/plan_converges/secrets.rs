@@ -184,3 +184,59 @@ fn nothing_is_written_from_two_looks_at_once() {
     world.application.stale = vec!["uri".to_owned()];
     assert_eq!(steps(&mut world), Vec::<&str>::new());
 }
+
+fn told(world: &World, reach: snapshot::Reach) -> (String, String, String) {
+    let mut world_seen = born(2);
+    world_seen.cluster = world.cluster.clone();
+    let mut seen = world_seen.observe();
+    seen.reach = Some(reach);
+    let status = report::status(&world.desired(), &seen, &Plan::default(), &Done::default());
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+    (ready.status.clone(), ready.reason.clone(), ready.message.clone())
+}
+
+#[test]
+fn ready_falls_when_two_looks_in_a_row_find_that_no_new_connection_can_be_made() {
+    let world = born(2);
+    let why = "coordinator to worker-1: certificate verify failed".to_owned();
+    let reach = |failures, broken: &[&String], application| snapshot::Reach {
+        failures,
+        broken: broken.iter().map(ToString::to_string).collect(),
+        application,
+        busy: Vec::new(),
+    };
+    use snapshot::Login;
+    assert_eq!(told(&world, reach(1, &[&why], Login::Well)).0, "True");
+    let fallen = told(&world, reach(2, &[&why], Login::Well));
+    assert_eq!((fallen.0.as_str(), fallen.1.as_str()), ("False", "NodesCannotConnect"));
+    assert!(fallen.2.contains(&why), "{}", fallen.2);
+    let refused = Login::Failed("role \"dialogs\" is not permitted to log in".to_owned());
+    let fallen = told(&world, reach(2, &[], refused));
+    assert_eq!((fallen.0.as_str(), fallen.1.as_str()), ("False", "OwnerCannotConnect"));
+    assert!(fallen.2.contains("not permitted"), "{}", fallen.2);
+    let differs = Login::PasswordDiffers("password authentication failed".to_owned());
+    assert!(told(&world, reach(2, &[], differs)).2.contains("PasswordDiffers"));
+}
+
+#[test]
+fn no_free_connection_is_told_and_no_failure() {
+    let world = born(2);
+    let busy = "FATAL: sorry, too many clients already".to_owned();
+    let reach = snapshot::Reach { busy: vec![busy.clone()], ..snapshot::Reach::default() };
+    let ready = told(&world, reach);
+    assert_eq!(ready.0, "True");
+    assert!(ready.2.contains(&busy), "{}", ready.2);
+    let untried = snapshot::Login::Untried("there is no distributed table".to_owned());
+    let ready = told(&world, snapshot::Reach { application: untried, ..snapshot::Reach::default() });
+    assert!(ready.0 == "True" && ready.2.contains("no distributed table"), "{ready:?}");
+}
+
+/// By SQL, and not in the Secret.
+#[test]
+fn a_role_with_another_password_gets_that_of_its_secret_back() {
+    let mut world = born(1);
+    let application = snapshot::Login::PasswordDiffers("password authentication failed".to_owned());
+    world.reach = Some(snapshot::Reach { failures: 1, application, ..snapshot::Reach::default() });
+    assert_eq!(steps(&mut world), ["CreateOwner"]);
+    assert_eq!(steps(&mut world), Vec::<&str>::new());
+}

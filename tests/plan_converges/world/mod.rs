@@ -18,9 +18,9 @@ use dialog_operator::{
     observe::{
         Snapshot,
         snapshot::{
-            ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable, Group, Holdings, Job,
-            Leftover, LiveObject, Move, Obstacle, Obstacles, OperatorFacts, Ownership, Pins, Pod, Postgres,
-            Refusals, RejectedConfiguration, SchemaSql, Seen, Task, Waiting,
+            ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable,
+            Group, Holdings, Job, Leftover, LiveObject, Move, Obstacle, Obstacles, OperatorFacts, Ownership,
+            Pins, Pod, Postgres, Reach, Refusals, RejectedConfiguration, SchemaSql, Seen, Task, Waiting,
         },
     },
     plan::{Plan, Planned, Step, View, contents, invariants, plan, refusals, view::PORT, wanted},
@@ -154,6 +154,8 @@ pub struct World {
     pub schema: Option<String>,
     /// How the keys of the application's Secret are.
     pub application: ApplicationSecret,
+    /// What the last look at new connections found.
+    pub reach: Option<Reach>,
     pub trials: BTreeMap<String, Option<String>>,
     pub next: u64,
     pub restarts: BTreeMap<Node, u32>,
@@ -209,6 +211,7 @@ impl World {
             owner: None,
             schema: None,
             application: ApplicationSecret::default(),
+            reach: None,
             trials: BTreeMap::new(),
             next: 1,
             restarts: BTreeMap::new(),

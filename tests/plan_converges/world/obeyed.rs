@@ -204,6 +204,7 @@ impl World {
                         self.data(node).into_iter().for_each(|data| data.granted = true);
                     }
                 }
+                self.reach = None;
             }
             Step::ApplySchema { hash } => {
                 assert!(self.schema.is_none(), "the schema is run once");

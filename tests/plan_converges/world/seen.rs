@@ -49,6 +49,7 @@ impl World {
             }),
             refusals: self.refusals.clone(),
             application: self.objects.contains_key("Secret/dialogs-app").then(|| self.application.clone()),
+            reach: self.reach.clone(),
             status: self.cluster.status.clone().unwrap_or_default(),
         };
         let nodes = contents::looked_at(View { desired: &desired, seen: &seen });
