@@ -35,6 +35,7 @@ mod rest;
 mod scale_in;
 mod scale_out;
 mod schema;
+mod secrets;
 mod states;
 mod takeover;
 mod volumes;
