@@ -1,13 +1,17 @@
 //! The conditions, one function each, and the rules that hold between them. Pure.
 
+mod balanced;
+
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+pub use balanced::balanced;
+
 use super::words;
 use crate::{
     act::{Done, FailureReason},
-    api::{Node, spec::RebalanceMode, status::Purpose},
+    api::Node,
     observe::snapshot::{Login, Reach, Seen},
     plan::{Hold, Plan, Server, Step, View, Wanted, settings},
 };
@@ -378,88 +382,5 @@ pub fn schema_applied(view: View, done: &Done) -> Said {
             ),
             _ => yes("Applied", "the schema was applied"),
         },
-    }
-}
-
-/// Shards are where Citus' own plan wants them. Whatever is first, a pause between two jobs is said.
-#[must_use]
-pub fn balanced(view: View, plan: &Plan, done: &Done) -> Said {
-    let mut said = is_balanced(view, plan, done);
-    let pause = plan.holds.iter().find(|hold| matches!(hold, Hold::RebalancePause { .. }));
-    if let Some(pause) = pause.map(ToString::to_string).filter(|pause| !said.message.contains(pause)) {
-        let _ = write!(said.message, "; {pause}");
-    }
-    said
-}
-
-fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
-    let Some(citus) = view.citus() else {
-        return unknown(
-            "CatalogUnknown",
-            view.seen.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
-        );
-    };
-    let job = view.open_job();
-    if let Some(job) = job
-        && let Some(error) = words::last_error(view, job)
-    {
-        return no("MovesFailing", error);
-    }
-    if let Some((step, failure)) = done.failures().find(|(step, _)| is_about_moves(step)) {
-        let what = words::doing(step);
-        return no("Retrying", format!("{what} failed and is tried again: {}", failure.message));
-    }
-    let missing = view.missing_workers();
-    if let Some(first) = missing.first() {
-        return no("WorkersMissing", format!("{}: {}", view.name(first.node), first.why));
-    }
-    if let Some(job) = job {
-        return match words::purpose(view, job) {
-            Purpose::Even => no("Rebalancing", words::progress(view, job)),
-            Purpose::Drain => no("Draining", words::progress(view, job)),
-        };
-    }
-    if let Some((node, row)) = view.leaving().first_key_value() {
-        let shards = view.shards(row);
-        return no("Draining", format!("{} is to be removed: {shards} shards are on it", view.name(*node)));
-    }
-    if let Some((node, _)) = view.staying().iter().find(|(_, row)| !row.should_have_shards) {
-        return no("Draining", format!("{} may have no shards yet, and is wanted again", view.name(*node)));
-    }
-    if citus.schema_hash.is_none() {
-        return no("SchemaNotApplied", "there are no tables yet");
-    }
-    if let Some(waiting) =
-        plan.holds.iter().find(|hold| matches!(hold, Hold::RebalancePause { .. } | Hold::Rolling { .. }))
-    {
-        return no("Waiting", waiting.to_string());
-    }
-    match &citus.plan {
-        Some(Seen::Known(moves)) if moves.is_empty() => yes("NothingToMove", counts(view)),
-        Some(Seen::Known(moves)) if view.desired.rebalance.mode == RebalanceMode::Off => no(
-            "RebalanceOff",
-            format!("Citus would move {} shards, and spec.rebalance.mode is Off", moves.len()),
-        ),
-        Some(Seen::Known(moves)) => no("MovesPlanned", format!("Citus plans {} moves", moves.len())),
-        Some(Seen::Unknown(why)) => unknown("PlanUnknown", why.to_string()),
-        None => unknown("PlanUnknown", "Citus has not been asked yet"),
-    }
-}
-
-fn counts(view: View) -> String {
-    let citus = view.citus();
-    let counts: Vec<String> = view
-        .registered_workers()
-        .iter()
-        .map(|(node, row)| {
-            let shards =
-                citus.and_then(|citus| citus.groups.get(&row.group_id)).map_or(0, |group| group.shards);
-            format!("{node} {shards}")
-        })
-        .collect();
-    if view.desired.rebalance.strategy == "by_shard_count" {
-        format!("shards are at most one apart in each colocation group: {}", counts.join(", "))
-    } else {
-        format!("shards: {}", counts.join(", "))
     }
 }
