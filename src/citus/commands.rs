@@ -90,7 +90,7 @@ pub async fn try_parameter(session: &Session, name: &str, value: &str) -> Result
     let reset = call.wait(client.batch_execute(&format!("ALTER SYSTEM RESET {setting}"))).await;
     match taken {
         // Classes 22 and 42: the value, or the name, is wrong. 55P02: it cannot be changed. 0A000: not in this build.
-        Err(SqlError::Refused { words, .. }) if is_about_the_value(&words) => Ok(Some(words.to_string())),
+        Err(SqlError::Refused { words, .. }) if is_about_the_value(&words) => Ok(Some(words.in_full())),
         Err(error) => Err(error),
         Ok(()) => reset.map(|()| None),
     }

@@ -198,6 +198,13 @@ pub struct Words {
 }
 
 impl Words {
+    /// Everything that was said, values too: for what the user wrote in the spec and nowhere else.
+    pub(super) fn in_full(&self) -> String {
+        let hint = self.hint.as_ref().map(|hint| format!(". {}", one_line(hint).trim_end_matches('.')));
+        let detail =
+            self.detail.as_ref().map(|detail| format!(" ({})", one_line(detail).trim_end_matches('.')));
+        one_line(&self.message) + &detail.unwrap_or_default() + &hint.unwrap_or_default()
+    }
     /// Without what is in quotes: the statement that the server quotes from held a secret.
     pub(super) fn forget_quoted(&mut self) {
         self.message = unquoted(&self.message);

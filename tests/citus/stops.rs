@@ -63,6 +63,7 @@ async fn moves_of_a_dropped_table_are_known() {
     let (cluster, session, holder) = held().await;
     let other = [
         "CREATE TABLE led (id bigint PRIMARY KEY)",
+        "ALTER TABLE led OWNER TO shop",
         "SET citus.shard_count = 8",
         "SELECT create_distributed_table('led', 'id', colocate_with => 'none')",
     ];
