@@ -329,3 +329,41 @@ fn the_demo_deletes_only_in_a_namespace_that_it_has_made() {
         assert!(asked < deleted, "{script} deletes before it has asked");
     }
 }
+
+#[test]
+fn every_document_that_is_named_exists() {
+    let mut broken = vec![];
+    let named = |place: &str, text: &str| -> Vec<String> {
+        let names =
+            text.split("docs/").skip(1).filter_map(|rest| rest.split_once(".md").map(|(name, _)| name));
+        let is_name = |name: &&str| name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+        let missing = names.filter(is_name).filter(|name| !root().join(format!("docs/{name}.md")).exists());
+        missing.map(|name| format!("{place}: docs/{name}.md")).collect()
+    };
+    for source in sources() {
+        broken.extend(named(&source.path, &source.text));
+    }
+    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
+        broken.extend(named(document, &fs::read_to_string(root().join(document)).unwrap()));
+    }
+    none(&broken, "there is no such document");
+}
+
+/// The variants are read from the source: a new one cannot be forgotten here.
+#[test]
+fn the_runbook_has_every_reason_of_a_problem() {
+    let source = fs::read_to_string(root().join("src/plan/step.rs")).unwrap();
+    let (_, list) = source.split_once("pub enum ProblemReason {").expect("the enum of reasons");
+    let (list, _) = list.split_once("\n}").unwrap();
+    let lines = list.lines().map(|line| line.trim().trim_end_matches(','));
+    let reasons: Vec<_> = lines.filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase())).collect();
+    assert!(reasons.len() > 20, "{reasons:?}");
+    let runbook = fs::read_to_string(root().join("docs/runbook.md")).unwrap();
+    // A row of the table, or a section.
+    let told = |reason: &str| {
+        let row = format!("| `{reason}` |");
+        runbook.lines().any(|line| line.starts_with(&row) || line == format!("## {reason}"))
+    };
+    let missing: Vec<_> = reasons.into_iter().filter(|reason| !told(reason)).map(ToOwned::to_owned).collect();
+    none(&missing, "docs/runbook.md does not say what it means");
+}
