@@ -111,6 +111,7 @@ fn holds(now: jiff::Timestamp) -> Vec<Hold> {
         Hold::WorkerMissing { node, why: why(), timed_out: false },
         Hold::Leaving { node, shards: 4 },
         Hold::RoomUnknown { why: why() },
+        Hold::ContentsUnknown { node, why: why() },
         Hold::CleanupBlocked { node, objects: 2, holders: vec!["session 9 of somebody".to_owned()] },
         Hold::JobRunning { job: 4 },
         Hold::RebalancePause { state: "failed".to_owned(), until: now },

@@ -112,7 +112,9 @@ impl World {
         let now = self.now;
         let fresh = self.id();
         let pod = self.pods.get_mut(&node).unwrap();
-        if pod.unschedulable {
+        // The kubelet starts no container whose Secrets are not there.
+        let mounted = |name: &str| self.objects.contains_key(&format!("Secret/dialogs-{name}"));
+        if pod.unschedulable || pod.booted.is_none() && !(mounted("server") && mounted("node")) {
             return;
         }
         if pod.booted.is_some() {
