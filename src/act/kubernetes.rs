@@ -23,7 +23,10 @@ pub(super) async fn create(hands: &Hands<'_>, object: &Rendered) -> Result<(), F
     let address = hands.address(&object.api_version, &object.kind, &object.name);
     match hands.context.door.create(address, &object.json).await {
         Ok(answer) => {
-            hands.memory.with(|memory| memory.wrote(object.key(), answer));
+            hands.memory.with(|memory| {
+                memory.admitted(object, &answer);
+                memory.wrote(object.key(), answer);
+            });
             Ok(())
         }
         Err(Refusal::AlreadyExists(words)) => taken(hands, address, &words).await,
@@ -66,7 +69,10 @@ pub(super) async fn apply(hands: &Hands<'_>, object: &Rendered, uid: &str) -> Re
     let address = hands.address(&object.api_version, &object.kind, &object.name);
     let answer = hands.context.door.apply(address, uid, &object.json).await;
     let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-    hands.memory.with(|memory| memory.wrote(object.key(), answer));
+    hands.memory.with(|memory| {
+        memory.admitted(object, &answer);
+        memory.wrote(object.key(), answer);
+    });
     Ok(())
 }
 

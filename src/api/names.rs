@@ -157,7 +157,8 @@ pub mod keys {
     pub const NODE: &str = "dialogcluster.dev/node";
     /// Annotation of a StatefulSet and a volume claim: `system_identifier` of `pg_control_system()`; who this node is.
     pub const SYSTEM_IDENTIFIER: &str = "dialogcluster.dev/system-identifier";
-    /// Annotation of the coordinator's volume claim: the image that its server runs with.
+    /// Annotation of the coordinator's volume claim, of StatefulSets and of pods that ask an image: the image as it was
+    /// asked for, whatever admission makes of it.
     pub const IMAGE: &str = "dialogcluster.dev/image";
     /// Annotation of the coordinator's volume claim: `postgres=<major> citus=<version>`, what its data was last used by.
     pub const VERSIONS: &str = "dialogcluster.dev/versions";

@@ -257,9 +257,8 @@ pub fn inspections(scope: &Scope, cluster: &ClusterId) -> Vec<(String, Option<Se
     };
     let pods = of_cluster(&scope.pods, cluster).filter(|pod| ours(pod));
     pods.filter_map(|pod| {
-        // By its name: where there is a mesh, its container may be the first.
-        let mut containers = pod.spec.as_ref()?.containers.iter();
-        let image = containers.find(|container| container.name == INSPECTION)?.image.clone()?;
+        // Not the image in the pod: admission may have put another there.
+        let image = pod.annotations().get(keys::IMAGE)?.clone();
         Some((image, inspection(&pod)))
     })
     .collect()

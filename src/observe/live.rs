@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::resources::Difference;
+
 /// Whose an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -121,11 +123,10 @@ impl Warning {
     }
 }
 
-/// An object that does not become what we write, whatever we write: admission changes it.
+/// In what the answer to our last write of an object differed from what was written: admission changes it, and would
+/// again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rewritten {
-    /// Annotation `dialogcluster.dev/rendered` of what was written.
-    pub rendered: String,
-    /// In what the stored object differed from it.
-    pub differences: Vec<String>,
+    /// With both values: another value since is somebody's.
+    pub differences: Vec<Difference>,
 }

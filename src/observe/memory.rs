@@ -19,6 +19,7 @@ use crate::{
     citus::ClientTls,
     controller::Pace,
     plan::RestartCause,
+    resources::{self, Rendered},
 };
 
 /// A name that a stranger took is looked at again after so long.
@@ -145,6 +146,15 @@ impl Remembered {
     /// We wrote this object; the watch may not have shown it yet.
     pub fn wrote(&mut self, key: String, answer: Value) {
         self.writes.insert(key, (answer, Instant::now()));
+    }
+    /// What admission made of what we wrote, when it is not what we wrote.
+    pub fn admitted(&mut self, written: &Rendered, answer: &Value) {
+        let differences = resources::differences(written, answer);
+        if differences.is_empty() {
+            self.rewritten.remove(&written.key());
+        } else {
+            self.rewritten.insert(written.key(), Rewritten { differences });
+        }
     }
     /// Drops what is too old to be believed.
     pub fn expire(&mut self) {

@@ -32,15 +32,18 @@ pub fn choose(view: View, plan: &mut Plan) -> String {
 /// Image in a StatefulSet, the coordinator's first; before there is one, what is written down on the coordinator's
 /// volume, so that data that is taken back meets the image that it ran with.
 fn running_image(view: View<'_>) -> Option<&str> {
-    let of_set =
-        |node| image_of(&view.stateful_set(node)?.json, "/spec/template/spec/containers", resources::SERVER);
+    let of_set = |node| {
+        let set = view.stateful_set(node)?;
+        // What we wrote: in the template there may be what admission, or a person, made of it.
+        set.annotation(keys::IMAGE).or_else(|| server_image(&set.json))
+    };
     view.nodes().into_iter().find_map(of_set).or_else(|| coordinators_claim(view)?.annotation(keys::IMAGE))
 }
 
 /// By the container's name: where there is a mesh, its container may be the first.
-fn image_of<'a>(json: &'a Value, containers: &str, name: &str) -> Option<&'a str> {
-    let mut containers = json.pointer(containers)?.as_array()?.iter();
-    containers.find(|container| container["name"] == name)?.get("image")?.as_str()
+fn server_image(set: &Value) -> Option<&str> {
+    let mut containers = set.pointer("/spec/template/spec/containers")?.as_array()?.iter();
+    containers.find(|container| container["name"] == resources::SERVER)?.get("image")?.as_str()
 }
 
 fn coordinators_claim(view: View<'_>) -> Option<&LiveObject> {
@@ -142,7 +145,7 @@ fn citus_minor(version: &str) -> &str {
 fn forget_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
     let prefix = format!("Pod/{}-image-", view.desired.cluster.name);
     for (key, object) in view.seen.objects.iter().filter(|(key, _)| key.starts_with(&prefix)) {
-        let image = image_of(&object.json, "/spec/containers", resources::INSPECTION);
+        let image = object.annotation(keys::IMAGE);
         let waits = image.is_some() && image == still_asked;
         let answered =
             image.and_then(|image| view.seen.images.get(image)).is_some_and(|seen| seen.known().is_some());

@@ -289,13 +289,21 @@ fn ensure(view: View, want: Rendered, plan: &mut Plan) -> bool {
         }
         Some(live) if live.deleting => plan.hold(Hold::FormerObjects { object: want.key() }),
         Some(live) => {
-            if let Some(difference) = resources::differs(&want, &live.json) {
+            if let Some(difference) = difference(view, &want, live) {
                 let uid = live.uid.clone();
                 plan.step(Step::Apply { object: Box::new(want), uid }, difference);
             }
         }
     }
     true
+}
+
+/// The first difference that a write of ours would mend. What admission made of the last one it would make again, and
+/// again; another value than that is somebody's since.
+pub(super) fn difference(view: View, want: &Rendered, live: &LiveObject) -> Option<String> {
+    let made = view.seen.rewritten.get(&want.key()).map_or(&[][..], |made| &made.differences);
+    let differences = resources::differences(want, &live.json);
+    differences.iter().find(|one| !made.contains(one)).map(ToString::to_string)
 }
 
 /// Whether a name is free or ours. A stranger's object is left alone.

@@ -3,7 +3,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Hold, Plan, ProblemReason, RestartCause, Server, Step, View, Wanted, pods::lacks_image};
+use super::{
+    Hold, Plan, ProblemReason, RestartCause, Server, Step, View, Wanted, objects, pods::lacks_image,
+};
 use crate::{
     api::{Node, names::keys},
     observe::snapshot::{Pod, Postgres},
@@ -198,10 +200,10 @@ fn template_is_current(view: View, wanted: &Wanted, node: Node) -> bool {
     let initialise = super::objects::initialise(view, node);
     let map = resources::config_map(&inputs, node, &wanted.parameters, initialise);
     let map_differs =
-        view.own("ConfigMap", &map.name).is_none_or(|live| resources::differs(&map, &live.json).is_some());
+        view.own("ConfigMap", &map.name).is_none_or(|live| objects::difference(view, &map, live).is_some());
     let set_differs = view.claim(node).is_none_or(|claim| {
         let set = resources::stateful_set(&inputs, node, claim, view.identity(node));
-        view.own("StatefulSet", &set.name).is_none_or(|live| resources::differs(&set, &live.json).is_some())
+        view.own("StatefulSet", &set.name).is_none_or(|live| objects::difference(view, &set, live).is_some())
     });
     !map_differs && !set_differs && !pending("StatefulSet")
 }

@@ -1,7 +1,8 @@
 //! Whether a live object is what we want: all we wrote must be there, and what others added does not matter.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Rendered;
@@ -9,6 +10,29 @@ use crate::api::names::keys;
 
 /// Longest value shown in a message, in characters.
 const SHOWN: usize = 60;
+
+/// A value that is not what it should be. In words: `spec.replicas: 2 -> 1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Where.
+    pub path: String,
+    /// What is there.
+    pub live: Option<Value>,
+    /// What should be.
+    pub want: Option<Value>,
+}
+
+impl Difference {
+    fn new(path: &str, live: Option<&Value>, want: Option<&Value>) -> Self {
+        Self { path: path.to_owned(), live: live.cloned(), want: want.cloned() }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{}: {} -> {}", self.path, shown(self.live.as_ref()), shown(self.want.as_ref()))
+    }
+}
 
 /// The first difference in words (`spec.template.spec.containers[0].image: a -> b`), or `None` when the live object
 /// contains all that we want.
@@ -18,40 +42,54 @@ const SHOWN: usize = 60;
 /// position. A field that we wrote once and no longer want is noticed by the annotation `dialogcluster.dev/rendered`.
 #[must_use]
 pub fn differs(want: &Rendered, live: &Value) -> Option<String> {
+    differences(want, live).first().map(ToString::to_string)
+}
+
+/// All differences.
+#[must_use]
+pub fn differences(want: &Rendered, live: &Value) -> Vec<Difference> {
     let hash = |object: &Value| {
         object.pointer("/metadata/annotations").and_then(|all| all.get(keys::RENDERED).cloned())
     };
-    if let Some(difference) = compare(&want.json, live, "") {
-        return Some(difference);
-    }
+    let mut found = Vec::new();
+    compare(&want.json, live, "", &mut found);
     let (want, live) = (hash(&want.json), hash(live));
-    (want != live)
-        .then(|| change(&format!("metadata.annotations.{}", keys::RENDERED), live.as_ref(), want.as_ref()))
+    if want != live {
+        // What really differs says more than a hash.
+        let path = format!("metadata.annotations.{}", keys::RENDERED);
+        found.push(Difference::new(&path, live.as_ref(), want.as_ref()));
+    }
+    found
 }
 
-fn compare(want: &Value, live: &Value, path: &str) -> Option<String> {
+fn compare(want: &Value, live: &Value, path: &str, found: &mut Vec<Difference>) {
     match (want, live) {
-        (Value::Object(want), Value::Object(live)) => compare_objects(want, live, path),
-        (Value::Array(want), Value::Array(live)) => compare_lists(want, live, path),
-        _ if want == live || same_amount(want, live, path) => None,
-        _ => Some(change(path, Some(live), Some(want))),
+        (Value::Object(want), Value::Object(live)) => compare_objects(want, live, path, found),
+        (Value::Array(want), Value::Array(live)) => compare_lists(want, live, path, found),
+        _ if want == live || same_amount(want, live, path) => {}
+        _ => found.push(Difference::new(path, Some(live), Some(want))),
     }
 }
 
-fn compare_objects(want: &Map<String, Value>, live: &Map<String, Value>, path: &str) -> Option<String> {
-    want.iter().filter(|(key, _)| *key != keys::RENDERED).find_map(|(key, want)| {
+fn compare_objects(
+    want: &Map<String, Value>,
+    live: &Map<String, Value>,
+    path: &str,
+    found: &mut Vec<Difference>,
+) {
+    for (key, want) in want.iter().filter(|(key, _)| *key != keys::RENDERED) {
         let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         match live.get(key) {
-            Some(live) => compare(want, live, &path),
-            None if is_zero(want) => None,
-            None => Some(change(&path, None, Some(want))),
+            Some(live) => compare(want, live, &path, found),
+            None if is_zero(want) => {}
+            None => found.push(Difference::new(&path, None, Some(want))),
         }
-    })
+    }
 }
 
-fn compare_lists(want: &[Value], live: &[Value], path: &str) -> Option<String> {
+fn compare_lists(want: &[Value], live: &[Value], path: &str, found: &mut Vec<Difference>) {
     let by_name = names(want).is_some();
-    want.iter().enumerate().find_map(|(index, want)| {
+    for (index, want) in want.iter().enumerate() {
         let live = if by_name {
             live.iter().find(|live| live.get("name") == want.get("name"))
         } else {
@@ -59,10 +97,10 @@ fn compare_lists(want: &[Value], live: &[Value], path: &str) -> Option<String> {
         };
         let path = format!("{path}[{index}]");
         match live {
-            Some(live) => compare(want, live, &path),
-            None => Some(change(&path, None, Some(want))),
+            Some(live) => compare(want, live, &path, found),
+            None => found.push(Difference::new(&path, None, Some(want))),
         }
-    })
+    }
 }
 
 /// The names of all elements, when each has one and no two are the same.
@@ -90,10 +128,6 @@ fn same_amount(want: &Value, live: &Value, path: &str) -> bool {
         ["requests.", "limits."].iter().any(|map| path.contains(map)) || path.ends_with("sizeLimit");
     let (Some(want), Some(live)) = (want.as_str(), live.as_str()) else { return false };
     is_amount && canonical_quantity(want) == canonical_quantity(live)
-}
-
-fn change(path: &str, live: Option<&Value>, want: Option<&Value>) -> String {
-    format!("{path}: {} -> {}", shown(live), shown(want))
 }
 
 fn shown(value: Option<&Value>) -> String {

@@ -9,11 +9,11 @@ use k8s_openapi::{
 
 use super::{
     Inputs, Rendered,
-    meta::{About, owned, render},
+    meta::{About, owned, render, texts},
     pod::{empty_dir, mount, secure_container, secure_pod, some, some_map},
     text_hash,
 };
-use crate::api::ClusterId;
+use crate::api::{ClusterId, names::keys};
 
 /// Writes `postgres=<major> citus=<default version>` to the termination log.
 const SCRIPT: &str = include_str!("inspect.sh");
@@ -45,12 +45,11 @@ pub fn inspection_pod(inputs: &Inputs, image: &str) -> Rendered {
     let metadata = owned(inputs, name, About::Inspection);
     let mut labels = template.pod_labels.clone();
     labels.extend(metadata.labels.clone().unwrap_or_default());
+    // Admission may put another image into the container.
+    let mut annotations = template.pod_annotations.clone();
+    annotations.extend(texts([(keys::IMAGE, image)]));
     render(&Pod {
-        metadata: ObjectMeta {
-            labels: Some(labels),
-            annotations: some_map(&template.pod_annotations),
-            ..metadata
-        },
+        metadata: ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..metadata },
         spec: Some(PodSpec {
             containers: vec![Container {
                 command: Some(["sh", "-c", SCRIPT].map(str::to_owned).to_vec()),

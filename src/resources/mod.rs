@@ -23,7 +23,7 @@ use crate::{api::Desired, observe::snapshot::OperatorFacts};
 
 pub use config_map::{Initialise, VOLUME_EMPTY, config_map, may_initialise, parameters_of};
 pub use configuration::{boot_hash, config_hash, settings};
-pub use differs::{differs, is_larger};
+pub use differs::{Difference, differences, differs, is_larger};
 pub use inspection_pod::{INSPECTION, inspection_pod, inspection_pod_name};
 pub use pod::{SERVER, user_template_hash};
 pub use pod_disruption_budget::{Moving, pod_disruption_budget};

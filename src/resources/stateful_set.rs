@@ -7,18 +7,21 @@ use k8s_openapi::{
 
 use super::{
     Inputs, Rendered,
-    meta::{About, identity_annotation, node_selector, owned, render},
+    meta::{About, identity_annotation, node_selector, owned, render, texts},
     pod::pod_template,
 };
-use crate::api::Node;
+use crate::api::{Node, names::keys};
 
 /// One node: one pod, which the operator alone restarts (`OnDelete`), on the volume claim `claim`.
 #[must_use]
 pub fn stateful_set(inputs: &Inputs, node: Node, claim: &str, identity: Option<&str>) -> Rendered {
     let cluster = &inputs.desired.cluster;
+    // What was written: admission may put another into the template.
+    let mut annotations = texts([(keys::IMAGE, inputs.image)]);
+    annotations.extend(identity_annotation(identity).unwrap_or_default());
     render(&StatefulSet {
         metadata: ObjectMeta {
-            annotations: identity_annotation(identity),
+            annotations: Some(annotations),
             ..owned(inputs, node.object_name(&cluster.name), About::Node(node))
         },
         spec: Some(StatefulSetSpec {

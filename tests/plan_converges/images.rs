@@ -174,3 +174,33 @@ fn a_volume_that_is_larger_than_the_spec_is_left_so() {
     let first = applied(&seen);
     assert!(first.as_ref().is_none_or(|json| json.contains("50Gi")), "{first:?}");
 }
+
+/// A webhook that takes all images from a mirror: from the birth of a cluster, or on one that runs.
+#[test]
+fn what_admission_makes_of_images_is_written_once_and_what_people_make_of_them_is_set_back() {
+    const MIRROR: &str = "mirror.example/registry.example/a-team/with-quite-a-long-name";
+    let mut world = World::new(json!({"workers": {"replicas": 2}}));
+    world.mirror = Some(MIRROR);
+    settle(&mut world);
+    assert_serves(&world);
+    let restarts = world.restarts.clone();
+    // An operator that has just started does not know: one write of each finds it out again.
+    world.rewritten.clear();
+    assert_eq!(images(&plan(&world.desired(), &world.observe())).len(), 1);
+    settle(&mut world);
+    assert_eq!(world.restarts, restarts);
+    let mut seen = world.observe();
+    assert_eq!(plan(&world.desired(), &seen).steps, []);
+    // Another image is asked about once, and written.
+    world.edit(|spec| spec.image = Some("postgres:other".to_owned()));
+    assert!(does(&world, &seen, "InspectImage"));
+    let facts = snapshot::ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
+    seen.images.insert("postgres:other".to_owned(), snapshot::Seen::Known(facts));
+    assert_eq!(images(&plan(&world.desired(), &seen)), BTreeSet::from(["postgres:other"]));
+    world.edit(|spec| spec.image = None);
+    // `kubectl set image`
+    let set = seen.objects.get_mut("StatefulSet/dialogs-worker-0").unwrap();
+    let image = &mut set.json["spec"]["template"]["spec"]["containers"][0]["image"];
+    *image = format!("{MIRROR}/postgres:mine").into();
+    assert_eq!(images(&plan(&world.desired(), &seen)), BTreeSet::from(["postgres:dev"]));
+}

@@ -20,10 +20,12 @@ use dialog_operator::{
         snapshot::{
             ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable,
             Group, Holdings, Job, Leftover, LiveObject, Move, Obstacle, Obstacles, OperatorFacts, Ownership,
-            Pins, Pod, Postgres, Reach, Refusals, RejectedConfiguration, SchemaSql, Seen, Task, Waiting,
+            Pins, Pod, Postgres, Reach, Refusals, RejectedConfiguration, Rewritten, SchemaSql, Seen, Task,
+            Waiting,
         },
     },
     plan::{Plan, Planned, Step, View, contents, invariants, plan, refusals, view::PORT, wanted},
+    resources::{self, Rendered},
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -161,6 +163,9 @@ pub struct World {
     pub restarts: BTreeMap<Node, u32>,
     pub jobs_started: u32,
     pub cluster_domain: String,
+    /// Where a webhook says that all images are, and what it made of writes.
+    pub mirror: Option<&'static str>,
+    pub rewritten: BTreeMap<String, Rewritten>,
     /// What is refused, by the beginning of an act's name, and for how many ticks.
     pub refuses: BTreeMap<String, u32>,
     /// What the operator remembers of it.
@@ -190,6 +195,8 @@ impl World {
             quota: None,
             refused_now: None,
             walls: Vec::new(),
+            mirror: None,
+            rewritten: BTreeMap::new(),
             tampered: BTreeSet::new(),
             nodes: Vec::new(),
             placements: BTreeMap::new(),

@@ -105,13 +105,13 @@ impl World {
                 {
                     return Self::fail("exceeded quota");
                 }
-                self.store(&object.key(), object.json.clone());
+                self.admit(object);
             }
             Step::Apply { object, uid } => {
                 if self.objects.get(&object.key()).is_none_or(|live| live.uid != *uid) {
                     return Self::fail("conflict");
                 }
-                self.store(&object.key(), object.json.clone());
+                self.admit(object);
             }
             Step::CreateSecret(kind) => {
                 let (name, ca) = (format!("dialogs-{kind}"), "Secret/dialogs-ca");
@@ -283,6 +283,18 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What a webhook makes of a write, and what the operator sees of that in the answer.
+    fn admit(&mut self, object: &Rendered) {
+        let mut json = object.json.clone();
+        if let (Some(mirror), "StatefulSet") = (self.mirror, object.kind.as_str()) {
+            let image = &mut json["spec"]["template"]["spec"]["containers"][0]["image"];
+            *image = format!("{mirror}/{}", image.as_str().unwrap()).into();
+        }
+        let differences = resources::differences(object, &json);
+        self.rewritten.insert(object.key(), Rewritten { differences });
+        self.store(&object.key(), json);
     }
 
     fn store(&mut self, key: &str, mut json: Value) {

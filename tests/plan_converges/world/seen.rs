@@ -34,7 +34,7 @@ impl World {
             objects,
             pods,
             warnings: BTreeMap::new(),
-            rewritten: BTreeMap::new(),
+            rewritten: self.rewritten.clone(),
             postgres,
             citus,
             connections,
