@@ -13,9 +13,42 @@ use super::{
 };
 use crate::observe::snapshot::{Leftover, LeftoverKind};
 
-/// Beginnings of the names that Citus gives to what a move or a split needs only while it runs
-/// (multi_logical_replication.c): slots, publications, subscriptions, and the roles that own these.
-pub(super) const TRANSIENT: &[&str] = &["citus_shard_move_", "citus_shard_split_"];
+/// Conditions that tell what Citus makes for a move or a split, and needs only while it runs
+/// (multi_logical_replication.c), from what people make under such a name. Citus makes publications and subscriptions
+/// as a superuser, or as the role that runs jobs, which nobody else can give them to; a subscription is then its own
+/// role's. The owner is looked at before the name: there may be any number of others.
+macro_rules! moves_publication {
+    () => {
+        "CASE WHEN pubowner = ANY (ARRAY(SELECT oid FROM pg_roles WHERE rolsuper OR rolname = 'dialog_mover'))
+        THEN pubname ~ '^citus_shard_(move|split)_publication(_[0-9]+)+$' ELSE false END"
+    };
+}
+/// The same of pg_subscription.
+macro_rules! moves_subscription {
+    () => {
+        concat!(
+            "CASE WHEN subowner = ANY (ARRAY(SELECT oid FROM pg_roles WHERE rolsuper OR rolname = 'dialog_mover' OR ",
+            $crate::citus::cleanup::moves_role!(),
+            ")) THEN subname ~ '^citus_shard_(move|split)_subscription(_[0-9]+)+$' ELSE false END"
+        )
+    };
+}
+/// The same of pg_replication_slots, where there is no owner: only who may replicate makes one, and they are few.
+macro_rules! moves_slot {
+    () => {
+        "slot_name ~ '^citus_shard_(move|split)_slot(_[0-9]+)+$'"
+    };
+}
+/// The same of pg_roles. What a superuser makes has no administrator. Before PostgreSQL 16 nothing that a role makes
+/// has one: there a role with CREATEROLE can make one that looks like this.
+macro_rules! moves_role {
+    () => {
+        "(rolname ~ '^citus_shard_(move|split)_subscription_role(_[0-9]+)+$' AND NOT EXISTS (
+        SELECT FROM pg_auth_members m JOIN pg_roles a ON a.oid = m.member
+        WHERE m.roleid = pg_roles.oid AND m.admin_option AND NOT a.rolsuper))"
+    };
+}
+pub(super) use {moves_publication, moves_role, moves_slot, moves_subscription};
 
 /// `CALL citus_cleanup_orphaned_resources()`: drops what finished moves left behind. It succeeds also when an open
 /// transaction keeps it from dropping: look at pg_dist_cleanup afterwards. Answers with Citus' warnings.
@@ -53,17 +86,14 @@ pub async fn listed_for_cleanup(session: &Session, names: &[&str]) -> Result<Vec
 }
 
 /// Drops, on the node of the session, what a dead move left there. A subscription is cut off from its slot before, so
-/// that its publisher need not answer; a slot that is in use stays; what has none of Citus' names for such things is
-/// not touched.
+/// that its publisher need not answer; a slot that is in use stays; what Citus would not have made is not touched.
 ///
 /// # Errors
 /// Any [`SqlError`]; what comes before the refused one, in the order subscriptions, roles, publications, slots, is
 /// dropped.
 pub async fn drop_leftovers(session: &Session, leftovers: &[Leftover]) -> Result<(), SqlError> {
     let (mut client, call) = session.call("the dropping of what a move left", CLUSTER_WRITE).await?;
-    let is_transient =
-        |leftover: &&Leftover| TRANSIENT.iter().any(|beginning| leftover.name.starts_with(beginning));
-    let mut leftovers: Vec<_> = leftovers.iter().filter(is_transient).collect();
+    let mut leftovers: Vec<_> = leftovers.iter().collect();
     // A role owns a subscription, a subscription uses a slot.
     leftovers.sort_by_key(|leftover| leftover.kind);
     for leftover in leftovers {
@@ -81,29 +111,34 @@ async fn drop_one(
     call: &Call<'_>,
     leftover: &Leftover,
 ) -> Result<(), SqlError> {
-    const SLOT: &str = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-        WHERE slot_name = $1::text AND NOT active";
-    const SUBSCRIPTION: &str = "SELECT FROM pg_subscription WHERE subname = $1::text
-        AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    const SLOT: &str = concat!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1::text AND NOT active AND ",
+        moves_slot!()
+    );
+    const SUBSCRIPTION: &str = concat!(
+        "SELECT FROM pg_subscription WHERE subname = $1::text
+        AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND ",
+        moves_subscription!()
+    );
+    const PUBLICATION: &str =
+        concat!("SELECT FROM pg_publication WHERE pubname = $1::text AND ", moves_publication!());
+    const ROLE: &str = concat!("SELECT FROM pg_roles WHERE rolname = $1::text AND ", moves_role!());
     let name = quote::ident(&leftover.name);
-    let parameter = [(&leftover.name as _, Type::TEXT)];
-    match leftover.kind {
+    let (look, drop) = match leftover.kind {
+        LeftoverKind::Slot => (SLOT, None),
         LeftoverKind::Subscription => {
-            if call.wait(transaction.query_typed_opt(SUBSCRIPTION, &parameter)).await?.is_none() {
-                return Ok(());
-            }
             let drop = format!(
                 "ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE);
                 DROP SUBSCRIPTION {name}"
             );
-            call.wait(transaction.batch_execute(&drop)).await
+            (SUBSCRIPTION, Some(drop))
         }
-        LeftoverKind::Role => {
-            call.wait(transaction.batch_execute(&format!("DROP ROLE IF EXISTS {name}"))).await
-        }
-        LeftoverKind::Publication => {
-            call.wait(transaction.batch_execute(&format!("DROP PUBLICATION IF EXISTS {name}"))).await
-        }
-        LeftoverKind::Slot => call.wait(transaction.query_typed(SLOT, &parameter)).await.map(drop),
+        LeftoverKind::Publication => (PUBLICATION, Some(format!("DROP PUBLICATION {name}"))),
+        LeftoverKind::Role => (ROLE, Some(format!("DROP ROLE {name}"))),
+    };
+    let found = call.wait(transaction.query_typed_opt(look, &[(&leftover.name, Type::TEXT)])).await?;
+    match drop.filter(|_| found.is_some()) {
+        Some(drop) => call.wait(transaction.batch_execute(&drop)).await,
+        None => Ok(()),
     }
 }

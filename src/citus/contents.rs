@@ -11,7 +11,7 @@ use tokio_postgres::types::Type;
 
 use super::{
     catalog::{moving, shard_table},
-    cleanup::TRANSIENT,
+    cleanup::{moves_publication, moves_slot, moves_subscription},
     connect::{Target, Tls},
     error::SqlError,
     session::{READ, Session},
@@ -39,7 +39,8 @@ const AMONG_STRANGERS: &str = " -c role=none -c default_transaction_read_only=on
 const WITHOUT_TRIGGERS: &str = " -c event_triggers=off";
 
 /// What the server has in all its databases, and what it is able to.
-const SERVER: &str = "
+const SERVER: &str = concat!(
+    "
 SELECT json_build_object(
   'eventTriggers', EXISTS (SELECT FROM pg_settings WHERE name = 'event_triggers'),
   'objects', to_regclass('pg_catalog.pg_dist_object') IS NOT NULL,
@@ -47,14 +48,19 @@ SELECT json_build_object(
     FROM pg_database WHERE datname NOT IN ('template0', current_database())),
   'slots', (SELECT json_build_object('count', count(*), 'first', coalesce((array_agg(slot_name || coalesce(' of database ' || database, '')
       ORDER BY slot_name))[:5], '{}'))
-    FROM pg_replication_slots WHERE NOT temporary AND NOT slot_name::text ^@ ANY($1::text[])),
+    FROM pg_replication_slots WHERE NOT temporary AND NOT ",
+    moves_slot!(),
+    "),
   'subscriptions', (SELECT json_build_object('count', count(*), 'first', coalesce((array_agg(subname || ' of database ' || datname
       ORDER BY subname))[:5], '{}'))
-    FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE NOT subname::text ^@ ANY($1::text[])),
+    FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE NOT ",
+    moves_subscription!(),
+    "),
   'prepared', (SELECT json_build_object('count', count(*), 'first', coalesce((array_agg(
       format('%s of %s in database %s', gid, owner, database) ORDER BY prepared, gid))[:5], '{}'))
     FROM pg_prepared_xacts WHERE NOT (database = current_database() AND gid ~ '^citus_[0-9]{1,9}_[0-9]+_[0-9]+_[0-9]+$'
-      AND EXISTS (SELECT FROM pg_dist_node WHERE groupid::text = split_part(gid, '_', 2)))))";
+      AND EXISTS (SELECT FROM pg_dist_node WHERE groupid::text = split_part(gid, '_', 2)))))"
+);
 
 /// What a database holds. `known` is what Citus knows, `objects` is pg_dist_object, where there is one.
 ///
@@ -62,7 +68,7 @@ SELECT json_build_object(
 /// neither was not counted. The size of its file is asked for without a lock, which somebody may hold for hours.
 macro_rules! holdings {
     () => {
-        "
+        concat!("
 WITH known AS MATERIALIZED (SELECT oid, bool_or(shard) AS shard FROM (KNOWN) AS known WHERE oid IS NOT NULL GROUP BY oid),
 object AS MATERIALIZED (SELECT classid, objid FROM (OBJECTS) AS object),
 relation AS MATERIALIZED (
@@ -95,9 +101,11 @@ SELECT json_build_object(
       FROM sequence),
     'largeObjects', (SELECT count(*) FROM pg_largeobject_metadata)),
   'publications', (SELECT json_build_object('count', count(*), 'first', coalesce((array_agg(pubname::text ORDER BY pubname))[:5], '{}'))
-    FROM pg_publication p WHERE NOT pubname::text ^@ ANY($1::text[])
+    FROM pg_publication p WHERE NOT ",
+            moves_publication!(),
+            "
     AND NOT EXISTS (SELECT FROM object WHERE classid = 'pg_publication'::regclass AND objid = p.oid)),
-  'member', MEMBER)"
+  'member', MEMBER)")
     };
 }
 
@@ -108,7 +116,7 @@ const KNOWN: &str = concat!(
     shard_table!(),
     ")::oid, true FROM pg_dist_shard"
 );
-const CLEANUP: &str = " UNION ALL SELECT to_regclass(name)::oid, true FROM unnest($2::text[]) AS name";
+const CLEANUP: &str = " UNION ALL SELECT to_regclass(name)::oid, true FROM unnest($1::text[]) AS name";
 const NOTHING_KNOWN: &str = "SELECT NULL::oid AS oid, false AS shard WHERE false";
 const OBJECTS: &str = "SELECT classid, objid FROM pg_dist_object";
 const NO_OBJECTS: &str = "SELECT NULL::oid AS classid, NULL::oid AS objid WHERE false";
@@ -172,14 +180,14 @@ pub async fn observe_contents(
 ) -> Result<Contents, SqlError> {
     let server: Server = {
         let (client, call) = session.call("the look at what else is there", READ).await?;
-        let row = call.wait(client.query_typed_one(SERVER, &[(&TRANSIENT, Type::TEXT_ARRAY)])).await?;
+        let row = call.wait(client.query_typed_one(SERVER, &[])).await?;
         call.json(&row)?
     };
     let objects = if server.objects { OBJECTS } else { NO_OBJECTS };
     let own = statement(&format!("{KNOWN}{CLEANUP}"), objects, "NULL");
     let inside: Inside = {
         let (client, call) = session.call("the look at tables that Citus does not know", READ).await?;
-        let parameters = [(&TRANSIENT as _, Type::TEXT_ARRAY), (&ask.cleanup as _, Type::TEXT_ARRAY)];
+        let parameters = [(&ask.cleanup as _, Type::TEXT_ARRAY)];
         call.json(&call.wait(client.query_typed_one(&own, &parameters)).await?)?
     };
     let options = format!("{AMONG_STRANGERS}{}", if server.event_triggers { WITHOUT_TRIGGERS } else { "" });
@@ -242,7 +250,7 @@ async fn look_inside(target: &Target, tls: &Tls, options: &str) -> Result<Inside
     } else {
         statement(NOTHING_KNOWN, NO_OBJECTS, "NULL")
     };
-    call.json(&call.wait(client.query_typed_one(&statement, &[(&TRANSIENT, Type::TEXT_ARRAY)])).await?)
+    call.json(&call.wait(client.query_typed_one(&statement, &[])).await?)
 }
 
 fn clean(mut holds: Holdings) -> Holdings {

@@ -4,7 +4,7 @@ use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
     catalog::shard_table,
-    cleanup::TRANSIENT,
+    cleanup::{moves_publication, moves_role, moves_slot, moves_subscription},
     error::{Refusal, SqlError},
     roles::{self, unpinned, unsafe_mover},
     session::{Call, Parameter, READ, Session},
@@ -76,8 +76,25 @@ SELECT json_build_object(
 );
 
 /// What a node's own copy of the Citus catalog says about itself.
+///
+/// What moves left behind is bounded: a node may have any number of it.
 const MEMBER: &str = concat!(
     "
+WITH leftover AS MATERIALIZED (
+  SELECT 'slot' AS kind, slot_name AS name FROM pg_replication_slots
+  WHERE database = current_database() AND NOT active AND NOT temporary AND ",
+    moves_slot!(),
+    "
+  UNION ALL SELECT 'publication', pubname FROM pg_publication WHERE ",
+    moves_publication!(),
+    "
+  UNION ALL SELECT 'subscription', subname FROM pg_subscription
+  WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND ",
+    moves_subscription!(),
+    "
+  UNION ALL SELECT 'role', rolname FROM pg_roles WHERE ",
+    moves_role!(),
+    ")
 SELECT json_build_object(
   'groupId', (SELECT groupid FROM pg_dist_local_group LIMIT 1),
   'knownNodes', (SELECT count(*) FROM pg_dist_node),
@@ -88,14 +105,8 @@ SELECT json_build_object(
     shard_table!(),
     ") IS NULL),
   'leftovers', (SELECT coalesce(json_agg(json_build_object('kind', kind, 'name', name) ORDER BY kind, name), '[]')
-    FROM (
-      SELECT 'slot' AS kind, slot_name AS name FROM pg_replication_slots
-      WHERE database = current_database() AND NOT active AND NOT temporary
-      UNION ALL SELECT 'publication', pubname FROM pg_publication
-      UNION ALL SELECT 'subscription', subname FROM pg_subscription
-      WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-      UNION ALL SELECT 'role', rolname FROM pg_roles) AS thing
-    WHERE name::text ^@ ANY($1::text[])),
+    FROM (SELECT * FROM leftover ORDER BY kind, name LIMIT 1000) AS first),
+  'leftoversInAll', (SELECT count(*) FROM leftover),
   'disk', (SELECT json_build_object('free', available_disk_size, 'total', total_disk_size)
     FROM citus_local_disk_space_stats()))"
 );
@@ -107,6 +118,7 @@ struct Member {
     known_nodes: i64,
     missing_tables: i64,
     leftovers: Vec<Leftover>,
+    leftovers_in_all: i64,
     disk: Option<Disk>,
 }
 
@@ -140,13 +152,14 @@ pub async fn observe_node(session: &Session, ask: &NodeQuestion<'_>) -> Result<P
         seen.known_nodes = member.known_nodes;
         seen.missing_tables = member.missing_tables;
         seen.leftovers = member.leftovers;
+        seen.leftovers_in_all = member.leftovers_in_all;
         seen.disk = member.disk;
     }
     Ok(seen)
 }
 
 async fn ask_member(client: &Client, call: &Call<'_>) -> Result<Row, SqlError> {
-    call.wait(client.query_typed_one(MEMBER, &[(&TRANSIENT, Type::TEXT_ARRAY)])).await
+    call.wait(client.query_typed_one(MEMBER, &[])).await
 }
 
 async fn look_at_member(

@@ -152,7 +152,10 @@ pub struct Postgres {
     /// Placements of the node's own group whose tables are not there: an emptied node that looks healthy.
     pub missing_tables: i64,
     /// What moves need only while they run and is there now: a dead move's, unless one runs or pg_dist_cleanup lists it.
+    /// The first thousand.
     pub leftovers: Vec<Leftover>,
+    /// How many there are.
+    pub leftovers_in_all: i64,
     /// What is pinned for the roles that work for the operator is so (`ALTER ROLE postgres SET search_path = pg_catalog`,
     /// no timeouts, ...), and the one that runs jobs is no superuser.
     pub role_pinned: bool,

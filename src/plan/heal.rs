@@ -78,18 +78,24 @@ fn inactive_workers(view: View, plan: &mut Plan) {
     }
 }
 
+/// No more of it is dropped in one step: the next look sees what is left.
+const BATCH: usize = 100;
+
 /// What a dead move left and pg_dist_cleanup does not know: a slot keeps WAL until the disk is full.
 fn leftovers(view: View, citus: &Citus, plan: &mut Plan) {
     for node in view.nodes() {
         let Server::Known(postgres) = view.server(node) else { continue };
         let unknown = |name: &str| !citus.cleanup.iter().any(|row| row.object_name == name);
         let leftovers: Vec<_> =
-            postgres.leftovers.iter().filter(|left| unknown(&left.name)).cloned().collect();
-        if !leftovers.is_empty() {
-            let names: Vec<&str> = leftovers.iter().map(|left| left.name.as_str()).collect();
+            postgres.leftovers.iter().filter(|left| unknown(&left.name)).take(BATCH).cloned().collect();
+        if let Some(first) = leftovers.first() {
+            let more = match postgres.leftovers_in_all {
+                ..=1 => "1 such thing".to_owned(),
+                all => format!("{all} such things"),
+            };
             let why = format!(
-                "{} of a move that is over is on {}, and pg_dist_cleanup does not know it",
-                names.join(", "),
+                "{} of a move that is over is on {} ({more} there), and pg_dist_cleanup does not know it",
+                first.name,
                 view.name(node)
             );
             plan.step(Step::DropLeftovers { node, leftovers }, why);

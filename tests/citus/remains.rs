@@ -123,7 +123,7 @@ async fn leave_behind(source: &Server, target: &Server) {
             &format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE t"),
             &slot("mine"),
             &slot(SLOT),
-            &slot("citus_shard_split_slot_in_use"),
+            &slot("citus_shard_split_slot_3_10_8"),
         ])
         .await
         .unwrap();
@@ -139,7 +139,7 @@ async fn leave_behind(source: &Server, target: &Server) {
             "SET citus.enable_ddl_propagation = off",
             "CREATE TABLE t (a int PRIMARY KEY)",
             &subscribe(SUBSCRIPTION, 1, SLOT),
-            &subscribe("mine", source.port, "citus_shard_split_slot_in_use"),
+            &subscribe("mine", source.port, "citus_shard_split_slot_3_10_8"),
             &format!("CREATE ROLE {ROLE} SUPERUSER"),
             &format!("ALTER SUBSCRIPTION {SUBSCRIPTION} OWNER TO {ROLE}"),
             &format!("ALTER SUBSCRIPTION {SUBSCRIPTION} ENABLE"),
@@ -163,7 +163,7 @@ async fn what_no_row_lists_is_dropped_by_name(source: &Server, target: &Server) 
     let strangers =
         [LeftoverKind::Slot, LeftoverKind::Publication, LeftoverKind::Subscription, LeftoverKind::Role]
             .map(|kind| leftover(kind, "mine"));
-    let in_use = leftover(LeftoverKind::Slot, "citus_shard_split_slot_in_use");
+    let in_use = leftover(LeftoverKind::Slot, "citus_shard_split_slot_3_10_8");
     for (server, left) in [(source, left), (target, other_left)] {
         let session = server.session(DATABASE).await;
         let all: Vec<_> = left.into_iter().chain(strangers.clone()).chain([in_use.clone()]).collect();
@@ -174,7 +174,7 @@ async fn what_no_row_lists_is_dropped_by_name(source: &Server, target: &Server) 
     }
     let stays = "SELECT (SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots),
         (SELECT string_agg(pubname, ',') FROM pg_publication)";
-    assert_eq!(source.value(stays).await, "citus_shard_split_slot_in_use,mine|mine");
+    assert_eq!(source.value(stays).await, "citus_shard_split_slot_3_10_8,mine|mine");
     assert_eq!(target.value("SELECT string_agg(subname, ',') FROM pg_subscription").await, "mine");
     target
         .sql(&["SET citus.enable_ddl_propagation = off", "DROP SUBSCRIPTION mine", "DROP TABLE t"])
@@ -285,4 +285,33 @@ async fn who_holds_what_is_to_be_dropped_is_named() {
     leaving.sql(&["ROLLBACK PREPARED 'left by somebody'"]).await.unwrap();
     commands::cleanup_orphans(&session).await.unwrap();
     assert_eq!(catalog(&session).await.cleanup, []);
+}
+
+/// An application may call what it makes as Citus calls its own, as often as it likes.
+#[tokio::test]
+async fn what_people_make_under_names_of_moves_is_theirs_and_costs_nothing() {
+    let server = Server::start("shop-worker-0", "").await;
+    server.prepare().await;
+    let session = server.session(DATABASE).await;
+    let many = "DO $$ BEGIN FOR i IN 1..20000 LOOP
+        EXECUTE format('CREATE PUBLICATION citus_shard_move_publication_%s_10_%s', i % 9, i); END LOOP; END $$";
+    let quiet = "SET citus.enable_ddl_propagation = off";
+    let password = SecretString::from("x");
+    commands::create_owner(&session, OWNER, &password, DATABASE).await.unwrap();
+    server.sql_as_owner(&[quiet, many]).await.unwrap();
+    let mine = "DO $$ BEGIN FOR i IN 1..1200 LOOP
+        EXECUTE format('CREATE PUBLICATION citus_shard_split_publication_9_10_%s', i); END LOOP; END $$";
+    let beside = "CREATE PUBLICATION citus_shard_move_publication_of_mine";
+    server.sql(&[quiet, mine, beside]).await.unwrap();
+
+    let seen = observe_node(&session, &NODE).await.unwrap();
+    assert_eq!((seen.leftovers.len(), seen.leftovers_in_all), (1000, 1200), "counted, and bounded");
+    assert!(seen.leftovers.iter().all(|left| left.name.starts_with("citus_shard_split_publication_9_10_")));
+    let theirs = ["citus_shard_move_publication_1_10_1", "citus_shard_move_publication_of_mine"]
+        .map(|name| leftover(LeftoverKind::Publication, name));
+    commands::drop_leftovers(&session, &theirs).await.unwrap();
+    commands::drop_leftovers(&session, &seen.leftovers[..100]).await.unwrap();
+    let seen = observe_node(&session, &NODE).await.unwrap();
+    assert_eq!((seen.leftovers.len(), seen.leftovers_in_all), (1000, 1100));
+    assert_eq!(server.value("SELECT count(*) FROM pg_publication").await, "21101", "no other is dropped");
 }

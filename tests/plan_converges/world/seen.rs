@@ -135,6 +135,7 @@ impl World {
             in_doubt: 0,
             disk: Some(Disk { free: self.free, total: VOLUME }),
             leftovers: data.leftovers.clone(),
+            leftovers_in_all: i64::try_from(data.leftovers.len()).unwrap(),
         }))
     }
 
