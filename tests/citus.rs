@@ -14,6 +14,8 @@ mod faults;
 mod give_up;
 #[path = "citus/harness.rs"]
 mod harness;
+#[path = "citus/hostile.rs"]
+mod hostile;
 #[path = "citus/moves.rs"]
 mod moves;
 #[path = "citus/preflights.rs"]

@@ -25,4 +25,4 @@ CREATE TABLE public.dialogs (
 CREATE INDEX dialogs_from_user ON public.dialogs (from_user, to_user, created_at DESC);
 CREATE INDEX dialogs_to_user ON public.dialogs (to_user, from_user, created_at DESC);
 
-SELECT create_distributed_table('public.dialogs', 'to_user');
+SELECT pg_catalog.create_distributed_table('public.dialogs', 'to_user');

@@ -45,6 +45,7 @@ shard AS (
   SELECT s.shardid, s.logicalrelid, p.groupid, p.groupid IN (SELECT groupid FROM lost) AS gone,
     CASE t.colocationid WHEN 0 THEN 'table ' || t.logicalrelid::oid ELSE 'group ' || t.colocationid END AS family,
     coalesce(s.shardminvalue, '') AS part, c.relispartition AS is_partition, n.nspname AS schema,
+    pg_get_userbyid(c.relowner) AS owner,
     ",
     shard_table!(),
     " AS name
@@ -76,7 +77,7 @@ SELECT json_build_object(
   'held', (SELECT coalesce(json_agg(json_build_object('group', groupid, 'family', family, 'shards', shards)), '[]')
     FROM (SELECT groupid, family, count(*) AS shards FROM shard WHERE NOT gone GROUP BY 1, 2) AS h),
   'shards', (SELECT coalesce(json_agg(json_build_object('id', shardid, 'table', logicalrelid::text, 'schema', schema,
-      'name', name, 'family', family, 'part', part) ORDER BY is_partition, shardid), '[]') FROM gone),
+      'name', name, 'owner', owner, 'family', family, 'part', part) ORDER BY is_partition, shardid), '[]') FROM gone),
   'tables', (SELECT coalesce(json_object_agg(logicalrelid::text,
       ARRAY(SELECT master_get_table_ddl_events(logicalrelid::text))), '{}')
     FROM (SELECT DISTINCT logicalrelid FROM gone) AS t),
@@ -107,6 +108,7 @@ struct Shard {
     table: String,
     schema: String,
     name: String,
+    owner: String,
     #[serde(flatten)]
     lost: Lost,
 }
@@ -234,7 +236,7 @@ impl Loss {
                 quote::literal(&link.command)
             ));
         }
-        let all = self.shards.iter().map(|shard| shard.name.clone()).collect();
+        let all = self.shards.iter().map(|shard| (shard.name.clone(), shard.owner.clone())).collect();
         Making { all, names, statements }
     }
 }
@@ -242,17 +244,21 @@ impl Loss {
 /// What the workers that stay are told, all of them the same.
 #[derive(Serialize)]
 struct Making {
-    all: Vec<String>,
+    /// The owner of each lost shard, by its name.
+    all: BTreeMap<String, String>,
     names: BTreeMap<i32, Vec<String>>,
     statements: BTreeMap<i32, Vec<String>>,
 }
 
-/// Runs on each node that stays. What has a lost shard's name there and holds no row is of an earlier try. Citus' own
-/// shards take no numbers from sequences: the coordinator does that, and a sequence must not depend on them.
+/// Runs on each node that stays. What has a lost shard's name there, is a table of its owner and holds no row is of an
+/// earlier try. Anything else of that name is somebody's, and is not even read: a view runs its owner's functions with
+/// the rights of whoever reads it. It is looked at once more under its lock, or another could take its place meanwhile.
+/// Citus' own shards take no numbers from sequences: the coordinator does that, and a sequence must not depend on them.
 const MAKE: &str = "
 DECLARE
   own text := (SELECT groupid FROM pg_dist_local_group);
   shard text;
+  shard_owner text;
   statement text;
   filled bool;
 BEGIN
@@ -260,11 +266,22 @@ BEGIN
   SET LOCAL lock_timeout = '15s';
   SET LOCAL citus.enable_ddl_propagation = off;
   SET LOCAL citus.enable_manual_changes_to_shards = on;
-  FOR shard IN SELECT name FROM jsonb_array_elements_text(making->'all') AS name WHERE to_regclass(name) IS NOT NULL LOOP
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s)', shard) INTO filled;
+  FOR shard, shard_owner IN SELECT key, value FROM jsonb_each_text(making->'all') WHERE to_regclass(key) IS NOT NULL LOOP
+    FOR look IN 1..2 LOOP
+      IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = to_regclass(shard) AND relkind IN ('r', 'p')
+        AND pg_get_userbyid(relowner) = shard_owner AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid
+          AND inhrelid NOT IN (SELECT to_regclass(key) FROM jsonb_object_keys(making->'all') AS key
+            WHERE to_regclass(key) IS NOT NULL))) THEN
+        RAISE EXCEPTION 'data in the way: % is there already and is no shard of %', shard, shard_owner;
+      END IF;
+      EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', shard);
+    END LOOP;
+    EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s)', shard) INTO filled;
     IF filled THEN
       RAISE EXCEPTION 'data in the way: % is there already and holds rows', shard;
     END IF;
+  END LOOP;
+  FOR shard IN SELECT key FROM jsonb_object_keys(making->'all') AS key WHERE to_regclass(key) IS NOT NULL LOOP
     EXECUTE format('DROP TABLE IF EXISTS %s CASCADE', shard);
   END LOOP;
   FOR statement IN SELECT jsonb_array_elements_text(making->'statements'->own) LOOP

@@ -100,6 +100,8 @@ pub enum OnlyCitus {
     PartialCopies,
     #[strum(to_string = "tables that cannot be moved, and others that move meanwhile")]
     Obstacles,
+    #[strum(to_string = "code of the application that Citus' own sessions and moves run")]
+    OwnSessions,
 }
 
 /// Whether this is to be skipped.
