@@ -160,6 +160,9 @@ async fn a_bad_spec_is_refused_by_the_name_of_its_field() {
             json!({"postgres": {"parameters": {"port": "1", "include": "x", "include_dir": "y", "ssl": "off"}}}),
             &["owns port:", "include_dir", "owns ssl:"],
         ),
+        (json!({"database": {"extensions": ["hstore", "citus"]}}), &["spec.database.extensions", "citus"]),
+        (json!({"database": {"extensions": ["a b"]}}), &["spec.database.extensions"]),
+        (json!({"database": {"extensions": ["hstore", "hstore"]}}), &["spec.database.extensions"]),
         (json!({"postgres": {"uid": 0}}), &["spec.postgres.uid"]),
         (json!({"postgres": {"gid": -1}}), &["spec.postgres.gid"]),
         (json!({"workers": {"replicas": 0}}), &["spec.workers.replicas"]),
@@ -317,6 +320,7 @@ async fn everything_else_can_be_changed() {
                 "podLabels": {"c": "d"},
             },
             "workers": {"replicas": 3, "storage": {"size": "1Ti"}},
+            "database": {"extensions": ["pg_trgm", "uuid-ossp"]},
             "postgres": {"parameters": {"work_mem": "64MB", "citus.max_adaptive_executor_pool_size": "8"}},
             "schema": {"configMapRef": {"name": "sql", "key": "schema.sql"}},
             "rebalance":

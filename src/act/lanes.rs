@@ -35,6 +35,7 @@ pub fn lane(step: &Step) -> Option<Node> {
         | Step::ForgetInspection { .. }
         | Step::SetCoordinatorHost { .. }
         | Step::CreateOwner { .. }
+        | Step::CreateExtension { .. }
         | Step::ApplySchema { .. }
         | Step::RecoverTransactions
         | Step::StartRebalance { .. }
@@ -74,6 +75,7 @@ pub fn node(step: &Step) -> Option<Node> {
         | Step::ForgetInspection { .. }
         | Step::SetCoordinatorHost { .. }
         | Step::CreateOwner { .. }
+        | Step::CreateExtension { .. }
         | Step::ApplySchema { .. }
         | Step::RecoverTransactions
         | Step::StartRebalance { .. }
@@ -110,7 +112,8 @@ pub fn stands_on(step: &Step, failed: &Step) -> bool {
         // Certificates are signed with what is in the first Secret; the owner's password is in the last.
         Step::CreateSecret(_) => matches!(step, Step::CreateSecret(_) | Step::CreateOwner { .. }),
         Step::SetCoordinatorHost { .. } => matches!(step, Step::AddNode { .. }),
-        Step::CreateOwner { .. } => matches!(step, Step::ApplySchema { .. }),
+        // The schema may use what is in them.
+        Step::CreateOwner { .. } | Step::CreateExtension { .. } => matches!(step, Step::ApplySchema { .. }),
         // No move starts, and no worker goes, before what is prepared is ended. From its mark on there is no way back.
         Step::RecoverTransactions => {
             matches!(step, Step::StartRebalance { .. } | Step::Retire { .. } | Step::RemoveNode { .. })

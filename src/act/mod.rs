@@ -95,6 +95,8 @@ pub enum FailureReason {
     Secret,
     /// PostgreSQL or Citus took the schema's SQL for wrong: trying again does not help.
     Schema,
+    /// An extension of the spec cannot be made: the image does not have it, say.
+    Extension,
 }
 
 impl Done {
@@ -117,6 +119,13 @@ impl Done {
                 (FailureReason::Schema, _) => Some(Problem {
                     reason: ProblemReason::SchemaFailed,
                     message: format!("{}. Correct the SQL; it is then run again.", failure.message),
+                }),
+                (FailureReason::Extension, _) => Some(Problem {
+                    reason: ProblemReason::ExtensionFailed,
+                    message: format!(
+                        "{}. Use an image that has it, or take it out of spec.database.extensions; everything but the schema's SQL goes on.",
+                        failure.message
+                    ),
                 }),
                 // As the planner says it from the next look on: nothing changes for who reads it.
                 (FailureReason::NameTaken, Step::Create(object)) => {
@@ -300,13 +309,14 @@ impl Failure {
             | FailureReason::Postgres
             | FailureReason::DeadlineExceeded
             | FailureReason::Secret
-            | FailureReason::Schema => false,
+            | FailureReason::Schema
+            | FailureReason::Extension => false,
         }
     }
     /// Only a person can mend it, and that is told at once.
     #[must_use]
     pub fn is_told_at_once(&self) -> bool {
-        matches!(self.reason, FailureReason::Schema | FailureReason::NameTaken)
+        matches!(self.reason, FailureReason::Schema | FailureReason::Extension | FailureReason::NameTaken)
     }
     /// A timeout that strikes at once is a setting of somebody; one after seconds may be a lock that somebody holds.
     fn after(self, elapsed: Duration) -> Self {
@@ -325,7 +335,8 @@ impl Failure {
             | FailureReason::NameTaken
             | FailureReason::Postgres
             | FailureReason::Secret
-            | FailureReason::Schema => Cause::Unusable,
+            | FailureReason::Schema
+            | FailureReason::Extension => Cause::Unusable,
         };
         Self { reason, cause, message: message.into() }
     }

@@ -280,7 +280,11 @@ mod tests {
     impl Cluster {
         fn new() -> Self {
             let id = ClusterId { namespace: "shop".to_owned(), name: "talk".to_owned(), uid: "1".to_owned() };
-            let database = DatabaseSpec { name: "messages".to_owned(), owner: "writer".to_owned() };
+            let database = DatabaseSpec {
+                name: "messages".to_owned(),
+                owner: "writer".to_owned(),
+                ..DatabaseSpec::default()
+            };
             Self { id, database }
         }
         fn request(&self) -> Request<'_> {

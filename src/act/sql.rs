@@ -84,6 +84,17 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
                 .with(|memory| memory.trials.insert(format!("{name}={value}"), (answer, Instant::now())));
             Ok(())
         }
+        Step::CreateExtension { name } => {
+            let made = commands::create_extension_of_spec(&*hands.coordinator().await?, name).await;
+            made.map_err(|error| {
+                let failure = Failure::from(error);
+                if failure.cause.is_refusal() {
+                    Failure { reason: FailureReason::Extension, ..failure }
+                } else {
+                    failure
+                }
+            })
+        }
         Step::CreateOwner { owner, secret_uid } => {
             let password = hands.application_password().await?;
             let database = &hands.desired.database.name;

@@ -217,11 +217,24 @@ pub struct DatabaseSpec {
     #[schemars(extend("x-kubernetes-validations" = [validation::immutable("database.owner"), validation::owner_is_free()]))]
     #[schemars(regex(pattern = "^[a-z_][a-z0-9_]*$"), length(min = 1, max = 63))]
     pub owner: String,
+    /// Extensions that the superuser makes in the database, before the schema's SQL is run: that runs as `owner`, and
+    /// most extensions need a superuser. The image must have them. One that is taken from the list stays.
+    #[schemars(extend("x-kubernetes-validations" = [validation::extensions_are_free()], "x-kubernetes-list-type" = "set"))]
+    #[schemars(schema_with = "extensions_schema")]
+    pub extensions: Vec<String>,
+}
+
+fn extensions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "maxItems": 50,
+        "items": { "type": "string", "maxLength": 63, "pattern": "^[a-z_][a-z0-9_-]*$" }
+    })
 }
 
 impl Default for DatabaseSpec {
     fn default() -> Self {
-        Self { name: "dialogs".to_owned(), owner: "dialogs".to_owned() }
+        Self { name: "dialogs".to_owned(), owner: "dialogs".to_owned(), extensions: Vec::new() }
     }
 }
 

@@ -186,6 +186,15 @@ pub fn database_name_is_free() -> Rule {
     )
 }
 
+/// The extensions are not those that every node has.
+#[must_use]
+pub fn extensions_are_free() -> Rule {
+    rule(
+        "!self.exists(name, name in ['citus', 'citus_columnar', 'plpgsql'])",
+        "database.extensions: citus, citus_columnar and plpgsql are the operator's and the server's: remove them",
+    )
+}
+
 /// The application's role is not the superuser, a reserved one, or the one that runs jobs (`citus::MOVER`).
 #[must_use]
 pub fn owner_is_free() -> Rule {

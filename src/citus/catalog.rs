@@ -1,7 +1,7 @@
 //! Reads of the coordinator's Citus catalog: members, shards, tables, the newest job, what Citus would move. Nothing
 //! is written here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -109,6 +109,7 @@ SELECT json_build_object(
         WHERE job_type = 'rebalance' AND state = 'finished'), -1)),
   'cleanup', (SELECT coalesce(json_agg(json_build_object('recordId', record_id, 'groupId', node_group_id,
       'objectType', object_type, 'objectName', object_name) ORDER BY record_id), '[]') FROM pg_dist_cleanup),
+  'extensions', (SELECT json_agg(extname) FROM pg_extension),
   'ownerExists', EXISTS (SELECT FROM pg_roles WHERE rolname = $1),
   'schemaHash', (SELECT substring(entry FROM position('=' IN entry) + 1) FROM pg_db_role_setting r
       JOIN pg_database d ON d.oid = r.setdatabase AND d.datname = current_database(), unnest(setconfig) AS entry
@@ -178,6 +179,7 @@ struct Catalog {
     owner_exists: bool,
     schema_hash: Option<String>,
     owner_secret: Option<String>,
+    extensions: BTreeSet<String>,
 }
 
 #[derive(Deserialize)]
@@ -308,6 +310,7 @@ fn assemble(
         parallel_colocated,
         owner_exists: catalog.owner_exists,
         owner_secret: catalog.owner_secret,
+        extensions: catalog.extensions,
         schema_hash: catalog.schema_hash,
         ..Citus::default()
     }

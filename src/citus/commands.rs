@@ -56,6 +56,23 @@ pub async fn create_extension(session: &Session, version: Option<&str>) -> Resul
     alone(&client, &call, &format!("CREATE EXTENSION IF NOT EXISTS citus{version}")).await
 }
 
+/// Makes an extension that the spec names, over the application's database on the coordinator, from where Citus takes
+/// it to all nodes, also later ones: in `public`, or where the extension itself says. Does nothing when it is there.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn create_extension_of_spec(session: &Session, name: &str) -> Result<(), SqlError> {
+    const OWN_SCHEMA: &str =
+        "SELECT EXISTS (SELECT FROM pg_available_extensions a JOIN pg_available_extension_versions v
+        ON v.name = a.name AND v.version = a.default_version WHERE a.name = $1 AND v.schema IS NOT NULL)";
+    let (client, call) = session.call("CREATE EXTENSION", CLUSTER_WRITE).await?;
+    let row = call.wait(client.query_typed_one(OWN_SCHEMA, &[(&name, Type::TEXT)])).await?;
+    let own: bool = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
+    let schema = if own { "" } else { " SCHEMA public" };
+    let statement = format!("CREATE EXTENSION IF NOT EXISTS {}{schema} CASCADE", quote::ident(name));
+    alone(&client, &call, &statement).await
+}
+
 /// `pg_reload_conf()`.
 ///
 /// # Errors

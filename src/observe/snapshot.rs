@@ -255,6 +255,8 @@ pub struct Citus {
     pub parallel_colocated: bool,
     /// The application's role exists.
     pub owner_exists: bool,
+    /// Extensions in the application's database.
+    pub extensions: BTreeSet<String>,
     /// uid of the Secret whose password the role has (`dialog.owner_secret` of the database).
     pub owner_secret: Option<String>,
     /// Hash of the schema SQL that was applied (`dialog.schema_hash` of the database).

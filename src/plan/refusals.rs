@@ -13,6 +13,7 @@ pub fn act(step: &Step) -> Act {
             return Act::Step(format!("Write {}", object.key()));
         }
         Step::CreateSecret(kind) => kind.to_string(),
+        Step::CreateExtension { name } => name.clone(),
         Step::InspectImage { image } => image.clone(),
         Step::ForgetInspection { pod } => pod.clone(),
         Step::TryParameter { name, value, .. } => format!("{name}={value}"),

@@ -18,6 +18,10 @@ pub fn plan(view: View, plan: &mut Plan) {
         return;
     }
     let born = citus.schema_hash.is_some();
+    for name in view.desired.database.extensions.iter().filter(|name| !citus.extensions.contains(*name)) {
+        let step = Step::CreateExtension { name: name.clone() };
+        plan.step(step, "spec.database.extensions names it, and the application's role cannot make it");
+    }
     // A Secret that was changed, or made anew as after the DialogCluster was deleted and made again, has another password.
     // Somebody has given the role another one. The Secret is what counts: whoever reads it must get in.
     let application = view.seen.reach.as_ref().map(|reach| &reach.application);

@@ -158,6 +158,11 @@ pub enum Step {
         /// Address of its Service.
         address: String,
     },
+    /// `CREATE EXTENSION` in the application's database.
+    CreateExtension {
+        /// Its name.
+        name: String,
+    },
     /// Make the application's role with the password of its Secret.
     CreateOwner {
         /// Name of the role.
@@ -346,6 +351,7 @@ pub enum ProblemReason {
     ForeignServer,
     IncompleteVolumes,
     SchemaFailed,
+    ExtensionFailed,
     NoReplicaIdentity,
     UnloggedTable,
     OwnerCannotLogIn,

@@ -91,6 +91,7 @@ pub fn doing(step: &Step) -> String {
         Step::RestartNode { node, cause, .. } => format!("restarting {node} ({cause})"),
         Step::SetCoordinatorHost { address } => format!("telling Citus the coordinator's address {address}"),
         Step::AddNode { node, .. } => format!("registering {node}"),
+        Step::CreateExtension { name } => format!("making the extension {name}"),
         Step::CreateOwner { owner, .. } => format!("making the role {owner}"),
         Step::ApplySchema { .. } => "applying the schema".to_owned(),
         Step::SetShouldHaveShards { node, should: true, .. } => format!("giving {node} shards again"),

@@ -142,9 +142,22 @@ async fn the_owner_can_log_in_and_its_password_is_not_logged(coordinator: &Serve
     for uid in ["u1", "u2"] {
         commands::note_owner_secret(&session, DATABASE, uid).await.unwrap();
     }
+    // In an order in which one needs the other, and twice.
+    for name in ["earthdistance", "hstore", "hstore"] {
+        commands::create_extension_of_spec(&session, name).await.unwrap();
+    }
+    let error = commands::create_extension_of_spec(&session, "no_such").await.unwrap_err();
+    assert!(error.cause().is_refusal() && error.to_string().contains("no_such"), "{error}");
     let citus = observe_citus(&session, &CATALOG).await.unwrap();
     assert_eq!((citus.owner_exists, citus.owner_secret.as_deref()), (true, Some("u2")));
+    assert!(["cube", "earthdistance", "hstore"].iter().all(|name| citus.extensions.contains(*name)));
+    if !skipped(OnlyCitus::LaterGrants) {
+        assert_eq!(first.value(EXTENSIONS).await, "3", "they are on the workers");
+    }
 }
+
+const EXTENSIONS: &str = "SELECT count(*) FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace
+    WHERE nspname = 'public' AND extname IN ('cube', 'earthdistance', 'hstore')";
 
 fn logs_no_secret(server: &Server) {
     let log = server.log();
@@ -250,6 +263,9 @@ async fn a_later_worker_gets_what_was_made_before(coordinator: &Server, second: 
     assert_eq!(second.value(&role).await, if skipped(OnlyCitus::LaterGrants) { "t|f" } else { "t|t" });
     assert_eq!(second.value("SELECT count(*) FROM pg_class WHERE relname = 'dialogs'").await, "1");
     assert_eq!(second.value("SELECT count(*) FROM places").await, "0");
+    if !skipped(OnlyCitus::LaterGrants) {
+        assert_eq!(second.value(EXTENSIONS).await, "3", "extensions come along");
+    }
     logs_no_secret(second);
 }
 

@@ -53,6 +53,21 @@ fn only_sql_that_is_wrong_is_a_schema_that_failed() {
     assert_eq!((said(&status, "Stalled").1, said(&status, "Reconciling").0), ("SchemaFailed", "False"));
 }
 
+/// What needs a superuser is made before the schema, and what the image does not have is told at once.
+#[test]
+fn an_extension_of_the_spec_is_made_before_the_schema() {
+    let mut world = World::new(json!({"database": {"extensions": ["hstore"]}}));
+    settle(&mut world);
+    assert_eq!(world.extensions, BTreeSet::from(["hstore".to_owned()]));
+    world.edit(|spec| spec.database.extensions.push("no_such".to_owned()));
+    let seen = world.observe();
+    let step = Step::CreateExtension { name: "no_such".to_owned() };
+    assert!(plan(&world.desired(), &seen).steps.iter().any(|planned| planned.step == step));
+    let status = status(&world, &seen, Some((step, FailureReason::Extension)));
+    assert_eq!((said(&status, "Stalled").1, said(&status, "Reconciling").0), ("ExtensionFailed", "False"));
+    assert_eq!(said(&status, "SchemaApplied").0, "True");
+}
+
 /// Who has the name is found out by a create, and looked at again now and then.
 #[test]
 fn a_taken_name_is_told_in_the_same_words_by_the_create_and_by_the_plan() {

@@ -153,6 +153,8 @@ pub struct World {
     pub pins: Option<Pins>,
     /// uid of the Secret whose password the role has.
     pub owner: Option<String>,
+    /// Extensions in the application's database.
+    pub extensions: BTreeSet<String>,
     pub schema: Option<String>,
     /// How the keys of the application's Secret are.
     pub application: ApplicationSecret,
@@ -216,6 +218,7 @@ impl World {
             obstacles: Vec::new(),
             pins: None,
             owner: None,
+            extensions: BTreeSet::new(),
             schema: None,
             application: ApplicationSecret::default(),
             reach: None,

@@ -196,6 +196,9 @@ impl World {
                 }
             }
             Step::AddNode { node, address } => return self.add(*node, address),
+            Step::CreateExtension { name } => {
+                self.extensions.insert(name.clone());
+            }
             Step::CreateOwner { secret_uid, .. } => {
                 self.owner = Some(secret_uid.clone());
                 // Rights on a database reach the members of the day.

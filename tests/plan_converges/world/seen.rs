@@ -257,6 +257,7 @@ impl World {
             parallel_colocated: true,
             owner_exists: self.owner.is_some(),
             owner_secret: self.owner.clone(),
+            extensions: self.extensions.clone(),
             schema_hash: self.schema.clone(),
         })
     }
