@@ -30,13 +30,14 @@ pub(super) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// - The path leads to nothing that another role could have made (a function that a cast prefers, for example).
 /// - The server's own timeouts are the second guard behind the deadlines of this program.
 /// - Citus' words are recognised by their English.
+/// - Nothing is compiled: over many tables that takes seconds, and saves none.
 /// - Citus keeps no connection to a worker open between two statements: the first membership call after a restart of
 ///   that worker would fail with it.
 const OPTIONS: &str = "-c search_path=pg_catalog -c role=none -c session_replication_role=origin -c row_security=on \
     -c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
     -c default_transaction_deferrable=off -c idle_session_timeout=0 -c statement_timeout=60s -c lock_timeout=5s \
     -c idle_in_transaction_session_timeout=60s -c client_min_messages=notice -c lc_messages=C -c log_duration=off \
-    -c citus.max_cached_conns_per_worker=0";
+    -c citus.max_cached_conns_per_worker=0 -c jit=off";
 
 /// What holds for a session of the application's role, which may not set everything: nothing that is configured for it
 /// or its database breaks or outlives what is run there. Citus keeps no connection of it, on which something stays set.
