@@ -299,9 +299,10 @@ fn ensure(view: View, want: Rendered, plan: &mut Plan) -> bool {
 }
 
 /// The first difference that a write of ours would mend. What admission made of the last one it would make again, and
-/// again; another value than that is somebody's since.
+/// again; another value than that is somebody's since. What protects moves from evictions is written all the same.
 pub(super) fn difference(view: View, want: &Rendered, live: &LiveObject) -> Option<String> {
-    let made = view.seen.rewritten.get(&want.key()).map_or(&[][..], |made| &made.differences);
+    let made = view.seen.rewritten.get(&want.key()).filter(|_| want.kind != "PodDisruptionBudget");
+    let made = made.map_or(&[][..], |made| &made.differences);
     let differences = resources::differences(want, &live.json);
     differences.iter().find(|one| !made.contains(one)).map(ToString::to_string)
 }
