@@ -142,6 +142,9 @@ async fn tables_that_cannot_be_copied_are_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn code_in_reference_tables_is_seen() {
+    if skipped(OnlyCitus::Obstacles) {
+        return;
+    }
     let function = "CREATE FUNCTION seen(text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END'";
     let (cluster, session) = uneven(&[function]).await;
     let sql = async |statements: &[&str]| cluster.coordinator.sql(statements).await;

@@ -271,7 +271,7 @@ END $$;
 
 REVOKE EXECUTE ON FUNCTION citus_set_coordinator_host, citus_add_node, citus_activate_node, citus_remove_node,
   citus_disable_node,
-  citus_set_node_property, recover_prepared_transactions, replicate_reference_tables, citus_rebalance_start,
+  citus_set_node_property, recover_prepared_transactions, replicate_reference_tables,
     citus_rebalance_stop,
   citus_job_cancel, citus_move_shard_placement(bigint, int, int, citus.shard_transfer_mode),
   citus_move_shard_placement(bigint, text, int, text, int, citus.shard_transfer_mode), run_command_on_workers,
