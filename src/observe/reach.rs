@@ -93,11 +93,10 @@ pub struct Kept {
 type Made = (Vec<String>, BTreeMap<Node, (String, Timestamp)>);
 
 impl Kept {
-    /// The role has just got the Secret's password. Noted is when that was to mend a difference, so that whoever sets it
-    /// by other means does not make a loop; a password that somebody changed in the Secret is none.
-    pub fn password_was_set(&mut self) {
-        let application = self.reach.as_ref().map(|reach| &reach.application);
-        if matches!(application, Some(Login::PasswordDiffers(_))) {
+    /// The role has just got the Secret's password: a new one, or once more the one that it had. Then it is noted, so that
+    /// whoever sets it by other means does not make a loop.
+    pub fn password_was_set(&mut self, again: bool) {
+        if again {
             self.password_set = Some(Instant::now());
         }
         (self.reach, self.next) = (None, None);
@@ -378,11 +377,11 @@ mod tests {
     fn a_password_is_not_set_again_and_again() {
         let mut kept = Kept::default();
         // A new one in the Secret, a moment before somebody changes the role's.
-        kept.password_was_set();
+        kept.password_was_set(false);
         let differs = || found(&[], Login::PasswordDiffers("no".into()));
         kept.keep(Some(differs()), Made::default(), "1");
         assert!(matches!(kept.reach.as_ref().unwrap().application, Login::PasswordDiffers(_)));
-        kept.password_was_set();
+        kept.password_was_set(true);
         assert_eq!(kept.reach, None);
         kept.keep(Some(differs()), Made::default(), "1");
         assert!(matches!(kept.reach.as_ref().unwrap().application, Login::Failed(_)));
