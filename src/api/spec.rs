@@ -149,9 +149,9 @@ impl Default for WorkersSpec {
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = [validation::storage_only_grows(), validation::storage_class_is_fixed()]))]
+#[schemars(extend("x-kubernetes-validations" = [validation::storage_class_is_fixed()]))]
 pub struct StorageSpec {
-    /// Size of the volume. It only grows.
+    /// Size of the volume. A volume only grows: a size below what it has is told, and touches nothing.
     #[schemars(extend("x-kubernetes-validations" = [validation::is_positive_quantity()]))]
     #[schemars(schema_with = "quantity_schema")]
     pub size: Quantity,

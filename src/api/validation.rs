@@ -108,15 +108,6 @@ pub fn not_empty(field: &str) -> Rule {
     rule("self != ''", format!("{field}: must not be empty; leave it out for the default"))
 }
 
-/// A volume never shrinks. Compared as quantities: 10Gi to 100Gi grows.
-#[must_use]
-pub fn storage_only_grows() -> Rule {
-    rule(
-        "!isQuantity(self.size) || !isQuantity(oldSelf.size) || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
-        "storage.size: can only grow: a volume cannot be made smaller",
-    )
-}
-
 /// The class of a volume is chosen once.
 #[must_use]
 pub fn storage_class_is_fixed() -> Rule {

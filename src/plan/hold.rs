@@ -139,6 +139,13 @@ pub enum Hold {
         /// The image.
         image: String,
     },
+    /// Volumes are not as large as they should be yet.
+    VolumesGrow {
+        /// Names of some claims, with what each has.
+        volumes: String,
+        /// They are not asked to grow before no shard is moved.
+        moves: bool,
+    },
     /// The schema ConfigMap is not there.
     SchemaSource {
         /// Why.

@@ -20,6 +20,7 @@ pub mod secrets;
 pub mod settings;
 pub mod step;
 pub mod view;
+pub mod volumes;
 
 pub use hold::Hold;
 pub use step::{Plan, Planned, Problem, ProblemReason, RestartCause, Step};

@@ -1,7 +1,9 @@
 //! Kubernetes objects: what should exist and what differs. Restarts of pods are `roll`'s; who may initialise a volume
 //! is decided here.
 
-use super::{Hold, Plan, Problem, ProblemReason, Server, Step, View, Wanted, contents, image, secrets};
+use super::{
+    Hold, Plan, Problem, ProblemReason, Server, Step, View, Wanted, contents, image, secrets, volumes,
+};
 use crate::{
     api::{Node, names::keys, spec::VolumePolicy},
     observe::snapshot::{LiveObject, Ownership},
@@ -63,7 +65,8 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
     }
     // Only made here; `keep_volumes` brings it up to date, after everything else.
     if view.object("PersistentVolumeClaim", &claim).is_none() {
-        let on_volume = OnVolume { identity, ..OnVolume::default() };
+        let size = volumes::size_at_birth(view, node);
+        let on_volume = OnVolume { identity, size, ..OnVolume::default() };
         ensure(view, resources::volume_claim(&inputs, node, &claim, on_volume), plan);
     }
     let mut set = resources::stateful_set(&inputs, node, &claim, identity);
@@ -120,6 +123,7 @@ pub fn label_pods(view: View, wanted: &Wanted, plan: &mut Plan) {
 /// Brings volume claims up to date. Last of all, because a storage class may refuse it and nothing else may wait for
 /// that; and never while a move runs. Of a drained one nothing changes but whether it goes with the DialogCluster.
 pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
+    volumes::plan(view, plan);
     if view.move_runs() {
         return;
     }
@@ -132,18 +136,21 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
         let noted = image::to_be_noted(view).filter(|_| node == Node::Coordinator);
         let noted = noted.as_ref().map(|(image, versions)| (image.as_str(), versions.as_str()));
         let before = || Some((claim.annotation(keys::IMAGE)?, claim.annotation(keys::VERSIONS)?));
-        let on_volume = OnVolume {
+        let mut on_volume = OnVolume {
             identity: claim.annotation(keys::SYSTEM_IDENTIFIER).or_else(of_node),
-            // No volume shrinks: one that somebody has grown by hand, or that is taken back, stays as large as it is.
-            size: claim
-                .json
-                .pointer("/spec/resources/requests/storage")
-                .and_then(|size| size.as_str())
-                .filter(|size| drained || resources::is_larger(size, &view.desired.storage(node).size.0)),
+            size: volumes::kept_size(view, node, claim),
             image: noted.or_else(before),
             locale: birth_locale(view).filter(|_| node == Node::Coordinator && !drained),
         };
-        let want = resources::volume_claim(&wanted.inputs(view), node, name, on_volume);
+        let mut want = resources::volume_claim(&wanted.inputs(view), node, name, on_volume);
+        // What else is written on it does not wait for a growth that may be refused.
+        if on_volume.size.is_none() && volumes::grows(view, node, claim) {
+            on_volume.size = volumes::asked(claim);
+            let as_it_is = resources::volume_claim(&wanted.inputs(view), node, name, on_volume);
+            if difference(view, &as_it_is, claim).is_some() {
+                want = as_it_is;
+            }
+        }
         if is_forgotten(view, node, name, claim) {
             let step = Step::Delete { kind: want.kind, name: want.name, uid: claim.uid.clone() };
             plan.step(

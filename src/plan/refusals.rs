@@ -1,8 +1,11 @@
 //! What is refused again and again: it becomes a problem in the words of whoever refuses it, and everything that does not
 //! need it goes on. Which steps need which others is `act::lanes`'.
 
-use super::{Plan, ProblemReason, Step, View};
-use crate::observe::refusals::{Act, Cause, Refused};
+use super::{Plan, ProblemReason, Step, View, volumes};
+use crate::{
+    api::Node,
+    observe::refusals::{Act, Cause, Refused},
+};
 
 /// What a step tries: its kind and what it is about, whatever else is in it.
 #[must_use]
@@ -51,14 +54,39 @@ pub fn act(step: &Step) -> Act {
 
 /// Tells what is refused again and again, of what is wanted now.
 pub fn plan(view: View, plan: &mut Plan) {
+    let mut growing: Vec<(&Refused, Vec<_>)> = Vec::new();
     let planned: Vec<Act> = plan.steps.iter().map(|planned| act(&planned.step)).collect();
     for refused in view.seen.refusals.lasting() {
         let wanted = !matches!(refused.act, Act::Step(_)) || planned.contains(&refused.act);
         // The schema and taken names have reasons of their own, at once.
-        if wanted && !refused.failure.is_told_at_once() {
-            plan.problem(reason(refused), sentence(view, refused));
+        if !wanted || refused.failure.is_told_at_once() {
+            continue;
+        }
+        match growth(view, refused) {
+            Some(growth) => match growing.iter_mut().find(|(of, _)| is_like(of, refused)) {
+                Some((_, alike)) => alike.push(growth),
+                None => growing.push((refused, vec![growth])),
+            },
+            None => plan.problem(reason(refused), sentence(view, refused)),
         }
     }
+    for (refused, all) in growing {
+        plan.problem(ProblemReason::StorageCannotGrow, volumes::cannot_grow(view, refused, &all));
+    }
+}
+
+/// A volume that cannot grow. Often all cannot, and for the same.
+fn growth<'a>(view: View<'a>, refused: &Refused) -> Option<(Node, &'a str, &'a str)> {
+    match (&refused.act, &refused.failure.cause) {
+        (Act::Step(act), Cause::Api(_)) => volumes::refused_growth(view, act),
+        _ => None,
+    }
+}
+
+/// The coordinator's size is another field.
+fn is_like(one: &Refused, other: &Refused) -> bool {
+    let is_worker = |refused: &Refused| refused.node.is_some_and(Node::is_worker);
+    one.failure.cause == other.failure.cause && is_worker(one) == is_worker(other)
 }
 
 fn reason(refused: &Refused) -> ProblemReason {
@@ -79,7 +107,7 @@ fn reason(refused: &Refused) -> ProblemReason {
 /// What is refused, why, and what to do. It says nothing that changes from one try to the next.
 fn sentence(view: View, refused: &Refused) -> String {
     let words = refused.failure.message.trim_end_matches('.');
-    let coordinator = crate::api::Node::Coordinator.pod_name(&view.desired.cluster.name);
+    let coordinator = Node::Coordinator.pod_name(&view.desired.cluster.name);
     let server = refused.node.map_or(coordinator, |node| node.pod_name(&view.desired.cluster.name));
     let cure = match reason(refused) {
         ProblemReason::KubernetesRefused => {

@@ -372,6 +372,8 @@ pub enum ProblemReason {
     LoginRefused,
     KubernetesRefused,
     PodRefused,
+    StorageCannotGrow,
+    StorageCannotShrink,
     InvariantBroken,
 }
 

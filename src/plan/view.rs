@@ -70,7 +70,7 @@ impl<'a> View<'a> {
         self.seen.pods.get(&node)
     }
     /// Volume claims of all nodes: ours, not on their way out; by name.
-    pub fn claims(&self) -> impl Iterator<Item = (Node, &'a str, &'a LiveObject)> {
+    pub fn claims(self) -> impl Iterator<Item = (Node, &'a str, &'a LiveObject)> {
         self.seen.objects.iter().filter_map(|(key, object)| {
             let name = key.strip_prefix("PersistentVolumeClaim/")?;
             let node = object.label(keys::NODE)?.parse().ok()?;

@@ -65,9 +65,15 @@ impl fmt::Display for Hold {
                 write!(f, "the last rebalance ended {state}; the next one starts at {until}")
             }
             Self::InspectingImage { image } => write!(f, "asking {image} what is in it"),
+            Self::VolumesGrow { volumes, moves } => volumes_grow(f, volumes, *moves),
             Self::SchemaSource { why } => write!(f, "waiting for the schema: {why}"),
         }
     }
+}
+
+fn volumes_grow(f: &mut fmt::Formatter<'_>, volumes: &str, moves: bool) -> fmt::Result {
+    let when = if moves { "these volumes grow when no shard is moved" } else { "these volumes are growing" };
+    write!(f, "{when}: {volumes}")
 }
 
 /// What a step does, in the -ing form.

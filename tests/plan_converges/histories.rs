@@ -24,6 +24,7 @@ enum Happening {
     Mode(RebalanceMode),
     WhenScaled(VolumePolicy),
     LittleRoom,
+    Storage(u32, bool),
     Hold(u16, u32),
     JobByHand,
     MadeAgain,
@@ -83,6 +84,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => prop_oneof![Just(RebalanceMode::Auto), Just(RebalanceMode::Off)].prop_map(Mode),
         1 => prop_oneof![Just(VolumePolicy::Retain), Just(VolumePolicy::Delete)].prop_map(WhenScaled),
         1 => Just(LittleRoom),
+        2 => (10..40_u32, any::<bool>()).prop_map(|(size, expands)| Storage(size, expands)),
         1 => (1..6_u16, 1..60_u32).prop_map(|(node, ticks)| Hold(node, ticks)),
         1 => Just(JobByHand),
         1 => Just(MadeAgain),
@@ -149,6 +151,10 @@ fn happen(world: &mut World, what: &Happening) {
         Happening::Mode(mode) => world.edit(|spec| spec.rebalance.mode = mode),
         Happening::WhenScaled(policy) => world.edit(|spec| spec.volumes.when_scaled = policy),
         Happening::LittleRoom => world.free = world::VOLUME / 10,
+        Happening::Storage(size, expands) => {
+            world.expands = expands;
+            world.edit(|spec| spec.workers.template.storage.size = Quantity(format!("{size}Gi")));
+        }
         Happening::Hold(number, ticks) => drop(world.held.insert(node(number), ticks)),
         Happening::JobByHand => world.start_by_hand(),
         Happening::MadeAgain => world.delete_and_make_again(),
@@ -240,7 +246,9 @@ fn converges(workers: i32, history: &[Happening]) {
     world.free = world::PLENTY;
     world.volumes.values_mut().for_each(|data| data.theirs = None);
     ask_for(&mut world, 1, 1);
+    world.expands = true;
     world.edit(|spec| {
+        spec.workers.template.storage.size = Quantity("40Gi".to_owned());
         spec.paused = false;
         spec.postgres.parameters.clear();
         spec.rebalance.mode = RebalanceMode::Auto;

@@ -155,26 +155,6 @@ fn an_image_is_asked_again_when_what_it_was_asked_with_has_changed() {
     assert_eq!(said(&world, &seen), (true, false));
 }
 
-/// Grown by hand when the disk was full, or taken back by a spec that asks for less.
-#[test]
-fn a_volume_that_is_larger_than_the_spec_is_left_so() {
-    let mut world = born(1);
-    let mut seen = world.observe();
-    let (key, claim) =
-        seen.objects.iter_mut().find(|(key, _)| key.contains("PersistentVolumeClaim")).unwrap();
-    let key = key.clone();
-    claim.json["spec"]["resources"]["requests"]["storage"] = "50Gi".into();
-    let applied = |seen: &Snapshot| {
-        let plan = plan(&world.desired(), seen);
-        plan.steps.into_iter().find_map(|planned| match planned.step {
-            Step::Apply { object, .. } if object.key() == key => Some(object.json.to_string()),
-            _ => None,
-        })
-    };
-    let first = applied(&seen);
-    assert!(first.as_ref().is_none_or(|json| json.contains("50Gi")), "{first:?}");
-}
-
 /// A webhook that takes all images from a mirror: from the birth of a cluster, or on one that runs.
 #[test]
 fn what_admission_makes_of_images_is_written_once_and_what_people_make_of_them_is_set_back() {

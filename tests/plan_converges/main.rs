@@ -15,6 +15,7 @@ mod restarts;
 mod scale_in;
 mod secrets;
 mod told;
+mod volumes;
 mod world;
 
 use dialog_operator::{

@@ -4,7 +4,7 @@ use dialog_operator::{observe::refusals::Act, plan::refusals::act};
 
 use super::*;
 
-fn passes(world: &mut World, seconds: u32) -> Plan {
+pub fn passes(world: &mut World, seconds: u32) -> Plan {
     for _ in 0..seconds {
         world.reconcile(None);
         world.tick();
@@ -12,7 +12,7 @@ fn passes(world: &mut World, seconds: u32) -> Plan {
     world.reconcile(None)
 }
 
-fn stalled(world: &World) -> (String, String) {
+pub fn stalled(world: &World) -> (String, String) {
     let status = world.cluster.status.as_ref().unwrap();
     let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
     (stalled.reason.clone(), stalled.message.clone())
@@ -46,8 +46,8 @@ fn a_worker_that_is_refused_keeps_nothing_else_from_being_done() {
         ("AddNode worker-1", "RegistrationRefused"),
         ("PrepareNode worker-1", "StatementRefused"),
         ("RecordIdentity worker-1", "StatementRefused"),
-        ("Write PersistentVolumeClaim/dialogs-worker-1", "StatementRefused"),
-        ("Write StatefulSet/dialogs-worker-1", "StatementRefused"),
+        ("Write PersistentVolumeClaim/dialogs-worker-1", "KubernetesRefused"),
+        ("Write StatefulSet/dialogs-worker-1", "KubernetesRefused"),
     ] {
         let mut world = born(1);
         world.refuses.insert(refused.to_owned(), u32::MAX);
@@ -139,7 +139,7 @@ fn no_worker_is_born_before_its_coordinator_has_a_volume() {
     world.refuses.insert("Write PersistentVolumeClaim/dialogs-coordinator".to_owned(), u32::MAX);
     passes(&mut world, 90);
     assert!(world.pods.contains_key(&Node::Worker(1)), "workers start meanwhile");
-    assert_eq!(stalled(&world).0, "StatementRefused", "{:?}", stalled(&world));
+    assert_eq!(stalled(&world).0, "KubernetesRefused", "{:?}", stalled(&world));
     world.refuses.clear();
     settle(&mut world);
     assert_serves(&world);

@@ -118,6 +118,8 @@ pub struct World {
     pub silent: BTreeMap<Node, u32>,
     /// Volume claims that may be.
     pub quota: Option<usize>,
+    /// The storage class lets volumes grow.
+    pub expands: bool,
     /// A value of max_connections with which no server starts any more.
     pub refused_now: Option<String>,
     /// Nodes that do not reach each other.
@@ -195,6 +197,7 @@ impl World {
             pods: BTreeMap::new(),
             silent: BTreeMap::new(),
             quota: None,
+            expands: true,
             refused_now: None,
             walls: Vec::new(),
             mirror: None,

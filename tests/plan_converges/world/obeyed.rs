@@ -66,8 +66,7 @@ impl World {
             .find(|refused| matches!(&act, Act::Step(act) if act.starts_with(refused.as_str())));
         let result = match refused {
             Some(refused) => {
-                let failure = Failure::new(FailureReason::Postgres, format!("{refused} is refused"));
-                Err(failure.for_cause(Cause::Sqlstate("42501".to_owned())))
+                Err(Self::refusal(refused.starts_with("Write"), format!("{refused} is refused")))
             }
             None => self.obey(step),
         };
@@ -80,6 +79,14 @@ impl World {
 
     fn fail(message: &str) -> Result<(), Failure> {
         Err(Failure::new(FailureReason::Postgres, message).for_cause(Cause::Wait))
+    }
+
+    fn refusal(by_api_server: bool, words: String) -> Failure {
+        if by_api_server {
+            Failure::new(FailureReason::Kubernetes, words).for_cause(Cause::Api("Forbidden".to_owned()))
+        } else {
+            Failure::new(FailureReason::Postgres, words).for_cause(Cause::Sqlstate("42501".to_owned()))
+        }
     }
 
     fn data(&mut self, node: Node) -> Option<&mut Data> {
@@ -110,6 +117,9 @@ impl World {
             Step::Apply { object, uid } => {
                 if self.objects.get(&object.key()).is_none_or(|live| live.uid != *uid) {
                     return Self::fail("conflict");
+                }
+                if object.kind == "PersistentVolumeClaim" {
+                    self.resize(object)?;
                 }
                 self.admit(object);
             }
@@ -289,6 +299,22 @@ impl World {
     }
 
     /// What a webhook makes of a write, and what the operator sees of that in the answer.
+    /// As the API server has it: no volume shrinks, and only some grow.
+    fn resize(&self, object: &Rendered) -> Result<(), Failure> {
+        let size =
+            |json: &Value| json["spec"]["resources"]["requests"]["storage"].as_str().unwrap().to_owned();
+        let (name, asked) = (&object.name, size(&object.json));
+        let before = size(&self.objects[&object.key()].json);
+        assert!(!resources::is_larger(&before, &asked), "{name} is to shrink from {before} to {asked}");
+        if asked == before || self.expands {
+            return Ok(());
+        }
+        Err(Self::refusal(
+            true,
+            format!("{name} is forbidden: the storageclass that provisions the pvc must support resize"),
+        ))
+    }
+
     fn admit(&mut self, object: &Rendered) {
         let mut json = object.json.clone();
         if let (Some(mirror), "StatefulSet") = (self.mirror, object.kind.as_str()) {
