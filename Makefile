@@ -3,7 +3,7 @@ LOCAL := infrastructure/local-kubernetes
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test bench model chaos check fmt up down install crds deny
+.PHONY: help demo demo-down test bench model guards chaos partitions check fmt up down install crds deny
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,11 @@ demo-down: ## remove all that the demo made, the Kubernetes with it
 
 test: ## everything: unit, property, CRD, chart and contract tests, stories on a real Kubernetes
 	infrastructure/test.sh
+
+partitions: ## two workers become three and two again with some 23,000 placements; half an hour or more
+	infrastructure/prerequisites.sh
+	$(CARGO) test --locked --test stories -- \
+		--ignored --exact --nocapture partitions::two_years_of_daily_partitions_move_out_and_in
 
 bench: ## how much sooner a cluster is even with the operator's settings; four minutes on an idle machine with Citus
 	infrastructure/prerequisites.sh

@@ -31,6 +31,7 @@ mod faults_of_servers;
 mod force_remove;
 mod join_timeout;
 mod moves_fail;
+mod partitions;
 mod rest;
 mod scale_in;
 mod scale_out;
