@@ -16,6 +16,8 @@ mod give_up;
 mod harness;
 #[path = "citus/hostile.rs"]
 mod hostile;
+#[path = "citus/joining.rs"]
+mod joining;
 #[path = "citus/moves.rs"]
 mod moves;
 #[path = "citus/preflights.rs"]

@@ -125,6 +125,8 @@ pub enum Refusal {
     StrategyUnknown,
     /// A job would run with the rights of a superuser.
     SuperuserWouldMove,
+    /// A node that joins would run code of the application as superuser.
+    JoiningRunsCode,
     /// A catalog of Citus is not there: the database does not have the extension, or another version of it.
     NoExtension,
     /// The user's SQL would end the transaction it runs in, or is not SQL alone.
@@ -150,6 +152,7 @@ impl Refusal {
             | Self::DataInTheWay
             | Self::StrategyUnknown
             | Self::SuperuserWouldMove
+            | Self::JoiningRunsCode
             | Self::NoExtension
             | Self::UnusableSchema
             | Self::Other => false,

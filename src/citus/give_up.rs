@@ -16,7 +16,7 @@ use super::{
     catalog::{moving, shard_table},
     commands::begin,
     error::{Refusal, SqlError},
-    quote,
+    joining, quote,
     session::{Call, LONG_WRITE, Parameter, Session},
     spread::{self, Held, Lost},
     words::one_line,
@@ -145,6 +145,8 @@ pub async fn give_up(coordinator: &Session, workers: &[(&str, u16)]) -> Result<G
     let transaction = begin(&mut client, &call, Duration::from_secs(15), LONG_WRITE).await?;
     call.wait(transaction.batch_execute("SET LOCAL citus.node_connection_timeout = '5s'")).await?;
     refuse_who_answers(coordinator, &transaction, &call, nodes).await?;
+    // What is made again, and all members in the end, are as one that joins.
+    joining::refuse_code_of_others(transaction.client(), &call).await?;
     // Before the look: nobody joins or leaves until the end.
     call.wait(transaction.batch_execute(LOCK)).await?;
     let loss: Loss = call.json(&call.wait(transaction.query_typed_one(LOSS, nodes)).await?)?;

@@ -8,6 +8,7 @@ use tokio_postgres::{Row, Transaction, types::Type};
 use super::{
     commands::{QUIET, begin, limits},
     error::{Refusal, SqlError},
+    joining,
     session::{CLUSTER_WRITE, Call, Parameter, Session},
 };
 
@@ -17,7 +18,7 @@ use super::{
 /// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when a registered node is silent.
 pub async fn set_coordinator_host(session: &Session, address: &str, port: u16) -> Result<(), SqlError> {
     const SET: &str = "SELECT citus_set_coordinator_host($1, $2)";
-    membership(session, "citus_set_coordinator_host", SET, address, port).await.map(drop)
+    membership(session, ("citus_set_coordinator_host", false), SET, address, port).await.map(drop)
 }
 
 /// `citus_add_node`. For a node that is registered it changes nothing, also when that node is inactive: see
@@ -28,7 +29,7 @@ pub async fn set_coordinator_host(session: &Session, address: &str, port: u16) -
 /// when an open DDL transaction is in its way.
 pub async fn add_node(session: &Session, address: &str, port: u16) -> Result<i32, SqlError> {
     const ADD: &str = "SELECT citus_add_node($1, $2)";
-    let row = membership(session, "citus_add_node", ADD, address, port).await?;
+    let row = membership(session, ("citus_add_node", true), ADD, address, port).await?;
     row.try_get(0).map_err(|error| SqlError::Misunderstood {
         node: session.node().to_owned(),
         doing: "citus_add_node",
@@ -44,7 +45,7 @@ pub async fn add_node(session: &Session, address: &str, port: u16) -> Result<i32
 /// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when it, or a registered node, is silent.
 pub async fn activate_node(session: &Session, address: &str, port: u16) -> Result<(), SqlError> {
     const ACTIVATE: &str = "SELECT citus_activate_node($1, $2)";
-    membership(session, "citus_activate_node", ACTIVATE, address, port).await.map(drop)
+    membership(session, ("citus_activate_node", true), ACTIVATE, address, port).await.map(drop)
 }
 
 /// Whether new shards may be put on a node (`shouldhaveshards`).
@@ -60,7 +61,7 @@ pub async fn set_should_have_shards(
     const ALLOW: &str = "SELECT citus_set_node_property($1, $2, 'shouldhaveshards', true)";
     const REFUSE: &str = "SELECT citus_set_node_property($1, $2, 'shouldhaveshards', false)";
     let statement = if should { ALLOW } else { REFUSE };
-    membership(session, "citus_set_node_property", statement, address, port).await.map(drop)
+    membership(session, ("citus_set_node_property", false), statement, address, port).await.map(drop)
 }
 
 /// `citus_remove_node`; does nothing when the node is not registered. Citus itself refuses while the node holds the
@@ -109,12 +110,15 @@ const LOCK: Duration = Duration::from_secs(15);
 /// stopped before the answer keeps Citus' locks, or leaves the coordinator without what a worker has.
 async fn membership(
     session: &Session,
-    doing: &'static str,
+    (doing, joins): (&'static str, bool),
     statement: &str,
     address: &str,
     port: u16,
 ) -> Result<Row, SqlError> {
     let (client, call) = session.call(doing, CLUSTER_WRITE).await?;
+    if joins {
+        joining::refuse_code_of_others(&client, &call).await?;
+    }
     // A new node is given the roles that there are.
     let begin = format!("BEGIN; {}; {QUIET}", limits(LOCK, CLUSTER_WRITE));
     if let Err(error) = call.wait(client.batch_execute(&begin)).await {

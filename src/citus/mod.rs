@@ -10,12 +10,14 @@
 
 mod catalog;
 mod cleanup;
+mod code;
 pub mod commands;
 mod connect;
 mod contents;
 mod error;
 mod give_up;
 mod holders;
+mod joining;
 mod membership;
 mod meter;
 mod node;

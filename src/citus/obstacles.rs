@@ -4,7 +4,11 @@
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use super::{error::SqlError, session::Call};
+use super::{
+    code::{called, made, parts, runs_others},
+    error::SqlError,
+    session::Call,
+};
 use crate::observe::snapshot::{Obstacle, Obstacles, Pins};
 
 /// The strategy of the operator's own.
@@ -17,7 +21,8 @@ pub use crate::plan::rebalance::PINNING;
 /// Partitions are attached by the owner of their parent. Reference tables count where a node lacks them: copying them
 /// there is the first task of every job, and Citus' superuser does it, so that no code of another role may run then:
 /// functions in CHECKs (of the table, and of domains that its columns are made of), generated columns, triggers and
-/// indexes are read out of the stored expressions. Of PostgreSQL's own only volatile functions can do harm.
+/// indexes are read out of the stored expressions. Of PostgreSQL's own only volatile functions can do harm, and those that
+/// read a table that they are told.
 const OBSTACLES: &str = concat!(
     "
 WITH t AS MATERIALIZED (
@@ -41,23 +46,9 @@ setting AS (
     unnest(s.setconfig) AS entry, lower(substring(entry FROM 1 FOR position('=' IN entry) - 1)) AS name
   WHERE name IN ('statement_timeout', 'transaction_timeout', 'default_transaction_read_only', 'role')
   ORDER BY t.roleid, name, s.setrole <> 0 DESC, s.setdatabase <> 0 DESC),
-type AS (
-  WITH RECURSIVE type AS (
-    SELECT t.oid AS relid, a.atttypid AS typid FROM t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid
-    WHERE t.reference AND a.attnum > 0 AND NOT a.attisdropped
-    UNION
-    SELECT type.relid, part.typid FROM type JOIN pg_catalog.pg_type y ON y.oid = type.typid, LATERAL (
-      SELECT y.typbasetype UNION ALL SELECT y.typelem
-      UNION ALL SELECT rngsubtype FROM pg_catalog.pg_range WHERE y.oid IN (rngtypid, rngmultitypid)
-      UNION ALL SELECT atttypid FROM pg_catalog.pg_attribute WHERE attrelid = y.typrelid AND attnum > 0
-        AND NOT attisdropped) AS part(typid) WHERE part.typid <> 0)
-  SELECT * FROM type),
-expression AS (
+written AS MATERIALIZED (
   SELECT c.conrelid AS relid, 'CHECK ' || c.conname AS place, c.conbin::text AS tree
   FROM t JOIN pg_catalog.pg_constraint c ON c.conrelid = t.oid WHERE t.reference AND c.contype = 'c'
-  UNION ALL
-  SELECT type.relid, 'domain ' || c.contypid::regtype, c.conbin::text
-  FROM type JOIN pg_catalog.pg_constraint c ON c.contypid = type.typid WHERE c.conbin IS NOT NULL
   UNION ALL
   SELECT t.oid, 'generated column ' || a.attname, d.adbin::text
   FROM t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid JOIN pg_catalog.pg_attrdef d
@@ -66,19 +57,37 @@ expression AS (
   SELECT t.oid, 'index ' || i.indexrelid::regclass, concat(i.indexprs::text, i.indpred::text)
   FROM t JOIN pg_catalog.pg_index i ON i.indrelid = t.oid WHERE t.reference
     AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)),
-called AS (
-  SELECT relid, place, found[1]::oid AS funcid
-  FROM expression, regexp_matches(tree, ':(?:funcid|opfuncid) (\\d+)', 'g') AS found
+type AS (
+  WITH RECURSIVE type AS (
+    SELECT relid, typid FROM (
+      SELECT t.oid AS relid, a.atttypid AS typid FROM t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid
+      WHERE t.reference AND a.attnum > 0 AND NOT a.attisdropped
+      UNION SELECT relid, made.typid FROM written, LATERAL ",
+    made!(),
+    " AS made) AS root
+    UNION
+    SELECT type.relid, part.typid FROM type JOIN pg_catalog.pg_type y ON y.oid = type.typid, LATERAL ",
+    parts!(),
+    " AS part WHERE part.typid <> 0)
+  SELECT * FROM type),
+expression AS (
+  SELECT * FROM written
   UNION ALL
-  SELECT relid, place, o.oprcode::oid FROM expression, regexp_matches(tree, ':opno (\\d+)', 'g') AS found
-    JOIN pg_catalog.pg_operator o ON o.oid = found[1]::oid
+  SELECT type.relid, 'domain ' || c.contypid::regtype, c.conbin::text
+  FROM type JOIN pg_catalog.pg_constraint c ON c.contypid = type.typid WHERE c.conbin IS NOT NULL),
+called AS (
+  SELECT relid, place, called.funcid FROM expression, LATERAL ",
+    called!(),
+    " AS called
   UNION ALL
   SELECT g.tgrelid, 'trigger ' || g.tgname, g.tgfoid FROM t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid
   WHERE t.reference AND NOT g.tgisinternal),
 code AS (
   SELECT DISTINCT ON (relid) relid, place || ' calls ' || p.oid::regprocedure AS what
   FROM called JOIN pg_catalog.pg_proc p ON p.oid = called.funcid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-  WHERE p.provolatile = 'v' OR n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT EXISTS (
+  WHERE p.provolatile = 'v' OR ",
+    runs_others!(),
+    " OR n.nspname NOT IN ('pg_catalog', 'information_schema') AND NOT EXISTS (
     SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid
       AND d.deptype = 'e')
   ORDER BY relid, place),

@@ -197,15 +197,17 @@ SELECT json_build_object(
     call.wait(transaction.commit()).await
 }
 
-/// A role that is a member of a superuser's can be one whenever it wants.
+/// A role that is a member of a superuser's can be one whenever it wants, and so can one that has the server's files or
+/// its shell: the code of one owner runs with the rights of all of them.
 async fn refuse_a_superuser(transaction: &Transaction<'_>, call: &Call<'_>) -> Result<(), SqlError> {
-    const SUPERUSER: &str =
-        "SELECT min(rolname) FROM pg_roles WHERE rolsuper AND pg_has_role($1::text::name, oid, 'MEMBER')";
+    const SUPERUSER: &str = "SELECT min(rolname) FROM pg_roles WHERE (rolsuper
+          OR rolname IN ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))
+        AND pg_has_role($1::text::name, oid, 'MEMBER')";
     let row = call.wait(transaction.query_typed_one(SUPERUSER, &[(&MOVER, Type::TEXT)])).await?;
     let superuser: Option<String> = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
     let Some(superuser) = superuser else { return Ok(()) };
     let message = format!(
-        "{MOVER}, or a role that owns a distributed table, is a member of the superuser {superuser}, and no job runs \
+        "{MOVER}, or a role that owns a distributed table, is a member of {superuser}, and no job runs \
          with a superuser's rights: REVOKE that membership, or ALTER TABLE ... OWNER TO another role"
     );
     Err(call.refused(Refusal::SuperuserWouldMove, message))

@@ -262,6 +262,11 @@ impl Server {
         }
     }
 
+    /// What is in its log so far is not looked at again.
+    pub fn forget_log(&self) {
+        OpenOptions::new().write(true).truncate(true).open(self.directory.path().join("log")).unwrap();
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap()
     }

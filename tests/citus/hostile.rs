@@ -19,7 +19,12 @@ fn planted(head: &str, answer: &str) -> String {
     )
 }
 
-fn ran_as(server: &Server, role: &str) -> bool {
+/// The same, of a kind that PostgreSQL evaluates early.
+pub fn planted_immutable(head: &str, answer: &str) -> String {
+    planted(head, answer).replace("VOLATILE", "IMMUTABLE")
+}
+
+pub fn ran_as(server: &Server, role: &str) -> bool {
     // Not the statement that made it, which is logged as well.
     let line = format!("LOG:  planted code ran as {role}");
     server.log().lines().any(|said| said.contains(&line))

@@ -140,6 +140,48 @@ async fn tables_that_cannot_be_copied_are_seen() {
     assert_eq!(obstacles(&session).await, []);
 }
 
+/// Places of code in a reference table, and what makes them.
+const CODE: &[(&str, &[&str])] = &[
+    ("CHECK", &["CREATE TABLE r (id bigint PRIMARY KEY, v text CHECK (seen(v)))"]),
+    (
+        "domain",
+        &["CREATE DOMAIN d AS text CHECK (seen(VALUE))", "CREATE TABLE r (id bigint PRIMARY KEY, v d)"],
+    ),
+    ("domain", &["CREATE TYPE pair AS (one d, two int)", "CREATE TABLE r (id bigint PRIMARY KEY, v pair[])"]),
+    (
+        "generated column",
+        &[
+            "ALTER FUNCTION seen IMMUTABLE",
+            "CREATE TABLE r (id bigint PRIMARY KEY, v text, g boolean GENERATED ALWAYS AS (seen(v)) STORED)",
+        ],
+    ),
+    ("index", &["CREATE TABLE r (id bigint PRIMARY KEY, v text)", "CREATE INDEX ON r (seen(v))"]),
+    // PostgreSQL's own, which runs any SQL.
+    (
+        "CHECK",
+        &[
+            "CREATE TABLE r (id bigint PRIMARY KEY, v text CHECK (query_to_xml(v, true, true, '') IS NOT NULL))",
+        ],
+    ),
+    // Not volatile, and runs what is in a view.
+    (
+        "CHECK",
+        &[
+            "CREATE VIEW w AS SELECT seen('x') AS s",
+            "CREATE TABLE r (id bigint PRIMARY KEY, v text CHECK (table_to_xml('w', true, true, v) IS NOT NULL))",
+        ],
+    ),
+    // Values that an expression makes.
+    ("domain", &["CREATE TABLE r (id bigint PRIMARY KEY, v text CHECK (v::d[] IS NOT NULL))"]),
+    (
+        "domain",
+        &[
+            "CREATE DOMAIN e AS text CHECK ((VALUE::text)::pair IS NOT NULL)",
+            "CREATE TABLE r (id bigint PRIMARY KEY, v e)",
+        ],
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn code_in_reference_tables_is_seen() {
     if skipped(OnlyCitus::Obstacles) {
@@ -148,33 +190,7 @@ async fn code_in_reference_tables_is_seen() {
     let function = "CREATE FUNCTION seen(text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END'";
     let (cluster, session) = uneven(&[function]).await;
     let sql = async |statements: &[&str]| cluster.coordinator.sql(statements).await;
-    let ways: &[(&str, &[&str])] = &[
-        ("CHECK", &["CREATE TABLE r (id bigint PRIMARY KEY, v text CHECK (seen(v)))"]),
-        (
-            "domain",
-            &["CREATE DOMAIN d AS text CHECK (seen(VALUE))", "CREATE TABLE r (id bigint PRIMARY KEY, v d)"],
-        ),
-        (
-            "domain",
-            &["CREATE TYPE pair AS (one d, two int)", "CREATE TABLE r (id bigint PRIMARY KEY, v pair[])"],
-        ),
-        (
-            "generated column",
-            &[
-                "ALTER FUNCTION seen IMMUTABLE",
-                "CREATE TABLE r (id bigint PRIMARY KEY, v text, g boolean GENERATED ALWAYS AS (seen(v)) STORED)",
-            ],
-        ),
-        ("index", &["CREATE TABLE r (id bigint PRIMARY KEY, v text)", "CREATE INDEX ON r (seen(v))"]),
-        // PostgreSQL's own, which runs any SQL.
-        (
-            "CHECK",
-            &[
-                "CREATE TABLE r (id bigint PRIMARY KEY, v text CHECK (query_to_xml(v, true, true, '') IS NOT NULL))",
-            ],
-        ),
-    ];
-    for (place, statements) in ways {
+    for (place, statements) in CODE {
         sql(statements).await.unwrap();
         sql(&["SELECT create_reference_table('r')", &format!("ALTER TABLE r OWNER TO {OWNER}")])
             .await
