@@ -24,6 +24,10 @@ pub const APPLIED_HASH: &str = "dialog.schema_hash";
 /// The setting of the database that is there from before the SQL's commit to after [`APPLIED_HASH`] is written: its hash
 /// and its transaction, whose end tells after a crash what is there.
 const PENDING: &str = "dialog.schema_pending";
+/// SQLSTATE of what the role may not do.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+/// What most often brings such statements here is a dump of a database that was a superuser's.
+const NOT_A_SUPERUSER: &str = "The SQL runs as the application's role, to which everything in it then belongs: leave the statement out (pg_dump --schema-only --no-owner --no-privileges --no-comments), and list extensions in spec.database.extensions";
 
 /// What is to be applied.
 #[derive(Clone, Copy, Debug)]
@@ -154,6 +158,9 @@ fn name_statement(error: SqlError, statement: &Statement<'_>) -> SqlError {
         SqlError::Refused { node, refusal, mut words, .. } => {
             if statement.holds_secret() {
                 words.forget_quoted();
+            }
+            if words.sqlstate == INSUFFICIENT_PRIVILEGE && words.hint.is_none() {
+                words.hint = Some(NOT_A_SUPERUSER.to_owned());
             }
             SqlError::Schema {
                 node,

@@ -11,7 +11,7 @@ use dialog_operator::{
 };
 use secrecy::SecretString;
 
-use crate::harness::{DATABASE, OWNER, OnlyCitus, Server, eventually, run_statements, skipped};
+use crate::harness::{Cluster, DATABASE, OWNER, OnlyCitus, Server, eventually, run_statements, skipped};
 
 const NODE: NodeQuestion<'_> =
     NodeQuestion { database: DATABASE, owner: OWNER, settings: &["wal_level", "no.such_setting"] };
@@ -286,4 +286,55 @@ async fn reads_write_nothing(coordinator: &Server, first: &Server) {
         if before == after { Ok(()) } else { Err((before, after)) }
     })
     .await;
+}
+
+/// What is in a database elsewhere, owned by another role there.
+const ELSEWHERE: &[&str] = &[
+    "CREATE ROLE elsewhere",
+    "CREATE SCHEMA talk AUTHORIZATION elsewhere",
+    "CREATE TYPE talk.mood AS ENUM ('good', 'bad')",
+    "CREATE FUNCTION talk.shorten(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT left($1, 10); $$",
+    "CREATE TABLE talk.messages(recipient bigint, id bigint GENERATED ALWAYS AS IDENTITY, said text DEFAULT 'a;b',
+       mood talk.mood, PRIMARY KEY (recipient, id))",
+    "CREATE INDEX ON talk.messages (recipient) WHERE mood = 'bad'",
+    "CREATE VIEW talk.sad AS SELECT * FROM talk.messages WHERE mood = 'bad'",
+    "COMMENT ON TABLE talk.messages IS 'one ''row'' a message; no more'",
+    "ALTER TABLE talk.messages OWNER TO elsewhere",
+    "GRANT SELECT ON talk.messages TO PUBLIC",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_of_another_database_is_applied() {
+    let cluster = Cluster::start(1, 1, "").await;
+    let server = &cluster.coordinator;
+    server.sql_alone(&["CREATE DATABASE elsewhere"]).await.unwrap();
+    run_statements(&server.client_over("elsewhere", "postgres").await.unwrap(), ELSEWHERE).await.unwrap();
+    let session = cluster.session().await;
+    let password = SecretString::from("secret-of-the-shop");
+    commands::create_owner(&session, OWNER, &password, DATABASE).await.unwrap();
+
+    // Its roles are not here, or are no roles of the application.
+    let error = server.apply(&server.dump("elsewhere", &[]), "1").await.unwrap_err();
+    assert!(matches!(&error, SqlError::Schema { .. }) && error.cause().is_refusal(), "{error}");
+    for words in ["OWNER TO elsewhere", "--no-owner"] {
+        assert!(error.to_string().contains(words), "{error}");
+    }
+
+    let dump = server.dump("elsewhere", &["--no-owner", "--no-privileges"]);
+    let bounded = dump.contains("\\restrict ");
+    println!("pg_dump writes \\restrict: {bounded}");
+    // A newer pg_dump than the machine's does.
+    let dump = if bounded { dump } else { format!("--\n\\restrict xYz09\n{dump}\n\\unrestrict xYz09\n") };
+    let sql = format!("{dump}\nSELECT create_distributed_table('talk.messages', 'recipient');\n");
+    server.apply(&sql, "1").await.unwrap();
+    assert_eq!(server.value("SELECT count(*) FROM pg_dist_placement").await, "32");
+    let owner = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'talk'";
+    assert_eq!(server.value(owner).await, OWNER);
+    server
+        .sql_as_owner(&[
+            "INSERT INTO talk.messages(recipient, mood) SELECT i, 'bad' FROM generate_series(1, 50) i",
+        ])
+        .await
+        .unwrap();
+    assert_eq!(server.sql_as_owner(&["SELECT count(*) FROM talk.sad"]).await.unwrap(), ["50"]);
 }

@@ -377,6 +377,16 @@ impl Server {
         apply_schema(&self.session("postgres").await, owner, &schema).await
     }
 
+    /// What pg_dump writes of a database's schema, as a person would put it into a ConfigMap.
+    pub fn dump(&self, database: &str, options: &[&str]) -> String {
+        let mut command = INSTALLATION.command("pg_dump");
+        let port = self.port.to_string();
+        run(command
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port, "-s"])
+            .args(options)
+            .arg(database))
+    }
+
     /// A connection of the test's own, over which a person's or the application's statements go.
     pub async fn client(&self, user: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
         self.client_over(DATABASE, user).await
