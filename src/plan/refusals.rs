@@ -104,12 +104,23 @@ fn reason(refused: &Refused) -> ProblemReason {
     }
 }
 
+/// The volume claim that is refused for the first time.
+fn unborn(view: View, refused: &Refused) -> bool {
+    let Act::Step(step) = &refused.act else { return false };
+    let claim = step.strip_prefix("Write PersistentVolumeClaim/");
+    claim.is_some_and(|name| view.object("PersistentVolumeClaim", name).is_none())
+}
+
 /// What is refused, why, and what to do. It says nothing that changes from one try to the next.
 fn sentence(view: View, refused: &Refused) -> String {
     let words = refused.failure.message.trim_end_matches('.');
     let coordinator = Node::Coordinator.pod_name(&view.desired.cluster.name);
     let server = refused.node.map_or(coordinator, |node| node.pod_name(&view.desired.cluster.name));
     let cure = match reason(refused) {
+        ProblemReason::KubernetesRefused if unborn(view, refused) => format!(
+            "Raise the quota, or correct the policy, the webhook or the right that it names{}",
+            volumes::kept_in_words(view)
+        ),
         ProblemReason::KubernetesRefused => {
             "Raise the quota, or correct the policy, the webhook or the right that it names".to_owned()
         }

@@ -1,4 +1,5 @@
-//! How large volumes are and should be. Nothing is written here: that is `objects`'.
+//! How large volumes are and should be, and which are kept of workers that are gone. Nothing is written here: that is
+//! `objects`'.
 
 use super::{Hold, Plan, ProblemReason, View};
 use crate::{
@@ -169,12 +170,42 @@ pub fn cannot_grow(view: View, refused: &Refused, all: &[(Node, &str, &str)]) ->
         _ => "Let".to_owned(),
     };
     format!(
-        "these volumes are to have {} and cannot grow: {}: {} ({}, again and again since {}). {back} the storage class grow its volumes (allowVolumeExpansion), or raise the quota that is named. It is tried again all the time, and everything else goes on; a new worker's volume is as large as these.",
+        "these volumes are to have {} and cannot grow: {}: {} ({}, again and again since {}). {back} the storage class grow its volumes (allowVolumeExpansion), or raise the quota that is named{}. It is tried again all the time, and everything else goes on; a new worker's volume is as large as these.",
         view.desired.storage(node).size.0,
         first(names),
         refused.failure.message.trim_end_matches('.'),
         refused.failure.cause,
         refused.since.strftime("%H:%M:%SZ"),
+        if refused.failure.message.contains("quota") { kept_in_words(view) } else { String::new() },
+    )
+}
+
+/// Claims of workers that were drained: nobody uses them again, and they count for a quota.
+#[must_use]
+pub fn kept(view: View<'_>) -> Vec<&str> {
+    let mut kept: Vec<&str> = view
+        .claims()
+        .filter(|(node, name, claim)| {
+            let mounted = view.stateful_set(*node).is_some() && view.claim(*node) == Some(name);
+            claim.label(keys::DRAINED).is_some() && !mounted
+        })
+        .map(|(_, name, _)| name)
+        .collect();
+    kept.sort_unstable();
+    kept
+}
+
+/// What may be deleted to make room under a quota; nothing when there is nothing.
+#[must_use]
+pub fn kept_in_words(view: View) -> String {
+    let kept = kept(view);
+    if kept.is_empty() {
+        return String::new();
+    }
+    let number = kept.len();
+    let names = first(kept.into_iter().map(ToOwned::to_owned).collect());
+    format!(
+        "; or make room: volume claims of workers that were drained are kept ({number}), never used again, and may be deleted when you need nothing of them: {names}"
     )
 }
 

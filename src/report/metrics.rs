@@ -22,8 +22,11 @@ use prometheus_client::{
 };
 
 use crate::{
-    api::{DialogClusterStatus, status::Role},
-    observe::Snapshot,
+    api::{DialogClusterStatus, names::keys, status::Role},
+    observe::{
+        Snapshot,
+        snapshot::{LiveObject, Ownership},
+    },
 };
 
 type Pair = (&'static str, String);
@@ -139,7 +142,7 @@ impl Clusters {
 struct Shown(BTreeMap<&'static str, Vec<(Vec<Pair>, f64)>>);
 
 /// Every gauge of a cluster and what it means.
-const GAUGES: [(&str, &str); 8] = [
+const GAUGES: [(&str, &str); 9] = [
     ("condition", "1 for the status that the condition has"),
     ("workers", "Workers by state"),
     ("worker_shards", "Shards of distributed tables on the worker"),
@@ -148,6 +151,7 @@ const GAUGES: [(&str, &str); 8] = [
     ("rebalance_bytes", "Bytes of the latest rebalance by state"),
     ("rebalance_duration_seconds", "How long the latest rebalance took, or has been running"),
     ("cleanup_backlog", "Rows of pg_dist_cleanup: what Citus has still to remove"),
+    ("kept_volumes", "Volume claims of workers that were drained: kept, and never used again"),
 ];
 
 impl Shown {
@@ -161,6 +165,7 @@ impl Shown {
         }
         shown.workers(status, seen);
         shown.rebalance(status, seen);
+        shown.add("kept_volumes", vec![], count(kept_volumes(seen)));
         shown
     }
 
@@ -214,6 +219,14 @@ impl Shown {
     }
 }
 
+fn kept_volumes(seen: &Snapshot) -> usize {
+    let kept = |live: &&LiveObject| {
+        live.ownership == Ownership::Ours && !live.deleting && live.label(keys::DRAINED).is_some()
+    };
+    let claims = seen.objects.iter().filter(|(key, _)| key.starts_with("PersistentVolumeClaim/"));
+    claims.map(|(_, live)| live).filter(kept).count()
+}
+
 #[allow(clippy::cast_precision_loss)] // a gauge is a double; 2^53 bytes are 9 PB
 fn number(value: i64) -> f64 {
     value as f64
@@ -242,6 +255,8 @@ impl Collector for Clusters {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::{
         api::status::{MoveCounts, NodeState, NodeStatus, RebalanceStatus},
@@ -285,6 +300,19 @@ mod tests {
             cleanup: vec![CleanupRow::default(), CleanupRow::default()],
             ..Default::default()
         });
+        let labels = [json!({}), json!({keys::DRAINED: "2026"}), json!({keys::DRAINED: "2026"})];
+        for (number, labels) in labels.into_iter().enumerate() {
+            let live = LiveObject {
+                uid: "c".to_owned(),
+                // The last one is another cluster's.
+                ownership: if number == 2 { Ownership::Stranger } else { Ownership::Ours },
+                created_at: seen.now,
+                deleting: false,
+                scaled_by: None,
+                json: json!({"metadata": {"labels": labels}}),
+            };
+            seen.objects.insert(format!("PersistentVolumeClaim/shop-worker-{number}-abcde"), live);
+        }
         metrics.show("market", "shop", &status(), &seen);
         metrics.reconciled("market", "shop", Duration::from_millis(20));
         let page = metrics.render().unwrap();
@@ -295,6 +323,7 @@ mod tests {
             r#"dialogcluster_worker_shards{namespace="market",name="shop",worker="shop-worker-0"} 16.0"#,
             r#"dialogcluster_rebalance_moves{namespace="market",name="shop",state="waiting"} 2.0"#,
             r#"dialogcluster_cleanup_backlog{namespace="market",name="shop"} 2.0"#,
+            r#"dialogcluster_kept_volumes{namespace="market",name="shop"} 1.0"#,
             r#"dialogcluster_reconcile_duration_seconds_count{namespace="market",name="shop"} 1"#,
         ] {
             assert!(page.contains(line), "{line} is not in\n{page}");

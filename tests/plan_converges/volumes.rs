@@ -198,3 +198,32 @@ fn a_growth_waits_until_no_shard_is_moved_and_says_so() {
     assert_serves(&world);
     assert_eq!(asked(&world), ["40Gi"; 2]);
 }
+
+/// A quota of so many claims, used up by those of workers that came and went.
+#[test]
+fn a_new_volume_that_a_quota_refuses_is_told_with_those_that_may_be_deleted() {
+    let mut world = born(2);
+    for _ in 0..2 {
+        world.edit(|spec| spec.workers.replicas = 1);
+        settle(&mut world);
+        world.edit(|spec| spec.workers.replicas = 2);
+        settle(&mut world);
+    }
+    let kept = drained(&world).into_iter();
+    let kept: Vec<String> = kept.map(|(key, _)| key.replace("PersistentVolumeClaim/", "")).collect();
+    assert_eq!(kept.len(), 2);
+    world.refuses.insert("Write PersistentVolumeClaim/dialogs-worker-2".to_owned(), u32::MAX);
+    world.edit(|spec| spec.workers.replicas = 3);
+    passes(&mut world, 90);
+    let (reason, message) = stalled(&world);
+    assert_eq!(reason, "KubernetesRefused", "{message}");
+    for words in ["is refused", "are kept (2), never used again", kept[0].as_str(), kept[1].as_str()] {
+        assert!(message.contains(words), "{words}: {message}");
+    }
+    for node in [Node::Coordinator, Node::Worker(0), Node::Worker(1)] {
+        assert!(!kept.contains(&world.pods[&node].claim), "{node} uses what may be deleted");
+    }
+    world.refuses.clear();
+    settle(&mut world);
+    assert_serves(&world);
+}
