@@ -30,6 +30,7 @@ mod faults_of_operators;
 mod faults_of_servers;
 mod force_remove;
 mod join_timeout;
+mod kubernetes_refuses;
 mod moves_fail;
 mod partitions;
 mod rest;

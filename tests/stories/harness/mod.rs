@@ -8,6 +8,7 @@ pub mod busy;
 pub mod cluster;
 pub mod held;
 pub mod machine;
+pub mod mirror;
 pub mod operator;
 pub mod sql;
 pub mod volume;
