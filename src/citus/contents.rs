@@ -12,6 +12,7 @@ use tokio_postgres::types::Type;
 use super::{
     catalog::{moving, shard_table},
     cleanup::{moves_publication, moves_slot, moves_subscription},
+    commands::begin,
     connect::{Target, Tls},
     error::SqlError,
     session::{READ, Session},
@@ -45,17 +46,17 @@ SELECT json_build_object(
   'eventTriggers', EXISTS (SELECT FROM pg_settings WHERE name = 'event_triggers'),
   'objects', to_regclass('pg_catalog.pg_dist_object') IS NOT NULL,
   'databases', (SELECT coalesce(json_agg(json_build_object('name', datname, 'open', datallowconn) ORDER BY datname), '[]')
-    FROM pg_database WHERE datname NOT IN ('template0', current_database())),
+    FROM pg_database WHERE datname <> current_database() AND (datname <> 'template0' OR datallowconn)),
   'slots', (SELECT json_build_object('count', count(*), 'first', coalesce((array_agg(slot_name || coalesce(' of database ' || database, '')
       ORDER BY slot_name))[:5], '{}'))
-    FROM pg_replication_slots WHERE NOT temporary AND NOT ",
+    FROM pg_replication_slots WHERE NOT temporary AND NOT (database IS NOT DISTINCT FROM current_database() AND ",
     moves_slot!(),
-    "),
+    ")),
   'subscriptions', (SELECT json_build_object('count', count(*), 'first', coalesce((array_agg(subname || ' of database ' || datname
       ORDER BY subname))[:5], '{}'))
-    FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE NOT ",
+    FROM pg_subscription JOIN pg_database d ON d.oid = subdbid WHERE NOT (datname = current_database() AND ",
     moves_subscription!(),
-    "),
+    ")),
   'prepared', (SELECT json_build_object('count', count(*), 'first', coalesce((array_agg(
       format('%s of %s in database %s', gid, owner, database) ORDER BY prepared, gid))[:5], '{}'))
     FROM pg_prepared_xacts WHERE NOT (database = current_database() AND gid ~ '^citus_[0-9]{1,9}_[0-9]+_[0-9]+_[0-9]+$'
@@ -80,7 +81,7 @@ relation AS MATERIALIZED (
       WHEN coalesce((pg_stat_file(pg_relation_filepath(c.oid), true)).size, 0) = 0 THEN 0 END AS rows
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN known ON known.oid = c.oid
   WHERE c.relkind IN ('r', 'p', 'm', 'f', 'S') AND c.relpersistence <> 't'
-    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+    AND (n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') OR c.oid >= 16384)
     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
       AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')),
 local AS (SELECT * FROM relation WHERE relkind <> 'S' AND NOT known),
@@ -109,12 +110,13 @@ SELECT json_build_object(
     };
 }
 
-/// Tables that Citus knows, and their shards, wherever these are.
+/// Tables that Citus knows, and the shards that are here. What bears the name of one that is elsewhere is somebody's.
 const KNOWN: &str = concat!(
     "SELECT logicalrelid::oid AS oid, false AS shard FROM pg_dist_partition
     UNION ALL SELECT to_regclass(",
     shard_table!(),
-    ")::oid, true FROM pg_dist_shard"
+    ")::oid, true FROM pg_dist_shard JOIN pg_dist_placement USING (shardid)
+    WHERE groupid = (SELECT groupid FROM pg_dist_local_group LIMIT 1)"
 );
 const CLEANUP: &str = " UNION ALL SELECT to_regclass(name)::oid, true FROM unnest($1::text[]) AS name";
 const NOTHING_KNOWN: &str = "SELECT NULL::oid AS oid, false AS shard WHERE false";
@@ -186,9 +188,14 @@ pub async fn observe_contents(
     let objects = if server.objects { OBJECTS } else { NO_OBJECTS };
     let own = statement(&format!("{KNOWN}{CLEANUP}"), objects, "NULL");
     let inside: Inside = {
-        let (client, call) = session.call("the look at tables that Citus does not know", READ).await?;
+        let (mut client, call) = session.call("the look at tables that Citus does not know", READ).await?;
+        let transaction = begin(&mut client, &call, READ, READ).await?;
+        // Citus would hide what bears a shard's name.
+        call.wait(transaction.batch_execute("SET LOCAL citus.override_table_visibility = off")).await?;
         let parameters = [(&ask.cleanup as _, Type::TEXT_ARRAY)];
-        call.json(&call.wait(client.query_typed_one(&own, &parameters)).await?)?
+        let inside = call.json(&call.wait(transaction.query_typed_one(&own, &parameters)).await?)?;
+        call.wait(transaction.commit()).await?;
+        inside
     };
     let options = format!("{AMONG_STRANGERS}{}", if server.event_triggers { WITHOUT_TRIGGERS } else { "" });
     let others = stream::iter(server.databases).map(|database| other(target, tls, &options, database));

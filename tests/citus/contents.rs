@@ -16,7 +16,7 @@ async fn contents(server: &Server) -> Contents {
 }
 
 /// What is there beside what pg_dist_cleanup lists.
-async fn without(server: &Server, cleanup: &[&str]) -> Contents {
+pub async fn without(server: &Server, cleanup: &[&str]) -> Contents {
     let session = server.session(DATABASE).await;
     let (target, ask) = (server.target(DATABASE), ContentsQuestion { cleanup });
     observe_contents(&session, (&target, &Tls::Off), &ask).await.unwrap()
@@ -127,6 +127,57 @@ async fn local_tables_of_our_database_are_seen() {
         .unwrap();
     let seen = contents(worker).await;
     assert!(seen.is_empty(), "{seen:#?}");
+}
+
+/// Names, places and databases that look like the cluster's own, or like nobody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_looks_like_the_clusters_own_is_seen() {
+    let cluster = Cluster::start(2, 2, "").await;
+    let session = cluster.session().await;
+    with_dialogs(&cluster, &session).await;
+    let [first, worker] = cluster.workers.as_slice() else { panic!("two workers") };
+    let elsewhere = "SELECT shard_name(logicalrelid, shardid) FROM pg_dist_shard JOIN pg_dist_placement
+        USING (shardid) JOIN pg_dist_node USING (groupid) WHERE nodeport = ";
+    let shard = cluster.coordinator.sql(&[&format!("{elsewhere}{} ORDER BY 1 LIMIT 1", first.port)]).await;
+    let shard = shard.unwrap().remove(0);
+    let (off, manual) =
+        ("SET citus.enable_ddl_propagation = off", "SET citus.enable_manual_changes_to_shards = on");
+    for name in [&format!("public.{shard}"), "information_schema.mine"] {
+        let make =
+            [off, &format!("CREATE TABLE {name} (t text)"), &format!("INSERT INTO {name} VALUES ('n')")];
+        worker.sql(&make).await.unwrap();
+        assert_eq!(contents(worker).await.local.first, [rows(name, 1)]);
+        worker.sql(&[off, manual, &format!("DROP TABLE {name}")]).await.unwrap();
+    }
+    worker.sql_alone(&["CREATE DATABASE plain"]).await.unwrap();
+    let slot = "SELECT pg_create_logical_replication_slot('citus_shard_move_slot_1_2_3', 'pgoutput')";
+    in_database(worker, "plain", &[slot]).await;
+    worker.sql(&["SELECT pg_create_physical_replication_slot('citus_shard_move_slot_1_2_4')"]).await.unwrap();
+    let seen = contents(worker).await.slots;
+    let first = ["citus_shard_move_slot_1_2_3 of database plain", "citus_shard_move_slot_1_2_4"];
+    assert_eq!((seen.count, seen.first.iter().map(String::as_str).collect()), (2, Vec::from(first)));
+    worker.sql(&["SELECT pg_drop_replication_slot('citus_shard_move_slot_1_2_4')"]).await.unwrap();
+    let drop = "SELECT pg_drop_replication_slot('citus_shard_move_slot_1_2_3')";
+    in_database(worker, "plain", &[drop, "CREATE TABLE \"t\n\u{1b}[31m\" (id int)"]).await;
+    worker
+        .sql_alone(&[
+            "CREATE DATABASE \"we\"\"ird\n'; DROP\" TEMPLATE plain",
+            "ALTER DATABASE \"we\"\"ird\n'; DROP\" CONNECTION LIMIT 0",
+            "DROP DATABASE plain",
+            "ALTER DATABASE template0 ALLOW_CONNECTIONS true",
+        ])
+        .await
+        .unwrap();
+    let seen = contents(worker).await;
+    let found = only(&seen);
+    assert_eq!((found.name.as_str(), found.holds.tables, &found.closed), ("we\"ird '; DROP", 1, &None));
+    assert_eq!(found.holds.first[0].name, "public.\"t [31m\"");
+    in_database(worker, "template0", &["CREATE TABLE here (id int)"]).await;
+    let seen = contents(worker).await;
+    assert!(
+        seen.databases.iter().any(|found| found.name == "template0" && found.holds.tables == 1),
+        "{seen:?}"
+    );
 }
 
 /// A database beside ours, with Citus on all nodes and a table of 8 shards.
