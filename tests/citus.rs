@@ -26,6 +26,8 @@ mod preflights;
 mod reach;
 #[path = "citus/remains.rs"]
 mod remains;
+#[path = "citus/schemas.rs"]
+mod schemas;
 #[path = "citus/settings.rs"]
 mod settings;
 #[path = "citus/stops.rs"]

@@ -299,14 +299,19 @@ impl SqlError {
     }
     /// The schema's SQL itself is wrong, not the moment at which it was run: whatever is not a lost connection (class 08),
     /// a conflict with somebody else (40, a lock), resources or disks that run out (53, 58), a server that starts or stops
-    /// (57), or a bug of the server's (XX001, XX002).
+    /// or a person who cancels (57), or a bug of the server's (XX001, XX002). A parameter (08P01), a file that is missing
+    /// (58P01), a timeout (57014) and an object that the SQL itself still uses (55006) are the SQL's.
     #[must_use]
     pub fn is_wrong_schema(&self) -> bool {
         match self {
             Self::Refused { refusal: Refusal::UnusableSchema, .. } => true,
             Self::Schema { words, refusal, .. } => {
-                let passes = ["08", "40", "53", "57", "58", "55P03", "55006", "XX001", "XX002"];
-                *refusal != Refusal::RemoteUnreachable
+                let passes = ["08", "40", "53", "57P", "58", "55P03", "XX001", "XX002"];
+                let own = ["08P01", "58P01"].contains(&words.sqlstate.as_str());
+                let cancelled = *refusal == Refusal::Cancelled && words.message.contains("user request");
+                let elsewhere = *refusal == Refusal::RemoteUnreachable && !own;
+                own || !elsewhere
+                    && !cancelled
                     && !passes.iter().any(|state| words.sqlstate.starts_with(state))
             }
             _ => false,
@@ -525,8 +530,13 @@ mod tests {
     #[case("XX000", Refusal::RemoteUnreachable, false)]
     #[case("40P01", Refusal::Other, false)]
     #[case("55P03", Refusal::LockTimeout, false)]
-    #[case("57014", Refusal::Cancelled, false)]
+    #[case("57014", Refusal::Cancelled, true)]
+    #[case("57P01", Refusal::RemoteUnreachable, false)]
     #[case("53100", Refusal::Other, false)]
+    #[case("58030", Refusal::Other, false)]
+    #[case("58P01", Refusal::Other, true)]
+    #[case("55006", Refusal::Other, true)]
+    #[case("08P01", Refusal::RemoteUnreachable, true)]
     #[case("08006", Refusal::RemoteUnreachable, false)]
     fn a_schema_is_wrong_unless_the_moment_was(
         #[case] state: &str,

@@ -74,7 +74,8 @@ expression AS (
   SELECT * FROM written
   UNION ALL
   SELECT type.relid, 'domain ' || c.contypid::regtype, c.conbin::text
-  FROM type JOIN pg_catalog.pg_constraint c ON c.contypid = type.typid WHERE c.conbin IS NOT NULL),
+  FROM type JOIN pg_catalog.pg_constraint c ON c.contypid = type.typid
+  WHERE type.typid <> 0 AND c.conbin IS NOT NULL),
 called AS (
   SELECT relid, place, called.funcid FROM expression, LATERAL ",
     called!(),

@@ -1,6 +1,9 @@
 //! Splits SQL into its statements, as psql does, so that a failing one can be named and one that cannot be run
 //! refused before anything is. Pure text.
 
+/// So much of a statement is shown, in characters.
+const SHOWN: usize = 200;
+
 /// A statement of a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Statement<'a> {
@@ -11,12 +14,24 @@ pub(super) struct Statement<'a> {
 }
 
 impl Statement<'_> {
-    /// Its first line, for messages; nothing of a statement that holds a secret.
+    /// Its first line, for messages, as far as it is no row; nothing of a statement that holds a secret.
     pub(super) fn shown(&self) -> String {
         if self.holds_secret() {
             return "a statement that holds a password".to_owned();
         }
-        format!("`{}`", self.text.lines().next().unwrap_or_default().trim_end())
+        let line = self.text.lines().next().unwrap_or_default().trim_end();
+        let shown = if self.writes_rows() { without_rows(line) } else { line };
+        let cut: String = shown.chars().take(SHOWN).collect();
+        let dots = if cut.len() < line.len() { " ..." } else { "" };
+        format!("`{}{dots}`", cut.trim_end())
+    }
+    /// What is in it may be the words of a row.
+    fn writes_rows(&self) -> bool {
+        let first = bare_words(self.text).next();
+        matches!(
+            first.as_deref(),
+            Some("INSERT" | "UPDATE" | "DELETE" | "MERGE" | "WITH" | "VALUES" | "EXECUTE")
+        )
     }
     /// It has a password or a connection string in it, or may have: those of servers, mappings and subscriptions.
     pub(super) fn holds_secret(&self) -> bool {
@@ -44,21 +59,16 @@ impl Statement<'_> {
         if self.text.starts_with('\\') {
             return Some("is a command of psql, not SQL");
         }
-        let words: Vec<String> = self
-            .text
-            .split(|letter: char| letter.is_whitespace() || "();,".contains(letter))
-            .filter(|word| !word.is_empty())
-            .map(str::to_ascii_uppercase)
-            .collect();
+        let words: Vec<String> = bare_words(self.text).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let has = |pair: [&str; 2]| words.windows(2).any(|words| words == pair);
         match words.as_slice() {
             ["BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE", ..]
             | ["PREPARE", "TRANSACTION", ..] => {
                 Some("would end the transaction in which the schema is applied")
             }
-            ["COPY", rest @ ..] if rest.windows(2).any(|pair| pair == ["FROM", "STDIN"]) => {
-                Some("reads rows that are not there: use INSERT")
-            }
+            ["COPY", ..] if has(["FROM", "STDIN"]) => Some("reads rows that are not there: use INSERT"),
+            ["COPY", ..] if has(["TO", "STDOUT"]) => Some("writes rows that nobody reads"),
             _ => None,
         }
     }
@@ -73,6 +83,51 @@ pub(super) fn split(sql: &str) -> Vec<Statement<'_>> {
         found.push(statement);
     }
     found
+}
+
+/// Words in upper case that are neither quoted nor in a comment.
+fn bare_words(text: &str) -> impl Iterator<Item = String> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let rest = &text[at..];
+            let letter = rest.chars().next()?;
+            at += match letter {
+                '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
+                '/' if rest.starts_with("/*") => comment(rest),
+                '\'' | '"' => quoted(rest, letter, false),
+                '$' => dollar_quoted(rest),
+                _ if starts_word(letter) => {
+                    let word = word(rest);
+                    at += word.len();
+                    if word.eq_ignore_ascii_case("e") && text[at..].starts_with('\'') {
+                        at += quoted(&text[at..], '\'', true);
+                    }
+                    return Some(word.to_uppercase());
+                }
+                _ => letter.len_utf8(),
+            };
+        }
+    })
+}
+
+/// A line of a statement that writes rows, up to where they may begin.
+fn without_rows(line: &str) -> &str {
+    let upper = line.to_ascii_uppercase();
+    let begins = ["VALUES", "SELECT", " SET ", " WHERE", " USING", " AS", "'", "$"];
+    let end = begins.iter().filter_map(|begins| upper.find(begins)).min();
+    // `EXECUTE p(1)`.
+    let end = if upper.starts_with("EXECUTE") { line.find('(') } else { end };
+    &line[..end.unwrap_or(line.len())]
+}
+
+fn starts_word(letter: char) -> bool {
+    letter.is_alphabetic() || letter == '_'
+}
+
+/// The word that a text begins with.
+fn word(text: &str) -> &str {
+    &text[..text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(text.len())]
 }
 
 struct Scanner<'a> {
@@ -142,11 +197,9 @@ impl<'a> Scanner<'a> {
                 self.parentheses = self.parentheses.saturating_sub(1);
                 self.at += 1;
             }
-            _ if letter.is_alphabetic() || letter == '_' => {
-                let length =
-                    rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$')).unwrap_or(rest.len());
-                let word = &rest[..length];
-                self.at += length;
+            _ if starts_word(letter) => {
+                let word = word(rest);
+                self.at += word.len();
                 // E'...' has backslash escapes; no other string has.
                 if word.eq_ignore_ascii_case("e") && self.rest().starts_with('\'') {
                     self.at += quoted(self.rest(), '\'', true);
@@ -279,6 +332,11 @@ mod tests {
     #[case("CREATE TABLE commits (a int)", None)]
     #[case("COPY t (a) FROM stdin", Some("INSERT"))]
     #[case("COPY t FROM '/stdin'", None)]
+    #[case("COPY t FROM/* here */stdin", Some("INSERT"))]
+    #[case("COPY (SELECT 1) TO STDOUT", Some("nobody reads"))]
+    #[case("COMMIT/**/", Some("transaction"))]
+    #[case("commit--", Some("transaction"))]
+    #[case("PREPARE/* */TRANSACTION 'x'", Some("transaction"))]
     #[case("\\set ON_ERROR_STOP on", Some("psql"))]
     #[case("\\restrict abc", None)]
     #[case("\\unrestrict abc\nSELECT 1", None)]
@@ -299,6 +357,25 @@ mod tests {
     fn statements_that_hold_a_secret_are_not_shown(#[case] sql: &str, #[case] secret: bool) {
         let statement = split(sql)[0];
         assert_eq!((statement.holds_secret(), statement.shown().contains(sql)), (secret, !secret));
+    }
+
+    #[rstest]
+    #[case("INSERT INTO t (a) VALUES (1, 'my PIN')", "`INSERT INTO t (a) ...`")]
+    #[case("insert into t select 4711", "`insert into t ...`")]
+    #[case("/* x */ UPDATE t SET pin = 4711", "`UPDATE t ...`")]
+    #[case("DELETE FROM t WHERE pin = 4711", "`DELETE FROM t ...`")]
+    #[case("WITH a AS (SELECT 4711) SELECT * FROM a", "`WITH a ...`")]
+    #[case("EXECUTE p(4711)", "`EXECUTE p ...`")]
+    #[case("SELECT create_distributed_table('t', 'id')", "`SELECT create_distributed_table('t', 'id')`")]
+    fn rows_are_not_shown(#[case] sql: &str, #[case] shown: &str) {
+        assert_eq!(split(sql)[0].shown(), shown);
+    }
+
+    #[test]
+    fn a_long_statement_is_not_shown_whole() {
+        let sql = format!("SELECT {}1", "1,".repeat(500_000));
+        let shown = split(&sql)[0].shown();
+        assert!(shown.len() < 210 && shown.ends_with(" ...`"), "{shown}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) fn tells_a_row(detail: &str) -> bool {
 /// A message up to where it quotes a value: `invalid input syntax for type bigint: "hello"`, `failed to send 9 bytes
 /// hello`, `COPY t, line 7: "hello"`.
 pub(super) fn without_values(message: &str) -> String {
-    let ends = [": \"", ": '", " Failing row contains", " Key ("];
+    let ends = [": \"", ": '", ": »", ": «", ": „", ": “", " Failing row contains", " Key ("];
     let mut end = ends.iter().filter_map(|end| message.find(end)).min().unwrap_or(message.len());
     if let Some(at) = message.find("failed to send ") {
         let bytes = message[at..].find(" bytes").map_or(message.len(), |bytes| at + bytes + " bytes".len());
@@ -54,35 +54,44 @@ pub(super) fn without_values(message: &str) -> String {
 
 /// A message without what it quotes.
 pub(super) fn unquoted(message: &str) -> String {
-    match (message.find(['"', '\'']), message.rfind(['"', '\''])) {
-        (Some(first), Some(last)) if first < last => format!("{}...{}", &message[..=first], &message[last..]),
+    let quote = |letter: char| "\"'»«„“”‚‘’".contains(letter);
+    match (message.find(quote), message.rfind(quote)) {
+        (Some(first), Some(last)) if first < last => {
+            let opened = first + message[first..].chars().next().map_or(0, char::len_utf8);
+            format!("{}...{}", &message[..opened], &message[last..])
+        }
         (Some(first), _) => message[..first].trim_end().to_owned(),
         _ => message.to_owned(),
     }
 }
 
-/// What a background task says, as people may read it: its ERROR and its HINT. DETAIL and CONTEXT hold rows, of any
-/// number of lines, so nothing that comes after such a line is believed.
+/// What a background task says, as people may read it: its error, which comes first in whatever language, and its HINT.
+/// DETAIL and CONTEXT hold rows, of any number of lines, so nothing that comes after such a line is believed.
 pub(super) fn of_task(message: &str) -> String {
-    const KNOWN: &[&str] =
-        &["ERROR:", "FATAL:", "PANIC:", "HINT:", "DETAIL:", "CONTEXT:", "STATEMENT:", "LOCATION:"];
     let mut said: Vec<String> = Vec::new();
-    let mut kind = "ERROR:";
+    let mut told = true;
     for line in message.lines() {
-        match KNOWN.iter().find(|known| line.trim_start().starts_with(**known)) {
+        match label(line) {
             // A second error is not the server's.
-            Some(&"ERROR:" | &"FATAL:" | &"PANIC:") if !said.is_empty() => break,
-            Some(known) => kind = known,
+            Some("ERROR" | "FATAL" | "PANIC") if !said.is_empty() => break,
+            Some(label) => told = said.is_empty() || label == "HINT",
             // The rest of a row.
-            None if matches!(kind, "DETAIL:" | "CONTEXT:" | "STATEMENT:") => break,
+            None if !told => break,
             None => {}
         }
-        if !matches!(kind, "DETAIL:" | "CONTEXT:" | "STATEMENT:" | "LOCATION:") {
+        if told {
             said.push(without_values(&one_line(line)).trim_end().to_owned());
         }
     }
     said.retain(|line| !line.is_empty());
     said.join(" ")
+}
+
+/// What a line of a report begins with: `DETAIL:`, in the server's language.
+fn label(line: &str) -> Option<&str> {
+    let label = line.trim_start().split_once(':')?.0.trim_end();
+    let upper = |letter: char| letter.is_alphabetic() && !letter.is_lowercase();
+    (label.chars().count() > 2 && label.chars().all(upper)).then_some(label)
 }
 
 #[cfg(test)]
@@ -106,8 +115,24 @@ mod tests {
     )]
     #[case("ERROR: failed to send 3 bytes my PIN\n", "ERROR: failed to send 3 bytes")]
     #[case("SELECT 1\n", "SELECT 1")]
+    #[case(
+        "FEHLER:  ungültige Eingabesyntax für Typ bigint: »meine PIN«\nDETAIL:  meine PIN\nTIPP: meine PIN",
+        "FEHLER:  ungültige Eingabesyntax für Typ bigint"
+    )]
+    #[case("ERROR: a\nПОДРОБНОСТИ: my PIN\nmy PIN", "ERROR: a")]
+    #[case("ERREUR: a\nDÉTAIL : my PIN", "ERREUR: a")]
+    #[case(
+        "ERROR: a\nin two lines\nHINT: b\nin two\nKONTEXT: my PIN",
+        "ERROR: a in two lines HINT: b in two"
+    )]
     fn of_a_task_its_error_and_hint_are_told(#[case] message: &str, #[case] told: &str) {
         assert_eq!(of_task(message), told);
+    }
+
+    #[test]
+    fn quotes_of_any_language_are_emptied() {
+        assert_eq!(unquoted("Wert »meine PIN« ist außerhalb"), "Wert »...« ist außerhalb");
+        assert_eq!(unquoted("invalid \"my \"PIN\"\""), "invalid \"...\"");
     }
 
     #[test]
