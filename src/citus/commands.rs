@@ -16,7 +16,7 @@ pub use super::{
     roles::prepare_mover,
 };
 use super::{
-    error::{SqlError, Words},
+    error::{Refusal, SqlError, Words},
     quote, roles,
     session::{CLUSTER_WRITE, Call, LONG_WRITE, Parameter, Session, WRITE},
 };
@@ -59,15 +59,37 @@ pub async fn create_extension(session: &Session, version: Option<&str>) -> Resul
 /// Makes an extension that the spec names, over the application's database on the coordinator, from where Citus takes
 /// it to all nodes, also later ones: in `public`, or where the extension itself says. Does nothing when it is there.
 ///
+/// Its script runs as superuser with that schema in its path. PostgreSQL's own functions and operators come first there,
+/// but one of the application that fits better is preferred; so there may be none of such a name.
+///
 /// # Errors
-/// Any [`SqlError`].
+/// Any [`SqlError`]; [`Refusal::ScriptMeetsCode`].
 pub async fn create_extension_of_spec(session: &Session, name: &str) -> Result<(), SqlError> {
     const OWN_SCHEMA: &str =
         "SELECT EXISTS (SELECT FROM pg_available_extensions a JOIN pg_available_extension_versions v
         ON v.name = a.name AND v.version = a.default_version WHERE a.name = $1 AND v.schema IS NOT NULL)";
+    const MET: &str = "
+        WITH place AS (SELECT oid FROM pg_namespace WHERE nspname = 'public' OR nspname IN (
+          SELECT schema FROM pg_available_extension_versions WHERE name = $1)),
+        named AS (
+          SELECT 'the function ' || p.oid::regprocedure AS what, proowner AS owner FROM pg_proc p JOIN place
+            ON place.oid = pronamespace WHERE proname IN (SELECT proname FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace)
+          UNION ALL SELECT 'the operator ' || o.oid::regoperator, oprowner FROM pg_operator o JOIN place
+            ON place.oid = oprnamespace WHERE oprname IN (SELECT oprname FROM pg_operator WHERE oprnamespace = 'pg_catalog'::regnamespace))
+        SELECT what FROM named JOIN pg_roles r ON r.oid = owner WHERE NOT rolsuper
+          AND NOT EXISTS (SELECT FROM pg_extension WHERE extname = $1) ORDER BY what LIMIT 1";
     let (client, call) = session.call("CREATE EXTENSION", CLUSTER_WRITE).await?;
     let row = call.wait(client.query_typed_one(OWN_SCHEMA, &[(&name, Type::TEXT)])).await?;
     let own: bool = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
+    let met = call.wait(client.query_typed_opt(MET, &[(&name, Type::TEXT)])).await?;
+    if let Some(row) = met {
+        let planted: String = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
+        let message = format!(
+            "the script of {name} runs as superuser and would find {planted} of the application, which is named as one of \
+             PostgreSQL's own: rename it, or give it to postgres"
+        );
+        return Err(call.refused(Refusal::ScriptMeetsCode, message));
+    }
     let schema = if own { "" } else { " SCHEMA public" };
     let statement = format!("CREATE EXTENSION IF NOT EXISTS {}{schema} CASCADE", quote::ident(name));
     alone(&client, &call, &statement).await

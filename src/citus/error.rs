@@ -127,6 +127,8 @@ pub enum Refusal {
     SuperuserWouldMove,
     /// A node that joins would run code of the application as superuser.
     JoiningRunsCode,
+    /// The script of an extension would meet functions of the application.
+    ScriptMeetsCode,
     /// A catalog of Citus is not there: the database does not have the extension, or another version of it.
     NoExtension,
     /// The user's SQL would end the transaction it runs in, or is not SQL alone.
@@ -153,6 +155,7 @@ impl Refusal {
             | Self::StrategyUnknown
             | Self::SuperuserWouldMove
             | Self::JoiningRunsCode
+            | Self::ScriptMeetsCode
             | Self::NoExtension
             | Self::UnusableSchema
             | Self::Other => false,

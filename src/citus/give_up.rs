@@ -252,9 +252,10 @@ struct Making {
     statements: BTreeMap<i32, Vec<String>>,
 }
 
-/// Runs on each node that stays. What has a lost shard's name there, is a table of its owner and holds no row is of an
-/// earlier try. Anything else of that name is somebody's, and is not even read: a view runs its owner's functions with
-/// the rights of whoever reads it. It is looked at once more under its lock, or another could take its place meanwhile.
+/// Runs on each node that stays. What has a lost shard's name there, is a table of its owner and has an empty file is of an
+/// earlier try; columnar has two blocks from the beginning. Anything else of that name is somebody's. None of it is read:
+/// a view runs its owner's functions with the rights of whoever reads it, and so does an index of a table whose query is
+/// planned. It is looked at once more under its lock, or another could take its place meanwhile.
 /// Citus' own shards take no numbers from sequences: the coordinator does that, and a sequence must not depend on them.
 const MAKE: &str = "
 DECLARE
@@ -278,9 +279,10 @@ BEGIN
       END IF;
       EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', shard);
     END LOOP;
-    EXECUTE format('SELECT EXISTS (SELECT FROM ONLY %s)', shard) INTO filled;
+    SELECT pg_relation_size(c.oid) > CASE amname WHEN 'columnar' THEN 2 * current_setting('block_size')::int ELSE 0 END
+      INTO filled FROM pg_class c LEFT JOIN pg_am am ON am.oid = c.relam WHERE c.oid = to_regclass(shard);
     IF filled THEN
-      RAISE EXCEPTION 'data in the way: % is there already and holds rows', shard;
+      RAISE EXCEPTION 'data in the way: % is there already and holds rows, or held some', shard;
     END IF;
   END LOOP;
   FOR shard IN SELECT key FROM jsonb_object_keys(making->'all') AS key WHERE to_regclass(key) IS NOT NULL LOOP

@@ -162,8 +162,25 @@ async fn who_bears_a_lost_shards_name_is_not_read() {
     let names = cluster.coordinator.sql(&[&format!("{lost}{} ORDER BY 1 LIMIT 3", gone.port)]).await.unwrap();
     gone.stop(Signal::Quit).await;
     let evil = planted("public.evil() RETURNS int", "RETURN 1;");
-    stays.sql(&["SET citus.enable_ddl_propagation = off", &evil]).await.unwrap();
+    let early = planted_immutable("public.early(int) RETURNS int", "RETURN 1;");
+    stays.sql(&["SET citus.enable_ddl_propagation = off", &evil, &early]).await.unwrap();
     let off = "SET citus.enable_ddl_propagation = off";
+    // The right owner and kind, and with rows: what its index calls is evaluated by whoever plans a query of it.
+    let own = [
+        &format!("CREATE TABLE {} (a int)", names[1]),
+        &format!("INSERT INTO {} VALUES (1)", names[1]),
+        &format!("CREATE INDEX ON {} ((a + public.early(1)))", names[1]),
+        &format!("ALTER TABLE {} OWNER TO {OWNER}", names[1]),
+    ];
+    for statement in own {
+        stays.sql(&[off, statement]).await.unwrap();
+    }
+    stays.forget_log();
+    let error = commands::give_up(&session, &[("127.0.0.1", gone.port)]).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(Refusal::DataInTheWay), "{error}");
+    assert!(!ran_as(stays, "postgres"), "the planner looked into the index");
+    let manual = "SET citus.enable_manual_changes_to_shards = on";
+    stays.sql(&[off, manual, &format!("DROP TABLE {}", names[1])]).await.unwrap();
     for (name, make, drop) in [
         (&names[0], "CREATE VIEW {} AS SELECT 1 AS a WHERE public.evil() = 2", "DROP VIEW {}"),
         (&names[1], "CREATE TABLE {} (a int)", "DROP TABLE {}"),
@@ -182,4 +199,37 @@ async fn who_bears_a_lost_shards_name_is_not_read() {
         assert!(!ran_as(stays, "postgres"), "{make}");
         stays.sql(&[off, "SET citus.enable_manual_changes_to_shards = on", &drop]).await.unwrap();
     }
+}
+
+/// An extension that the spec asks for later, when the application may have made what its script prefers.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_of_an_extension_meets_no_code_of_the_application() {
+    let cluster = Cluster::start(1, 1, "").await;
+    application(&cluster).await;
+    let session = cluster.session().await;
+    let owner = async |statements: &[&str]| cluster.coordinator.sql_as_owner(statements).await.unwrap();
+    owner(&["CREATE FUNCTION mine(int) RETURNS int LANGUAGE sql AS 'SELECT 1'"]).await;
+    for (make, drop, named) in [
+        (
+            planted("public.lower(varchar) RETURNS text", "RETURN '';"),
+            "DROP FUNCTION public.lower(varchar)",
+            "the function public.lower",
+        ),
+        (
+            "CREATE OPERATOR public.|| (FUNCTION = int4pl, LEFTARG = int, RIGHTARG = int)".to_owned(),
+            "DROP OPERATOR public.|| (int, int)",
+            "the operator public.||",
+        ),
+    ] {
+        owner(&[&make]).await;
+        let error = commands::create_extension_of_spec(&session, "unaccent").await.unwrap_err();
+        assert_eq!(error.refusal(), Some(Refusal::ScriptMeetsCode), "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+        owner(&[drop]).await;
+    }
+    for _ in 0..2 {
+        commands::create_extension_of_spec(&session, "unaccent").await.unwrap();
+    }
+    owner(&[&planted("public.lower(varchar) RETURNS text", "RETURN '';")]).await;
+    commands::create_extension_of_spec(&session, "unaccent").await.unwrap();
 }
