@@ -292,10 +292,9 @@ async fn reads_write_nothing(coordinator: &Server, first: &Server) {
 const ELSEWHERE: &[&str] = &[
     "CREATE ROLE elsewhere",
     "CREATE SCHEMA talk AUTHORIZATION elsewhere",
-    "CREATE TYPE talk.mood AS ENUM ('good', 'bad')",
     "CREATE FUNCTION talk.shorten(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT left($1, 10); $$",
     "CREATE TABLE talk.messages(recipient bigint, id bigint GENERATED ALWAYS AS IDENTITY, said text DEFAULT 'a;b',
-       mood talk.mood, PRIMARY KEY (recipient, id))",
+       mood text CHECK (mood IN ('good', 'bad')), PRIMARY KEY (recipient, id))",
     "CREATE INDEX ON talk.messages (recipient) WHERE mood = 'bad'",
     "CREATE VIEW talk.sad AS SELECT * FROM talk.messages WHERE mood = 'bad'",
     "COMMENT ON TABLE talk.messages IS 'one ''row'' a message; no more'",
