@@ -14,7 +14,8 @@ use crate::observe::snapshot::{Obstacle, Obstacles, Pins};
 /// The strategy of the operator's own.
 pub use crate::plan::rebalance::PINNING;
 
-/// One row for each table and each thing that is in its way; of each kind the first hundred are listed.
+/// One row for each table and each thing that is in its way. Of each kind a hundred are listed: one of each group before
+/// a second one, so that a group with any number of partitions hides no other.
 ///
 /// A move makes tables, indexes and constraints on the target in sessions of the tables' owners, so what keeps these
 /// from working there breaks it: the right to log in, settings of role and database, the right to create in the schema.
@@ -26,7 +27,7 @@ pub use crate::plan::rebalance::PINNING;
 const OBSTACLES: &str = concat!(
     "
 WITH t AS MATERIALIZED (
-  SELECT c.oid, c.oid::regclass::text AS name, t.colocationid, t.partmethod = 'n' AS reference, c.relpersistence,
+  SELECT c.oid, c.oid::regclass::text AS name, t.colocationid, t.partmethod = 'n' AND t.repmodel = 't' AS reference, c.relpersistence,
     c.relreplident, c.relkind, r.rolname AS owner, r.oid AS roleid, r.rolsuper, r.rolcanlogin, r.rolconnlimit,
     n.nspname, n.oid AS nspid
   FROM pg_catalog.pg_dist_partition t JOIN pg_catalog.pg_class c ON c.oid = t.logicalrelid
@@ -114,14 +115,19 @@ obstacle AS (
       AND NOT (s.name LIKE '%timeout' AND s.value ~ '^\\s*0+\\s*[a-z]*\\s*$')
   UNION ALL SELECT 'referenceTableRunsCode', t.*, code.what, NULL FROM t JOIN code ON code.relid = t.oid
     WHERE NOT rolsuper),
-numbered AS (SELECT *, row_number() OVER (PARTITION BY kind ORDER BY name) AS number FROM obstacle)
+alike AS (SELECT *, row_number() OVER (PARTITION BY kind, colocationid, reference, owner, what, value ORDER BY name) AS nth
+  FROM obstacle),
+numbered AS (SELECT *, row_number() OVER (PARTITION BY kind ORDER BY nth, name) AS number FROM alike),
+counted AS (SELECT *, count(*) FILTER (WHERE number > 100) OVER (
+    PARTITION BY kind, colocationid, reference, owner, what, value) AS more FROM numbered)
 SELECT json_build_object(
   'total', (SELECT count(*) FROM obstacle),
+  'unlisted', (SELECT count(*) FROM counted WHERE nth = 1 AND number > 100),
   'listed', (SELECT coalesce(json_agg(json_build_object('kind', kind, 'table', name, 'colocationId', colocationid,
-      'reference', reference, 'owner', owner, 'what', what, 'value', value,
+      'reference', reference, 'owner', owner, 'what', what, 'value', value, 'more', CASE nth WHEN 1 THEN more ELSE 0 END,
       'groups', (SELECT coalesce(json_agg(DISTINCT p.groupid), '[]') FROM pg_catalog.pg_dist_placement p
         JOIN pg_catalog.pg_dist_shard s USING (shardid) WHERE s.logicalrelid = o.oid))
-      ORDER BY kind, name), '[]') FROM numbered o WHERE number <= 100),
+      ORDER BY kind, name), '[]') FROM counted o WHERE number <= 100),
   'pins', (SELECT pg_catalog.obj_description(p.oid, 'pg_proc')::json FROM pg_catalog.pg_dist_rebalance_strategy r
       JOIN pg_catalog.pg_proc p ON p.oid = r.shard_allowed_on_node_function
       JOIN pg_catalog.pg_roles o ON o.oid = p.proowner
@@ -131,6 +137,7 @@ SELECT json_build_object(
 #[derive(Deserialize)]
 struct Found {
     total: i64,
+    unlisted: i64,
     listed: Vec<Obstacle>,
     pins: Option<Pins>,
 }
@@ -142,5 +149,5 @@ pub(super) async fn obstacles(
 ) -> Result<(Obstacles, Option<Pins>), SqlError> {
     let row = call.wait(client.query_typed_one(OBSTACLES, &[])).await?;
     let found: Found = call.json(&row)?;
-    Ok((Obstacles { total: found.total, listed: found.listed }, found.pins))
+    Ok((Obstacles { total: found.total, listed: found.listed, unlisted: found.unlisted }, found.pins))
 }

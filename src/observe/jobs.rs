@@ -155,6 +155,8 @@ pub struct Obstacle {
     pub value: Option<String>,
     /// `groupid`s of the nodes that shards of it are on.
     pub groups: Vec<i32>,
+    /// Tables of the same group that meet the same and are not listed.
+    pub more: i64,
 }
 
 /// What can be in the way of a move. Each was seen to break one on Citus.
@@ -196,8 +198,10 @@ pub enum ObstacleKind {
 pub struct Obstacles {
     /// How many there are.
     pub total: i64,
-    /// The first of each kind.
+    /// The first of each kind, and of these one of each group before a second one.
     pub listed: Vec<Obstacle>,
+    /// How many are in groups of which none is listed.
+    pub unlisted: i64,
 }
 
 /// Groups that a strategy of the operator's own keeps where they are, so that all others can move.

@@ -42,21 +42,33 @@ fn check(view: View, bytes: i64, moves: impl Fn(&Obstacle) -> bool, plan: &mut P
     let Some(citus) = view.citus() else { return Leave::Nothing };
     let applies = |obstacle: &&Obstacle| is_in_the_way(view, obstacle, bytes);
     let applying: Vec<&Obstacle> = citus.obstacles.listed.iter().filter(applies).collect();
-    let stops_all =
-        |obstacle: &Obstacle| obstacle.reference || obstacle.kind == ObstacleKind::OwnedBySuperuser;
     let told: Vec<&Obstacle> =
         applying.iter().copied().filter(|obstacle| stops_all(obstacle) || moves(obstacle)).collect();
     if told.is_empty() {
         return Leave::All;
     }
     let nothing = told.iter().any(|obstacle| stops_all(obstacle));
-    // One that is not listed cannot be kept where it is.
-    let unlisted = citus.obstacles.total > i64::try_from(citus.obstacles.listed.len()).unwrap_or(i64::MAX);
-    tell(view, &told, nothing || unlisted, plan);
+    // A group that is not listed cannot be kept where it is.
+    let unlisted = citus.obstacles.unlisted > 0;
+    // First what everything waits for.
+    let (all, some): (Vec<&Obstacle>, Vec<&Obstacle>) =
+        told.iter().partition(|obstacle| unlisted || stops_all(obstacle));
+    tell(view, &all, "No shard is moved before that", plan);
+    let stay = if nothing || unlisted {
+        "Shards of these tables would stay where they are, and what moves with them"
+    } else {
+        "Shards of these tables stay where they are, and what moves with them; all others move"
+    };
+    tell(view, &some, stay, plan);
     if nothing || unlisted {
         return Leave::Nothing;
     }
     Leave::But(applying.iter().map(|obstacle| obstacle.colocation_id).collect())
+}
+
+/// Nothing moves as long as it is there.
+fn stops_all(obstacle: &Obstacle) -> bool {
+    obstacle.reference || obstacle.kind == ObstacleKind::OwnedBySuperuser
 }
 
 fn is_in_the_way(view: View, obstacle: &Obstacle, bytes: i64) -> bool {
@@ -101,28 +113,27 @@ fn milliseconds(value: &str) -> Option<i64> {
 }
 
 /// One problem for each reason and cure, with all its tables.
-fn tell(view: View, told: &[&Obstacle], nothing: bool, plan: &mut Plan) {
-    let mut sentences: BTreeMap<(ProblemReason, String), Vec<&str>> = BTreeMap::new();
+fn tell(view: View, told: &[&Obstacle], waits: &str, plan: &mut Plan) {
+    let mut sentences: BTreeMap<(ProblemReason, String), (Vec<&str>, i64)> = BTreeMap::new();
     for obstacle in told {
-        let tables = sentences.entry(sentence(view, obstacle)).or_default();
+        let (tables, more) = sentences.entry(sentence(view, obstacle)).or_default();
         if !tables.contains(&obstacle.table.as_str()) {
             tables.push(&obstacle.table);
         }
+        *more += obstacle.more;
     }
-    let waits = if nothing {
-        "No shard is moved before that"
-    } else {
-        "Shards of these tables stay where they are, and what moves with them; all others move"
-    };
-    for ((reason, words), tables) in sentences {
-        plan.problem(reason, format!("{}: {words}. {waits}.", listed(&tables)));
+    for ((reason, words), (tables, more)) in sentences {
+        // A statement has its own end.
+        let end = if words.ends_with(';') { "" } else { "." };
+        plan.problem(reason, format!("{}: {words}{end} {waits}.", listed(&tables, more)));
     }
 }
 
 /// Some names, and how many others there are.
-fn listed(tables: &[&str]) -> String {
+fn listed(tables: &[&str], more: i64) -> String {
     let (first, others) = tables.split_at(tables.len().min(10));
-    let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+    let others = i64::try_from(others.len()).unwrap_or(i64::MAX).saturating_add(more);
+    let others = if others == 0 { String::new() } else { format!(" and {others} more") };
     format!("{}{others}", first.join(", "))
 }
 

@@ -280,3 +280,53 @@ async fn groups_that_cannot_move_stay_while_others_move() {
     assert!(refused.contains("the schema dialog_operator is not the operator's"), "{refused}");
     assert!(catalog(&session).await.pins.is_none());
 }
+
+/// A tenant's table has one shard, which moves: it is no reference table, and only what it is about waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_tenants_are_no_reference_tables() {
+    if skipped(OnlyCitus::OtherTables) {
+        return;
+    }
+    let tenant = [
+        "SET citus.enable_schema_based_sharding = on",
+        "CREATE SCHEMA tenant_a",
+        "CREATE TABLE tenant_a.log (t text)",
+        "RESET citus.enable_schema_based_sharding",
+    ];
+    let owner = format!("ALTER TABLE tenant_a.log OWNER TO {OWNER}");
+    let (cluster, session) = uneven(&tenant).await;
+    let superusers = of(&session, "tenant_a.log").await;
+    assert!(superusers.contains(&(ObstacleKind::OwnedBySuperuser, None, None)), "{superusers:?}");
+    cluster.coordinator.sql(&[&format!("GRANT CREATE ON SCHEMA tenant_a TO {OWNER}"), &owner]).await.unwrap();
+    let listed = obstacles(&session).await;
+    let [obstacle] = listed.as_slice() else { panic!("{listed:?}") };
+    assert_eq!((obstacle.kind, obstacle.reference), (ObstacleKind::NoReplicaIdentity, false));
+    let groups = &catalog(&session).await.nodes;
+    assert_eq!(obstacle.groups, [groups[1].group_id], "where its shard is");
+}
+
+/// Any number of partitions of one group hides no other group, and is counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_many_tables_hides_no_other() {
+    if skipped(OnlyCitus::Obstacles) {
+        return;
+    }
+    let (cluster, session) = uneven(&[
+        "SET citus.shard_count = 1",
+        "CREATE TABLE a (id bigint, at int) PARTITION BY RANGE (at)",
+        "SELECT create_distributed_table('a', 'id', colocate_with => 'none')",
+        "DO $$ BEGIN FOR i IN 1..120 LOOP
+            EXECUTE format('CREATE TABLE a_%s PARTITION OF a FOR VALUES FROM (%s) TO (%s)', i, i, i + 1);
+            END LOOP; END $$",
+        "CREATE TABLE z (t text)",
+        "SELECT create_distributed_table('z', 't', colocate_with => 'none')",
+    ])
+    .await;
+    let found = catalog(&session).await.obstacles;
+    let keys: Vec<&Obstacle> =
+        found.listed.iter().filter(|obstacle| obstacle.kind == ObstacleKind::NoReplicaIdentity).collect();
+    let more: i64 = keys.iter().map(|obstacle| obstacle.more).sum();
+    assert_eq!((keys.len(), more, found.unlisted), (100, 21, 0), "{found:?}");
+    assert!(keys.iter().any(|obstacle| obstacle.table == "public.z"), "{keys:?}");
+    drop(cluster);
+}

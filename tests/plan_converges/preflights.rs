@@ -87,7 +87,6 @@ fn each_obstacle_has_a_reason_and_a_statement() {
             ),
         };
         let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
-        citus.obstacles.total = 1;
         citus.obstacles.listed = vec![Obstacle {
             kind,
             table: "shop.t".to_owned(),
@@ -97,6 +96,7 @@ fn each_obstacle_has_a_reason_and_a_statement() {
             what: what.map(ToOwned::to_owned),
             value: value.map(ToOwned::to_owned),
             groups: vec![2],
+            more: 0,
         }];
         let plan = plan(&world.desired(), &seen);
         let problem = plan.problems.first().unwrap_or_else(|| panic!("{kind:?} is told"));
@@ -160,6 +160,50 @@ fn what_stops_everything_starts_nothing() {
     }
 }
 
+/// The reason is that of what everything waits for, whatever else is told; a group that is not listed cannot be pinned.
+#[test]
+fn what_everything_waits_for_is_told_first() {
+    let mut world = uneven(&[]);
+    let mut seen = world.observe();
+    while !does(&world, &seen, "StartRebalance") {
+        world.reconcile(None);
+        world.tick();
+        seen = world.observe();
+    }
+    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    let unlogged = Obstacle {
+        kind: ObstacleKind::Unlogged,
+        table: "shop.cache".to_owned(),
+        colocation_id: 1,
+        more: 600,
+        ..Obstacle::default()
+    };
+    let superusers = Obstacle {
+        kind: ObstacleKind::OwnedBySuperuser,
+        table: "shop.x".to_owned(),
+        colocation_id: 2,
+        ..Obstacle::default()
+    };
+    citus.obstacles.listed = vec![unlogged.clone(), superusers];
+    let plan = dialog_operator::plan::plan(&world.desired(), &seen);
+    let told: Vec<(String, &str)> =
+        plan.problems.iter().map(|problem| (problem.reason.to_string(), problem.message.as_str())).collect();
+    let [(first, words), (second, others)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((first.as_str(), second.as_str()), ("TableOwnedBySuperuser", "UnloggedTable"));
+    assert!(words.contains("OWNER TO dialogs; No shard is moved before that."), "{words}");
+    assert!(others.starts_with("shop.cache and 600 more:") && !others.contains("No shard"), "{others}");
+
+    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    citus.obstacles.listed = vec![Obstacle { colocation_id: 7, ..unlogged }];
+    assert!(does(&world, &seen, "StartRebalance"), "it is about what does not move");
+    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    citus.obstacles.listed[0].colocation_id = 1;
+    citus.obstacles.unlisted = 1;
+    let plan = dialog_operator::plan::plan(&world.desired(), &seen);
+    assert!(plan.problems[0].message.contains("No shard is moved"), "{:?}", plan.problems);
+    assert!(!plan.steps.iter().any(|planned| planned.step.name() == "PinGroups"), "{:?}", plan.steps);
+}
+
 #[test]
 fn a_drain_is_about_what_is_on_the_workers_that_go() {
     let mut world = born(3);
@@ -205,7 +249,6 @@ fn a_way_of_moving_that_does_without_is_taken() {
             seen = world.observe();
         }
         let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
-        citus.obstacles.total = 1;
         citus.obstacles.listed = vec![Obstacle { kind, colocation_id: 1, ..Obstacle::default() }];
         assert_eq!(does(&world, &seen, "StartRebalance"), moves, "{kind:?} with {mode}");
     }
@@ -230,7 +273,6 @@ fn a_long_limit_on_statements_is_no_obstacle() {
         let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
         let Some(snapshot::Seen::Known(moves)) = &mut citus.plan else { panic!("a plan") };
         moves.iter_mut().for_each(|planned| planned.bytes = bytes);
-        citus.obstacles.total = 1;
         citus.obstacles.listed = vec![Obstacle {
             kind: ObstacleKind::SettingOfRole,
             colocation_id: 1,

@@ -201,7 +201,7 @@ impl World {
             });
             obstacle.groups = shards.map(|(_, group)| *group).collect::<BTreeSet<_>>().into_iter().collect();
         }
-        Obstacles { total: i64::try_from(listed.len()).unwrap(), listed }
+        Obstacles { total: i64::try_from(listed.len()).unwrap(), listed, unlisted: 0 }
     }
 
     fn seen_citus(&self) -> Seen<Citus> {
