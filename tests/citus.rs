@@ -14,6 +14,8 @@ mod faults;
 mod give_up;
 #[path = "citus/harness.rs"]
 mod harness;
+#[path = "citus/held.rs"]
+mod held;
 #[path = "citus/hostile.rs"]
 mod hostile;
 #[path = "citus/joining.rs"]

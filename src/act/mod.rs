@@ -85,6 +85,8 @@ pub enum FailureReason {
     NameTaken,
     /// PostgreSQL or Citus refused a statement, or could not be reached.
     Postgres,
+    /// Somebody holds a lock that the statement needs.
+    LockTimeout,
     /// There was no answer within the step's deadline.
     DeadlineExceeded,
     /// This operator no longer holds its Lease.
@@ -307,6 +309,7 @@ impl Failure {
             FailureReason::Conflict
             | FailureReason::NameTaken
             | FailureReason::Postgres
+            | FailureReason::LockTimeout
             | FailureReason::DeadlineExceeded
             | FailureReason::Secret
             | FailureReason::Schema
@@ -328,6 +331,7 @@ impl Failure {
     pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
         let cause = match reason {
             FailureReason::Conflict
+            | FailureReason::LockTimeout
             | FailureReason::DeadlineExceeded
             | FailureReason::NotLeader
             | FailureReason::ShuttingDown => Cause::Wait,

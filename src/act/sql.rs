@@ -29,6 +29,7 @@ impl From<SqlError> for Failure {
         let reason = match error {
             SqlError::DeadlineExceeded { .. } => FailureReason::DeadlineExceeded,
             _ if error.is_wrong_schema() => FailureReason::Schema,
+            _ if error.is_lock_timeout() => FailureReason::LockTimeout,
             _ => FailureReason::Postgres,
         };
         Self::new(reason, error.to_string()).for_cause(error.cause())

@@ -102,7 +102,7 @@ SELECT json_build_object(
       'startedAt', started_at, 'finishedAt', finished_at) FROM job),
   'tasks', (SELECT coalesce(json_agg(json_build_object('id', task_id, 'state', status, 'command', command,
       'table', (SELECT logicalrelid::text FROM pg_dist_shard s WHERE s.shardid = task.shardid),
-      'retried', coalesce(retry_count, 0), 'message', message)
+      'retried', coalesce(retry_count, 0), 'message', message, 'pid', pid)
       ORDER BY task_id), '[]') FROM task),
   'failedJobs', (SELECT count(*) FROM pg_dist_background_job WHERE job_type = 'rebalance'
       AND state = 'failed' AND job_id > coalesce((SELECT max(job_id) FROM pg_dist_background_job
@@ -200,6 +200,7 @@ struct RawTask {
     table: Option<String>,
     retried: i64,
     message: Option<String>,
+    pid: Option<i32>,
 }
 
 #[derive(Deserialize)]
@@ -370,6 +371,7 @@ impl Names<'_> {
                 .and_then(|command| self.transfer(command.shard, table, &command.from, &command.to)),
             retried: task.retried,
             message: task.message.as_deref().and_then(shown),
+            pid: task.pid,
         }
     }
 

@@ -320,6 +320,14 @@ impl SqlError {
             _ => false,
         }
     }
+    /// Somebody holds a lock that was not given up in time.
+    #[must_use]
+    pub fn is_lock_timeout(&self) -> bool {
+        match self {
+            Self::Refused { words, .. } | Self::Schema { words, .. } => words.sqlstate == "55P03",
+            _ => false,
+        }
+    }
     /// Whether somebody refused, and with which word, or whether it only has to wait.
     #[must_use]
     pub fn cause(&self) -> Cause {

@@ -2,7 +2,7 @@
 //! here decides anything, and nothing outside of here writes SQL.
 //!
 //! The way in is [`Sessions`]: one connection a node, kept from one reconcile to the next. [`observe_node`],
-//! [`observe_citus`], [`observe_contents`] and [`lock_holders`] read, and write nothing; [`commands`] writes, one function a step of a plan. Every call has a
+//! [`observe_citus`], [`observe_contents`], [`lock_holders`] and [`blockers`] read, and write nothing; [`commands`] writes, one function a step of a plan. Every call has a
 //! deadline, and no call leaves a transaction open.
 //!
 //! What differs between versions of PostgreSQL and Citus (a function's arguments, a setting) is looked up in the
@@ -39,7 +39,7 @@ pub use commands::OWNER_SECRET;
 pub use connect::{ClientTls, Target, Tls, TlsError};
 pub use contents::{ContentsQuestion, observe_contents, observe_copies};
 pub use error::{Refusal, SqlError, Words};
-pub use holders::lock_holders;
+pub use holders::{BlockersQuestion, blockers, lock_holders};
 pub use node::{NodeQuestion, check_connection, observe_node};
 pub use obstacles::PINNING;
 pub use reach::{ask_each_worker, has_no_connection_left, witness};

@@ -75,6 +75,8 @@ pub struct Task {
     pub retried: i64,
     /// `message`: Citus' own words.
     pub message: Option<String>,
+    /// `pid` of the server process that runs it, on the coordinator.
+    pub pid: Option<i32>,
 }
 
 impl Task {

@@ -5,6 +5,7 @@ pub mod access;
 pub mod application;
 pub mod caches;
 mod contents;
+mod held;
 mod image_facts;
 mod jobs;
 pub mod kubernetes;
@@ -85,6 +86,7 @@ pub async fn observe(
         citus: sql.citus,
         connections: sql.connections,
         holders: sql.holders,
+        held_up: sql.held_up,
         contents: BTreeMap::new(),
         trials,
         old_trials,
@@ -165,6 +167,7 @@ impl Snapshot {
             citus: Seen::Unknown(unseen()),
             connections: Vec::new(),
             holders: BTreeMap::new(),
+            held_up: BTreeMap::new(),
             contents: BTreeMap::new(),
             trials: BTreeMap::new(),
             old_trials: BTreeSet::new(),

@@ -65,6 +65,8 @@ pub struct Sql {
     pub connections: Vec<ConnectionCheck>,
     /// Sessions that keep what moves left behind, by worker.
     pub holders: BTreeMap<Node, Vec<String>>,
+    /// Sessions that hold up a move or a step, by node.
+    pub held_up: BTreeMap<Node, Vec<String>>,
 }
 
 impl Look<'_> {
@@ -94,7 +96,8 @@ impl Look<'_> {
         }
         let (connections, holders) =
             tokio::join!(self.connections(&postgres, &citus), self.holders(&postgres, &citus));
-        Sql { postgres, citus, connections, holders }
+        let held_up = self.held_up(&postgres, &citus).await;
+        Sql { postgres, citus, connections, holders, held_up }
     }
 
     /// Who keeps what moves left on a worker that was drained from being dropped. Asked only while there is such a one.
@@ -235,7 +238,7 @@ impl Look<'_> {
 
     /// A worker that is no longer asked for may still get shards: whether there is room for those it has is decided on
     /// sizes of now, not of minutes ago.
-    fn a_drain_may_begin(&self, citus: &Citus) -> bool {
+    pub(super) fn a_drain_may_begin(&self, citus: &Citus) -> bool {
         let surplus = self.pods.keys().filter(|node| self.desired.nodes().all(|asked| asked != **node));
         let mut addresses = surplus.map(|node| self.access.address(*node));
         addresses.any(|address| citus.nodes.iter().any(|row| row.name == address && row.should_have_shards))

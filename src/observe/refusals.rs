@@ -7,7 +7,10 @@ use std::fmt;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{act::Failure, api::Node};
+use crate::{
+    act::{Failure, FailureReason},
+    api::Node,
+};
 
 /// What was refused so often,
 const TIMES: u32 = 3;
@@ -205,6 +208,17 @@ impl Refusals {
     pub fn pause(&self, acts: &[Act], now: Timestamp) -> Option<std::time::Duration> {
         let again = acts.iter().filter_map(|act| self.of(act)).map(Refused::again).min()?;
         Some(again.duration_since(now).try_into().unwrap_or_default())
+    }
+    /// Something waits for a lock, or for an answer that a lock may be in the way of, and did when it was tried before.
+    #[must_use]
+    pub fn waits_for_locks(&self) -> bool {
+        let waits = |one: &Refused| match one.failure.reason {
+            FailureReason::LockTimeout => true,
+            // A server may just be silent.
+            FailureReason::DeadlineExceeded => !matches!(one.act, Act::Look(_)),
+            _ => false,
+        };
+        self.0.iter().any(|one| one.failure.cause == Cause::Wait && one.count > 1 && waits(one))
     }
     /// What is not going to pass by itself.
     pub fn lasting(&self) -> impl Iterator<Item = &Refused> {

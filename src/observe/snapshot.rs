@@ -74,6 +74,10 @@ pub struct Snapshot {
     /// Sessions that keep what moves left behind on a leaving worker from being dropped, as sentences: by worker.
     #[serde(default)]
     pub holders: BTreeMap<Node, Vec<String>>,
+    /// Sessions that hold up a move, or a step that waits for a lock again and again, as sentences: by node. Looked for
+    /// only while there is such.
+    #[serde(default)]
+    pub held_up: BTreeMap<Node, Vec<String>>,
     /// What workers that are to go hold beside what is the cluster's own; looked at when the next step may need it.
     #[serde(default)]
     pub contents: BTreeMap<Node, Seen<Contents>>,

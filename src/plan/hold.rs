@@ -122,6 +122,15 @@ pub enum Hold {
         /// Sessions that keep them, as sentences.
         holders: Vec<String>,
     },
+    /// Sessions of others, or what they have prepared, hold up a move, or a step that waits for a lock.
+    HeldUp {
+        /// Where.
+        node: Node,
+        /// It is about moves.
+        moves: bool,
+        /// Who, as sentences.
+        sessions: Vec<String>,
+    },
     /// A job runs.
     JobRunning {
         /// `job_id`.

@@ -60,12 +60,30 @@ pub fn plan(desired: &Desired, seen: &Snapshot) -> Plan {
     objects::label_pods(view, &wanted, &mut plan);
     objects::keep_volumes(view, &wanted, &mut plan);
     refusals::plan(view, &mut plan);
+    held_up(view, &mut plan);
     if desired.paused {
         let steps = plan.steps.len();
         plan.steps.clear();
         plan.holds.insert(0, Hold::Paused { steps });
     }
     plan
+}
+
+/// Whoever holds up a move or a step is named. Nobody's session is ended.
+fn held_up(view: View, plan: &mut Plan) {
+    let about_moves = |planned: &Planned| {
+        matches!(
+            planned.step,
+            Step::RecoverTransactions
+                | Step::PinGroups(_)
+                | Step::StartRebalance { .. }
+                | Step::StopRebalance { .. }
+        )
+    };
+    let moves = view.open_job().is_some() || plan.steps.iter().any(about_moves);
+    for (node, sessions) in view.seen.held_up.iter().filter(|(_, sessions)| !sessions.is_empty()) {
+        plan.hold(Hold::HeldUp { node: *node, moves, sessions: sessions.clone() });
+    }
 }
 
 /// The plan, looked at once more before it is carried out: one that breaks a rule is a bug of the planner, and nothing

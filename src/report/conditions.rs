@@ -214,7 +214,13 @@ fn is_about_moves(step: &Step) -> bool {
 
 /// What is waited for before everything of the generation is there; what a pause says is said already.
 fn is_membership(hold: &Hold) -> bool {
-    !matches!(hold, Hold::JobRunning { .. } | Hold::RebalancePause { .. } | Hold::Paused { .. })
+    !matches!(
+        hold,
+        Hold::JobRunning { .. }
+            | Hold::RebalancePause { .. }
+            | Hold::Paused { .. }
+            | Hold::HeldUp { moves: true, .. }
+    )
 }
 
 /// The operator cannot go on by itself.

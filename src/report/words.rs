@@ -59,6 +59,7 @@ impl fmt::Display for Hold {
                 "{node} is removed when {objects} objects that moves left on it are dropped, which is kept from it by {}",
                 holders.join("; ")
             ),
+            Self::HeldUp { sessions, .. } => write!(f, "held up by {}", sessions.join("; ")),
             Self::JobRunning { job } => write!(f, "rebalance job {job} runs"),
             Self::RebalancePause { state, until } => {
                 let until = until.round(jiff::Unit::Second).unwrap_or(*until);

@@ -128,6 +128,8 @@ fn holds(now: jiff::Timestamp) -> Vec<Hold> {
         Hold::RoomUnknown { why: why() },
         Hold::ContentsUnknown { node, why: why() },
         Hold::CleanupBlocked { node, objects: 2, holders: vec!["session 9 of somebody".to_owned()] },
+        Hold::HeldUp { node, moves: true, sessions: vec!["pid 9 of somebody".to_owned()] },
+        Hold::HeldUp { node, moves: false, sessions: vec!["pid 8 of somebody".to_owned()] },
         Hold::JobRunning { job: 4 },
         Hold::RebalancePause { state: "failed".to_owned(), until: now },
         Hold::InspectingImage { image: "postgres:next".to_owned() },
@@ -181,4 +183,27 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
             }
         }
     }
+}
+
+/// A session that somebody keeps open is waited for, and told by whoever waits: a move, or a step.
+#[test]
+fn who_holds_up_what_goes_on_is_told() {
+    let mut world = uneven(&[]);
+    until(&mut world, "a job runs", |world| world.job.is_some());
+    let mut seen = world.observe();
+    let who = "pid 4711 on dialogs-worker-0, user shop, database postgres, in a transaction since 2026-01-01T00:00:00Z";
+    seen.held_up = [(Node::Worker(0), vec![who.to_owned()])].into();
+    let moving = status(&world, &seen, None);
+    let (state, reason, words) = said(&moving, "Balanced");
+    assert!(words.ends_with(&format!("moves done; held up by {who}")), "{words}");
+    assert_eq!((state, reason, said(&moving, "Stalled").0), ("False", "Rebalancing", "False"));
+    assert_eq!(said(&moving, "Reconciling").0, "False");
+
+    let mut world = born(1);
+    let mut seen = world.observe();
+    seen.held_up = [(Node::Coordinator, vec![who.to_owned()])].into();
+    let failed = Step::AddNode { node: Node::Worker(1), address: "elsewhere".to_owned() };
+    let joining = status(&world, &seen, Some((failed, FailureReason::LockTimeout)));
+    assert!(said(&joining, "Reconciling").2.ends_with(&format!("; held up by {who}")), "{joining:?}");
+    assert_eq!(said(&joining, "Stalled").0, "False");
 }

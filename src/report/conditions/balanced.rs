@@ -11,13 +11,16 @@ use crate::{
     report::words,
 };
 
-/// Shards are where Citus' own plan wants them. Whatever is first, a pause between two jobs is said.
+/// Shards are where Citus' own plan wants them. Whatever is first, a pause between two jobs is said, and who holds up
+/// moves.
 #[must_use]
 pub fn balanced(view: View, plan: &Plan, done: &Done) -> Said {
     let mut said = is_balanced(view, plan, done);
-    let pause = plan.holds.iter().find(|hold| matches!(hold, Hold::RebalancePause { .. }));
-    if let Some(pause) = pause.map(ToString::to_string).filter(|pause| !said.message.contains(pause)) {
-        let _ = write!(said.message, "; {pause}");
+    let also = |hold: &&Hold| matches!(hold, Hold::RebalancePause { .. } | Hold::HeldUp { moves: true, .. });
+    for hold in plan.holds.iter().filter(also).map(ToString::to_string) {
+        if !said.message.contains(&hold) {
+            let _ = write!(said.message, "; {hold}");
+        }
     }
     said
 }

@@ -539,6 +539,7 @@ impl World {
                 transfer: Some(transfer),
                 retried: 0,
                 message: None,
+                pid: None,
             })
             .collect();
         let job =

@@ -39,6 +39,7 @@ impl World {
             citus,
             connections,
             holders,
+            held_up: BTreeMap::new(),
             contents: BTreeMap::new(),
             trials: self.trials.clone(),
             old_trials: BTreeSet::new(),
