@@ -22,6 +22,8 @@ mod hostile;
 mod joining;
 #[path = "citus/moves.rs"]
 mod moves;
+#[path = "citus/planted.rs"]
+mod planted;
 #[path = "citus/preflights.rs"]
 mod preflights;
 #[path = "citus/reach.rs"]

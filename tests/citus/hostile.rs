@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A function of the application's that tells as whom it ran.
-fn planted(head: &str, answer: &str) -> String {
+pub fn planted(head: &str, answer: &str) -> String {
     format!(
         "CREATE FUNCTION {head} LANGUAGE plpgsql VOLATILE AS $$
         BEGIN RAISE LOG 'planted code ran as %', current_user; {answer} END $$"
