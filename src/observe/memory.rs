@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{
     reach::Kept,
+    refusals::Act,
     schema::KeptSchema,
     snapshot::{Contents, ImageFacts, LiveObject, Refusals, Rewritten, Seen, Snapshot},
 };
@@ -48,6 +49,8 @@ pub struct Remembered {
     pub trials: BTreeMap<String, (Option<String>, Instant)>,
     /// What failed lately.
     pub refusals: Refusals,
+    /// Looks that were not answered in time, and how often in a row.
+    pub late: BTreeMap<Act, u32>,
     /// What images said.
     pub images: BTreeMap<String, ImageFacts>,
     /// What admission made of our writes, where it changed them: by `Kind/name`.

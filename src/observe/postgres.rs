@@ -2,7 +2,7 @@
 //! a server that does not answer in time is `Unknown` in its words and holds up nobody.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -67,6 +67,8 @@ pub struct Sql {
     pub holders: BTreeMap<Node, Vec<String>>,
     /// Sessions that hold up a move or a step, by node.
     pub held_up: BTreeMap<Node, Vec<String>>,
+    /// Servers of ready pods that took too long to answer, and did not the time before.
+    pub late: BTreeSet<Node>,
 }
 
 impl Look<'_> {
@@ -97,7 +99,11 @@ impl Look<'_> {
         let (connections, holders) =
             tokio::join!(self.connections(&postgres, &citus), self.holders(&postgres, &citus));
         let held_up = self.held_up(&postgres, &citus).await;
-        Sql { postgres, citus, connections, holders, held_up }
+        let late = self.memory.with(|memory| {
+            let first = memory.late.iter().filter(|(_, times)| **times == 1);
+            first.filter_map(|(act, _)| server(act)).collect()
+        });
+        Sql { postgres, citus, connections, holders, held_up, late }
     }
 
     /// Who keeps what moves left on a worker that was drained from being dropped. Asked only while there is such a one.
@@ -165,6 +171,15 @@ impl Look<'_> {
     /// What was seen. Who refuses it again and again is remembered.
     fn noted<T>(&self, act: &Act, looked: Result<T, Failure>) -> Seen<T> {
         let node = if let Act::Look(node) = act { Some(*node) } else { None };
+        let is_late = looked.as_ref().is_err_and(|failure| failure.reason == FailureReason::DeadlineExceeded);
+        let is_ready = |node: &Node| self.pods.get(node).is_some_and(|pod| pod.ready);
+        self.memory.with(|memory| {
+            if is_late && server(act).as_ref().is_some_and(is_ready) {
+                *memory.late.entry(act.clone()).or_default() += 1;
+            } else {
+                memory.late.remove(act);
+            }
+        });
         self.memory.with(|memory| match &looked {
             Ok(_) => memory.refusals.succeeded(act),
             Err(failure) => {
@@ -300,6 +315,15 @@ impl Look<'_> {
             checks.push(ConnectionCheck { from, to, error: checked.err().map(|failure| failure.message) });
         }
         checks
+    }
+}
+
+/// The server that a look is at.
+fn server(act: &Act) -> Option<Node> {
+    match act {
+        Act::Look(node) => Some(*node),
+        Act::Catalog => Some(Node::Coordinator),
+        Act::Step(_) | Act::Plan | Act::Schema => None,
     }
 }
 

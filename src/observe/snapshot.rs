@@ -99,6 +99,9 @@ pub struct Snapshot {
     /// What the last look at new connections found; `None` before the first one, and while not every member answers.
     #[serde(default)]
     pub reach: Option<Reach>,
+    /// Servers of ready pods that took longer than a look may, and did not the time before.
+    #[serde(default)]
+    pub late: BTreeSet<Node>,
     /// The last status written, for transition times and what was handled.
     pub status: DialogClusterStatus,
 }

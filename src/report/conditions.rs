@@ -2,7 +2,10 @@
 
 mod balanced;
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -83,6 +86,9 @@ pub fn with_times(
 #[must_use]
 pub fn ready(view: View) -> Said {
     let unwell = view.unwell();
+    if let Some(said) = late(view, &unwell) {
+        return said;
+    }
     if let Some((node, why)) = unwell.first() {
         return no("NodeNotAnswering", format!("{}: {why}", view.name(*node)));
     }
@@ -114,6 +120,22 @@ pub fn ready(view: View) -> Said {
     let serving = format!("the coordinator and {} workers answer", workers.len());
     let Some(reach) = &view.seen.reach else { return yes("Serving", serving) };
     unreached(reach).unwrap_or_else(|| yes("Serving", format!("{serving}{}", besides(reach))))
+}
+
+/// One look that takes too long, at a server whose pod is ready, is much work and no outage: two in a row are.
+fn late(view: View, unwell: &[(Node, String)]) -> Option<Said> {
+    let mut why = unwell.iter().map(|(node, why)| format!("{}: {why}", view.name(*node))).next();
+    if why.is_none() {
+        why = view.seen.citus.unknown().map(|why| format!("the coordinator's catalog: {why}"));
+    }
+    let nodes: BTreeSet<Node> = unwell.iter().map(|(node, _)| *node).collect();
+    let is_late = !view.seen.late.is_empty() && nodes.is_subset(&view.seen.late);
+    let before = view.seen.status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    let why = why.filter(|_| is_late && before.is_some_and(|ready| ready.status == "True"))?;
+    Some(yes(
+        "Serving",
+        format!("{why}; its pod is ready, and one look that takes too long says nothing yet"),
+    ))
 }
 
 /// Sessions of before may go on while no new one can be made: then it does not serve, or not for long.

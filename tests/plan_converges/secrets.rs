@@ -240,3 +240,38 @@ fn a_role_with_another_password_gets_that_of_its_secret_back() {
     assert_eq!(steps(&mut world), ["CreateOwner"]);
     assert_eq!(steps(&mut world), Vec::<&str>::new());
 }
+
+/// Much work makes a look take long, and is no outage.
+#[test]
+fn ready_falls_when_two_looks_in_a_row_take_too_long() {
+    let mut world = born(2);
+    let late = |world: &mut World, node: Option<Node>, late: &[Node]| {
+        let mut seen = world.observe();
+        if let Some(node) = node {
+            seen.postgres.insert(node, snapshot::Seen::Unknown("no answer within 5 s".to_owned()));
+        }
+        if node == Some(Node::Coordinator) || node.is_none() {
+            seen.citus = snapshot::Seen::Unknown("no answer within 12 s".to_owned());
+        }
+        seen.late = late.iter().copied().collect();
+        let status = report::status(&world.desired(), &seen, &Plan::default(), &Done::default());
+        let ready = status.conditions.into_iter().find(|condition| condition.type_ == "Ready").unwrap();
+        (ready.status, ready.message)
+    };
+    for node in [Node::Coordinator, Node::Worker(1)] {
+        let (status, message) = late(&mut world, Some(node), &[node]);
+        assert_eq!(status, "True", "{message}");
+        assert!(message.contains("no answer within 5 s"), "{message}");
+        assert_eq!(late(&mut world, Some(node), &[]).0, "False", "the second one");
+        assert_eq!(late(&mut world, Some(node), &[Node::Worker(0)]).0, "False", "another one is late");
+    }
+    let (status, message) = late(&mut world, None, &[Node::Coordinator]);
+    assert!(status == "True" && message.contains("no answer within 12 s"), "{message}");
+    let mut unborn = world;
+    unborn.cluster.status = None;
+    assert_eq!(
+        late(&mut unborn, Some(Node::Worker(1)), &[Node::Worker(1)]).0,
+        "False",
+        "it was not ready before"
+    );
+}

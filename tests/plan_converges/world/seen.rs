@@ -40,6 +40,7 @@ impl World {
             connections,
             holders,
             held_up: BTreeMap::new(),
+            late: BTreeSet::new(),
             contents: BTreeMap::new(),
             trials: self.trials.clone(),
             old_trials: BTreeSet::new(),
