@@ -95,6 +95,9 @@ pub enum SqlError {
     },
 }
 
+/// How Citus begins an error of its own about one of another node, which it passes on as a warning before.
+const ESSENTIAL: &str = "failure on connection marked as essential:";
+
 /// What a refusal means for the one who reads it, where it means something in particular.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::IntoStaticStr, strum::EnumIter)]
 pub enum Refusal {
@@ -319,6 +322,20 @@ impl SqlError {
             }
             _ => false,
         }
+    }
+    /// Citus says that another node refused, and neither what nor in which words.
+    pub(super) fn is_of_another_node(&self) -> bool {
+        matches!(self, Self::Refused { words, .. } if words.message.starts_with(ESSENTIAL))
+    }
+    /// The same in the words of that node.
+    pub(super) fn in_words_of(mut self, sqlstate: &str, message: &str) -> Self {
+        if let Self::Refused { refusal, words, .. } = &mut self {
+            let place = words.message.strip_prefix(ESSENTIAL).unwrap_or_default().to_owned();
+            *refusal = Refusal::of(sqlstate, message);
+            sqlstate.clone_into(&mut words.sqlstate);
+            words.message = format!("{} (said by{place})", message.trim_end_matches('.'));
+        }
+        self
     }
     /// Somebody holds a lock that was not given up in time.
     #[must_use]

@@ -41,6 +41,13 @@ pub(super) const LONG_WRITE: Duration = Duration::from_mins(5);
 /// Notices kept of one call.
 const NOTICES: usize = 20;
 
+/// What a server says beside its answers.
+#[derive(Clone)]
+struct Notice {
+    sqlstate: String,
+    message: String,
+}
+
 /// One connection to a database of one node. When it is dropped, the connection is closed.
 pub struct Session {
     node: String,
@@ -49,7 +56,7 @@ pub struct Session {
     cancel: CancelToken,
     tls: Tls,
     driver: JoinHandle<()>,
-    notices: Arc<Mutex<VecDeque<String>>>,
+    notices: Arc<Mutex<VecDeque<Notice>>>,
     meter: Arc<Meter>,
     /// A call was given up: what the server does with it is unknown, so nothing else is asked over this connection.
     given_up: AtomicBool,
@@ -157,7 +164,16 @@ impl Session {
 
     /// What the server said beside its answers since the call began, the oldest first.
     pub(super) fn take_notices(&self) -> Vec<String> {
-        self.notices.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        notices.drain(..).map(|notice| notice.message).collect()
+    }
+
+    /// The last thing that another node refused, as Citus passes it on beside its own error: with its SQLSTATE, and as a
+    /// warning.
+    fn passed_on(&self) -> Option<Notice> {
+        let notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = |notice: &&Notice| !["00", "01"].iter().any(|class| notice.sqlstate.starts_with(class));
+        notices.iter().rev().find(refused).cloned()
     }
 
     /// Asks the server to stop what it does for this connection, without waiting for that.
@@ -218,7 +234,15 @@ impl Call<'_> {
                         doing: self.doing,
                         why: format!("it {why}, and the connection was given up"),
                     }),
-                    _ => Err(SqlError::doing(&self.session.node, self.doing, &error)),
+                    _ => {
+                        let error = SqlError::doing(&self.session.node, self.doing, &error);
+                        let passed_on =
+                            error.is_of_another_node().then(|| self.session.passed_on()).flatten();
+                        Err(match passed_on {
+                            Some(notice) => error.in_words_of(&notice.sqlstate, &notice.message),
+                            None => error,
+                        })
+                    }
                 }
             }
             Err(_) => {
@@ -281,7 +305,7 @@ impl<'a> FromSql<'a> for Json<'a> {
 }
 
 /// Moves bytes until the connection ends. Keeps what the server says beside its answers; logs none of it.
-async fn drive<S, T>(node: String, mut connection: Connection<S, T>, notices: Arc<Mutex<VecDeque<String>>>)
+async fn drive<S, T>(node: String, mut connection: Connection<S, T>, notices: Arc<Mutex<VecDeque<Notice>>>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
@@ -293,7 +317,8 @@ where
                 if notices.len() == NOTICES {
                     notices.pop_front();
                 }
-                notices.push_back(cut(notice.message()));
+                let sqlstate = notice.code().code().to_owned();
+                notices.push_back(Notice { sqlstate, message: cut(notice.message()) });
             }
             Ok(_) => {}
             Err(error) => {

@@ -11,7 +11,9 @@ use dialog_operator::{
 };
 use secrecy::SecretString;
 
-use crate::harness::{Cluster, DATABASE, OWNER, OnlyCitus, Server, eventually, run_statements, skipped};
+use crate::harness::{
+    Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped,
+};
 
 const NODE: NodeQuestion<'_> =
     NodeQuestion { database: DATABASE, owner: OWNER, settings: &["wal_level", "no.such_setting"] };
@@ -336,4 +338,35 @@ async fn a_dump_of_another_database_is_applied() {
         .await
         .unwrap();
     assert_eq!(server.sql_as_owner(&["SELECT count(*) FROM talk.sad"]).await.unwrap(), ["50"]);
+}
+
+/// Citus says of what a node refuses that it failed, and passes its words on beside that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_refuses_what_it_is_given_is_told_in_its_words() {
+    if skipped(OnlyCitus::LaterGrants) {
+        return;
+    }
+    let cluster = Cluster::start(2, 1, "").await;
+    let session = cluster.session().await;
+    // Citus makes roles in the order of their memberships; who granted one may come later.
+    let grants = [
+        "CREATE ROLE r2",
+        "CREATE ROLE ro",
+        "CREATE ROLE r1",
+        "GRANT ro TO r1 WITH ADMIN OPTION",
+        "GRANT ro TO r2 GRANTED BY r1",
+    ];
+    cluster.coordinator.sql(&grants).await.unwrap();
+    let port = cluster.workers[1].port;
+    let refused = commands::add_node(&session, "127.0.0.1", port).await.unwrap_err();
+    let words = refused.to_string();
+    assert!(words.contains("r1\"") && words.contains(&format!("said by 127.0.0.1:{port}")), "{words}");
+    assert!(refused.cause().is_refusal(), "it does not pass by itself: {refused:?}");
+    // One that is silent is waited for.
+    cluster.workers[1].stop(Signal::Quit).await;
+    let silent = commands::add_node(&session, "127.0.0.1", port).await.unwrap_err();
+    assert!(!silent.cause().is_refusal(), "{silent:?}");
+    cluster.workers[1].launch().await;
+    cluster.coordinator.sql(&["DROP ROLE r2"]).await.unwrap();
+    commands::add_node(&session, "127.0.0.1", port).await.unwrap();
 }
