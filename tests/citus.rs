@@ -6,6 +6,8 @@
 
 #[path = "citus/birth.rs"]
 mod birth;
+#[path = "citus/bounds.rs"]
+mod bounds;
 #[path = "citus/contents.rs"]
 mod contents;
 #[path = "citus/faults.rs"]

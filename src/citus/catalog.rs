@@ -69,14 +69,21 @@ SELECT json_build_object(
     AND 'parallel_transfer_colocated_shards' = ANY(proargnames)),
   'shardSizes', EXISTS (SELECT FROM pg_proc WHERE proname = 'citus_shard_sizes' AND 'shard_id' = ANY(proargnames)))";
 
+/// Lists are bounded, as people and applications may make any number of what is in them. Of the rows of pg_dist_cleanup
+/// the first thousand of each member are listed, what is no shard before others, and the first thousand of all groups
+/// that are no member's: so each group that has rows has one here.
 const CATALOG: &str = concat!(
     "
 WITH job AS (SELECT * FROM pg_dist_background_job j WHERE job_type = 'rebalance'
   ORDER BY EXISTS (SELECT FROM pg_dist_background_task k WHERE k.job_id = j.job_id
     AND status IN ('running', 'cancelling')) DESC, job_id DESC LIMIT 1),
 task AS (
-  SELECT k.*, substring(command FROM 'citus_move_shard_placement\\((\\d+)')::bigint AS shardid
-  FROM pg_dist_background_task k JOIN job USING (job_id))
+  SELECT k.*, substring(command FROM 'citus_move_shard_placement\\((\\d+)')::bigint AS shardid,
+    row_number() OVER (ORDER BY status = 'done', coalesce(message, '') = '', task_id) AS number
+  FROM pg_dist_background_task k JOIN job USING (job_id)),
+cleanup AS (
+  SELECT *, row_number() OVER (PARTITION BY CASE WHEN node_group_id IN (SELECT groupid FROM pg_dist_node) THEN node_group_id END
+    ORDER BY object_type = 1, record_id) AS number FROM pg_dist_cleanup)
 SELECT json_build_object(
   'nodes', (SELECT coalesce(json_agg(json_build_object('nodeId', nodeid, 'groupId', groupid, 'name', nodename,
       'port', nodeport, 'active', isactive, 'hasMetadata', hasmetadata,
@@ -97,18 +104,23 @@ SELECT json_build_object(
         SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid
         AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident)),
       'colocationId', t.colocationid) ORDER BY t.logicalrelid::text), '[]')
-      FROM pg_dist_partition t JOIN pg_class c ON c.oid = t.logicalrelid),
+      FROM (SELECT * FROM pg_dist_partition ORDER BY logicalrelid LIMIT 1000) AS t
+      JOIN pg_class c ON c.oid = t.logicalrelid),
   'job', (SELECT json_build_object('id', job_id, 'state', state, 'description', description,
       'startedAt', started_at, 'finishedAt', finished_at) FROM job),
   'tasks', (SELECT coalesce(json_agg(json_build_object('id', task_id, 'state', status, 'command', command,
       'table', (SELECT logicalrelid::text FROM pg_dist_shard s WHERE s.shardid = task.shardid),
-      'retried', coalesce(retry_count, 0), 'message', message, 'pid', pid)
+      'retried', coalesce(retry_count, 0), 'pid', pid,
+      'message', CASE WHEN status <> 'done' AND number <= 100 AND octet_length(message) <= 16000 THEN message END,
+      'begin', CASE WHEN status <> 'done' AND number <= 100 AND octet_length(message) > 16000
+        THEN encode(substring(textsend(message) FOR 16000), 'hex') END)
       ORDER BY task_id), '[]') FROM task),
   'failedJobs', (SELECT count(*) FROM pg_dist_background_job WHERE job_type = 'rebalance'
       AND state = 'failed' AND job_id > coalesce((SELECT max(job_id) FROM pg_dist_background_job
         WHERE job_type = 'rebalance' AND state = 'finished'), -1)),
   'cleanup', (SELECT coalesce(json_agg(json_build_object('recordId', record_id, 'groupId', node_group_id,
-      'objectType', object_type, 'objectName', object_name) ORDER BY record_id), '[]') FROM pg_dist_cleanup),
+      'objectType', object_type, 'objectName', object_name) ORDER BY record_id), '[]') FROM cleanup WHERE number <= 1000),
+  'cleanupInAll', (SELECT count(*) FROM cleanup),
   'extensions', (SELECT json_agg(extname) FROM pg_extension),
   'ownerExists', EXISTS (SELECT FROM pg_roles WHERE rolname = $1),
   'schemaHash', (SELECT substring(entry FROM position('=' IN entry) + 1) FROM pg_db_role_setting r
@@ -176,6 +188,7 @@ struct Catalog {
     tasks: Vec<RawTask>,
     failed_jobs: u32,
     cleanup: Vec<CleanupRow>,
+    cleanup_in_all: usize,
     owner_exists: bool,
     schema_hash: Option<String>,
     owner_secret: Option<String>,
@@ -200,6 +213,8 @@ struct RawTask {
     table: Option<String>,
     retried: i64,
     message: Option<String>,
+    /// The first bytes of a message that is too long, in hex: they may be no text.
+    begin: Option<String>,
     pid: Option<i32>,
 }
 
@@ -307,6 +322,7 @@ fn assemble(
         job,
         failed_jobs: catalog.failed_jobs,
         cleanup: catalog.cleanup,
+        cleanup_in_all: catalog.cleanup_in_all,
         plan,
         parallel_colocated,
         owner_exists: catalog.owner_exists,
@@ -340,6 +356,14 @@ fn shown(message: &str) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
+/// Bytes in hex as a text; what is no UTF-8 is replaced.
+fn from_hex(hex: &str) -> String {
+    let digits: Vec<u8> = hex.chars().filter_map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect();
+    let bytes: Vec<u8> =
+        digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// What turns the texts of tasks and plans into moves.
 struct Names<'a> {
     nodes: &'a [DistNode],
@@ -370,7 +394,7 @@ impl Names<'_> {
             transfer: task::parse(&task.command)
                 .and_then(|command| self.transfer(command.shard, table, &command.from, &command.to)),
             retried: task.retried,
-            message: task.message.as_deref().and_then(shown),
+            message: task.message.or_else(|| task.begin.as_deref().map(from_hex)).as_deref().and_then(shown),
             pid: task.pid,
         }
     }

@@ -85,6 +85,18 @@ pub async fn listed_for_cleanup(session: &Session, names: &[&str]) -> Result<Vec
     call.json(&row)
 }
 
+/// Everything that pg_dist_cleanup lists for a group: also when it is too much for every look.
+///
+/// # Errors
+/// Any [`SqlError`].
+pub async fn cleanup_of(session: &Session, group: i32) -> Result<Vec<String>, SqlError> {
+    const OF: &str =
+        "SELECT coalesce(json_agg(object_name), '[]') FROM pg_dist_cleanup WHERE node_group_id = $1";
+    let (client, call) = session.call("the look at what is to be dropped", WRITE).await?;
+    let row = call.wait(client.query_typed_one(OF, &[(&group, Type::INT4)])).await?;
+    call.json(&row)
+}
+
 /// Drops, on the node of the session, what a dead move left there. A subscription is cut off from its slot before, so
 /// that its publisher need not answer; a slot that is in use stays; what Citus would not have made is not touched.
 ///

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::{Client, Transaction, types::Type};
 
 pub use super::{
-    cleanup::{cleanup_orphans, drop_leftovers, forget_cleanup, listed_for_cleanup},
+    cleanup::{cleanup_of, cleanup_orphans, drop_leftovers, forget_cleanup, listed_for_cleanup},
     give_up::{GivenUp, give_up},
     membership::{activate_node, add_node, remove_node, set_coordinator_host, set_should_have_shards},
     pinning::pin_groups,

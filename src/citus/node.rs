@@ -56,8 +56,10 @@ SELECT json_build_object(
       'message', coalesce(current_setting('dialog.rejected_message', true), '')) END,
   'pendingRestart', (SELECT coalesce(json_agg(name ORDER BY name), '[]') FROM s WHERE pending_restart),
   'settings', (SELECT coalesce(json_object_agg(name, value), '{}') FROM wanted WHERE value IS NOT NULL),
-  'autoConf', (SELECT coalesce(json_object_agg(name, setting), '{}') FROM pg_file_settings
-    WHERE name IS NOT NULL AND sourcefile LIKE '%/postgresql.auto.conf'),
+  'autoConf', (SELECT coalesce(json_object_agg(name, setting), '{}') FROM (
+    SELECT name, setting FROM pg_file_settings WHERE name IS NOT NULL AND sourcefile LIKE '%/postgresql.auto.conf'
+    ORDER BY lower(name) = ANY (SELECT lower(w.name) FROM wanted w) DESC, name IN (SELECT s.name FROM s WHERE pending_restart) DESC, name
+    LIMIT 1000) AS entry),
   'locale', (SELECT CASE datlocprovider WHEN 'c' THEN 'libc ' || datcollate ELSE
       CASE datlocprovider WHEN 'b' THEN 'builtin ' WHEN 'i' THEN 'icu ' END ||
       coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') END

@@ -61,9 +61,19 @@ impl Look<'_> {
         let session = self.session(node).await?;
         let way = self.access.way(node, self.pods.get(&node))?;
         let row = view.registration(node);
-        let rows = view.citus().map(|citus| citus.cleanup.as_slice()).unwrap_or_default();
-        let left = rows.iter().filter(|left| row.is_some_and(|row| row.group_id == left.group_id));
-        let cleanup: Vec<&str> = left.map(|left| left.object_name.as_str()).collect();
+        let left = match (view.citus(), row) {
+            (Some(citus), Some(row)) if citus.cleanup_in_all > citus.cleanup.len() => {
+                let coordinator = self.session(Node::Coordinator).await?;
+                let look = citus::commands::cleanup_of(&coordinator, row.group_id);
+                self.timed(&coordinator, ("cleanup_of", DEADLINE), look).await?
+            }
+            (Some(citus), Some(row)) => {
+                let left = citus.cleanup.iter().filter(|left| left.group_id == row.group_id);
+                left.map(|left| left.object_name.clone()).collect()
+            }
+            _ => Vec::new(),
+        };
+        let cleanup: Vec<&str> = left.iter().map(String::as_str).collect();
         let ask = ContentsQuestion { cleanup: &cleanup };
         let look = citus::observe_contents(&session, (&way.0, way.1), &ask);
         let mut found = self.timed(&session, ("observe_contents", DEADLINE), look).await?;

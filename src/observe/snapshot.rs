@@ -242,14 +242,16 @@ pub struct Citus {
     pub nodes: Vec<DistNode>,
     /// Placements and sizes by `groupid`.
     pub groups: BTreeMap<i32, Group>,
-    /// pg_dist_partition.
+    /// pg_dist_partition: the first thousand.
     pub tables: Vec<DistTable>,
     /// The newest job of type `rebalance` in pg_dist_background_job.
     pub job: Option<Job>,
     /// Rebalance jobs that ended `failed` since the last that ended `finished`: what was cancelled is no failure.
     pub failed_jobs: u32,
-    /// pg_dist_cleanup.
+    /// pg_dist_cleanup: the first thousand rows of each member, and of all groups that are no member's.
     pub cleanup: Vec<CleanupRow>,
+    /// How many rows it has.
+    pub cleanup_in_all: usize,
     /// What Citus would move now (`get_rebalance_table_shards_plan`); empty when nothing. Not asked for while a job is open.
     pub plan: Option<Seen<Vec<Move>, PlanUnknown>>,
     /// The same with the groups that are pinned staying where they are; only while there are such.

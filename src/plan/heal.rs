@@ -25,6 +25,9 @@ pub fn tidy(view: View, plan: &mut Plan) {
     }
 }
 
+/// So many objects are named.
+const NAMED: usize = 5;
+
 /// Rows of pg_dist_cleanup about a group that no node has any more: Citus can never act on them, and every later move
 /// of that shard fails for ever.
 fn cleanup_of_nobody(citus: &Citus, plan: &mut Plan) {
@@ -36,9 +39,13 @@ fn cleanup_of_nobody(citus: &Citus, plan: &mut Plan) {
     if lost.is_empty() {
         return;
     }
-    let names: Vec<&str> = lost.iter().map(|row| row.object_name.as_str()).collect();
+    let names: Vec<&str> = lost.iter().take(NAMED).map(|row| row.object_name.as_str()).collect();
+    let more = match lost.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
     let why = format!(
-        "{} was left on a node that is no member any more: as long as pg_dist_cleanup has it, no move of it can succeed",
+        "{}{more} was left on a node that is no member any more: as long as pg_dist_cleanup has it, no move of it can succeed",
         names.join(", ")
     );
     plan.step(Step::ForgetCleanup { records: lost.iter().map(|row| row.record_id).collect() }, why);
@@ -83,6 +90,10 @@ const BATCH: usize = 100;
 
 /// What a dead move left and pg_dist_cleanup does not know: a slot keeps WAL until the disk is full.
 fn leftovers(view: View, citus: &Citus, plan: &mut Plan) {
+    // What is not among the rows that were listed may be among the others.
+    if citus.cleanup_in_all > citus.cleanup.len() {
+        return;
+    }
     for node in view.nodes() {
         let Server::Known(postgres) = view.server(node) else { continue };
         let unknown = |name: &str| !citus.cleanup.iter().any(|row| row.object_name == name);

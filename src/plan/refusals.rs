@@ -115,7 +115,13 @@ fn unborn(view: View, refused: &Refused) -> bool {
 fn sentence(view: View, refused: &Refused) -> String {
     let words = refused.failure.message.trim_end_matches('.');
     let coordinator = Node::Coordinator.pod_name(&view.desired.cluster.name);
-    let server = refused.node.map_or(coordinator, |node| node.pod_name(&view.desired.cluster.name));
+    let server = match refused.node {
+        // What a new worker is given comes from the coordinator.
+        Some(node) if reason(refused) != ProblemReason::RegistrationRefused => {
+            node.pod_name(&view.desired.cluster.name)
+        }
+        _ => coordinator,
+    };
     let cure = match reason(refused) {
         ProblemReason::KubernetesRefused if unborn(view, refused) => format!(
             "Raise the quota, or correct the policy, the webhook or the right that it names{}",

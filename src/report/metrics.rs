@@ -193,7 +193,7 @@ impl Shown {
 
     fn rebalance(&mut self, status: &DialogClusterStatus, seen: &Snapshot) {
         if let Some(citus) = seen.citus.known() {
-            self.add("cleanup_backlog", vec![], count(citus.cleanup.len()));
+            self.add("cleanup_backlog", vec![], count(citus.cleanup_in_all.max(citus.cleanup.len())));
         }
         let Some(job) = &status.rebalance else { return };
         let moves = [

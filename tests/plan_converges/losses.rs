@@ -121,6 +121,22 @@ fn states_that_citus_does_not_leave_by_itself_are_left() {
     assert!(world.volumes[&claim].leftovers.is_empty());
 }
 
+/// Of a very long pg_dist_cleanup a look has only the first rows: what is not among them may be Citus' to drop.
+#[test]
+fn nothing_is_taken_for_unknown_by_a_part_of_a_list() {
+    let mut world = born(1);
+    let mut seen = world.observe();
+    let snapshot::Seen::Known(server) = seen.postgres.get_mut(&Node::Worker(0)).unwrap() else {
+        panic!("seen")
+    };
+    server.leftovers =
+        vec![Leftover { kind: LeftoverKind::Slot, name: "citus_shard_move_slot_2_10_7".to_owned() }];
+    assert!(does(&world, &seen, "DropLeftovers"));
+    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    citus.cleanup_in_all = citus.cleanup.len() + 1;
+    assert!(!does(&world, &seen, "DropLeftovers"));
+}
+
 #[test]
 fn a_worker_that_was_removed_by_hand_is_put_aside_by_a_label() {
     let mut world = born(2);

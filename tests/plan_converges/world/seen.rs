@@ -248,6 +248,7 @@ impl World {
             job,
             failed_jobs: self.failed_jobs,
             cleanup: self.cleanup.clone(),
+            cleanup_in_all: self.cleanup.len(),
             plan: (!open).then(|| Seen::Known(self.planned(false))),
             pinned_plan: self
                 .pins
