@@ -133,6 +133,8 @@ fn holds(now: jiff::Timestamp) -> Vec<Hold> {
         Hold::JobRunning { job: 4 },
         Hold::RebalancePause { state: "failed".to_owned(), until: now },
         Hold::InspectingImage { image: "postgres:next".to_owned() },
+        Hold::VolumesGrow { volumes: "data-7 (2Gi)".to_owned(), moves: true },
+        Hold::VolumesGrow { volumes: "data-8 (2Gi)".to_owned(), moves: false },
         Hold::SchemaSource { why: why() },
     ]
 }
