@@ -43,7 +43,7 @@ FROM (
 
 /// Sessions, and transactions that are prepared, for which those of moves have waited for ten seconds: by `gpid` ($1),
 /// or by pid on the coordinator ($2), or as the subscriber of a move. When somebody else waits who is gone by now ($3), all
-/// that hold a lock which readers and writers of a table do not need. Who waits himself comes after those he waits for.
+/// that hold a lock which readers and writers of a table do not need, where these began. Who waits himself comes after those he waits for.
 ///
 /// No table is read, not even of Citus' catalog: somebody may hold that one.
 const BLOCKERS: &str = "
@@ -71,7 +71,8 @@ blocking AS (
   SELECT pid, CASE WHEN pid IS NULL THEN virtualtransaction END, relation FROM lock
   WHERE $3 AND granted AND locktype = 'relation'
     AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())),
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND NOT EXISTS (SELECT FROM activity a WHERE a.pid = lock.pid AND a.gpid % 10000000000 <> a.pid)),
 holder AS (
   SELECT b.pid, b.relation, p.gid, coalesce(s.usename, p.owner, s.backend_type) AS role,
     coalesce(s.datname, p.database) AS database, s.application_name AS application,
