@@ -103,7 +103,10 @@ impl Cluster {
         password: Option<&str>,
         shows: Shows,
     ) -> Result<Client, tokio_postgres::Error> {
-        config.port(5432).user(user).dbname("dialogs").connect_timeout(Duration::from_secs(5));
+        config.port(5432).user(user).connect_timeout(Duration::from_secs(5));
+        if config.get_dbname().is_none() {
+            config.dbname("dialogs");
+        }
         // As nodes do: a peer that is not reached is given up, and hears nothing of it even when it is reached again.
         config.application_name("story").tcp_user_timeout(Duration::from_secs(5));
         if let Some(password) = password {
@@ -129,6 +132,20 @@ impl Cluster {
     pub async fn admin(&self, node: Node) -> Client {
         let client = self.log_in(node, "postgres", None, Shows::Certificate).await;
         client.unwrap_or_else(|error| panic!("as postgres at {node}: {}", words(&error)))
+    }
+
+    /// A superuser's connection to another database of a node.
+    pub async fn admin_over(&self, database: &str, node: Node) -> Client {
+        let mut config = Config::new();
+        config.hostaddr(self.address(node).await).host(self.id().address(node, "cluster.local"));
+        config.dbname(database);
+        let client = self.connect(config, "postgres", None, Shows::Certificate).await;
+        client.unwrap_or_else(|error| panic!("as postgres at {node} over {database}: {}", words(&error)))
+    }
+
+    /// Address of a node, as others know it.
+    pub fn address_of(&self, node: Node) -> String {
+        self.id().address(node, "cluster.local")
     }
 
     /// A superuser's connection to a node that may be away.
