@@ -52,6 +52,10 @@ pub(super) async fn taken(hands: &Hands<'_>, address: Address<'_>, words: &str) 
             hands.memory.with(|memory| memory.wrote(key, object.json));
             Ok(())
         }
+        Ownership::Left => Err(Failure::new(
+            FailureReason::Conflict,
+            format!("{address} was left behind by a deleted DialogCluster of this name"),
+        )),
         Ownership::Former => Err(Failure::new(
             FailureReason::Conflict,
             format!("{address} belonged to a deleted DialogCluster of this name and is still being removed"),
@@ -73,6 +77,21 @@ pub(super) async fn apply(hands: &Hands<'_>, object: &Rendered, uid: &str) -> Re
         memory.admitted(object, &answer);
         memory.wrote(object.key(), answer);
     });
+    Ok(())
+}
+
+/// Its owner, and nothing else of it: what else is to be so the next plan says.
+pub(super) async fn adopt(hands: &Hands<'_>, kind: &str, name: &str, uid: &str) -> Result<(), Failure> {
+    let address = hands.address(api_version(kind), kind, name);
+    let seen = hands.seen.objects.get(&format!("{kind}/{name}"));
+    let notes = json!({
+        "ownerReferences": [resources::owner(&hands.desired.cluster)],
+        // Nobody else has taken it since.
+        "resourceVersion": seen.and_then(|seen| seen.json.pointer("/metadata/resourceVersion")),
+    });
+    let answer = hands.context.door.note(address, uid, &notes).await;
+    let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
+    hands.memory.with(|memory| memory.wrote(format!("{kind}/{name}"), answer));
     Ok(())
 }
 

@@ -2,7 +2,10 @@
 
 use super::Failure;
 use crate::{
-    api::{Node, names::keys},
+    api::{
+        Node,
+        names::{SecretKind, keys},
+    },
     plan::{Planned, Step},
 };
 
@@ -32,6 +35,7 @@ pub fn lane(step: &Step) -> Option<Node> {
         | Step::CreateSecret(_)
         | Step::SetConnectionKeys { .. }
         | Step::InspectImage { .. }
+        | Step::Adopt { .. }
         | Step::ForgetInspection { .. }
         | Step::SetCoordinatorHost { .. }
         | Step::CreateOwner { .. }
@@ -72,6 +76,7 @@ pub fn node(step: &Step) -> Option<Node> {
         Step::CreateSecret(_)
         | Step::SetConnectionKeys { .. }
         | Step::InspectImage { .. }
+        | Step::Adopt { .. }
         | Step::ForgetInspection { .. }
         | Step::SetCoordinatorHost { .. }
         | Step::CreateOwner { .. }
@@ -86,6 +91,10 @@ pub fn node(step: &Step) -> Option<Node> {
         | Step::ForgetCleanup { .. }
         | Step::Delete { .. } => None,
     }
+}
+
+fn is_server(step: &Step) -> bool {
+    matches!(step, Step::Create(object) if object.kind == "StatefulSet")
 }
 
 /// Whether a step stands on one that failed before it: without that it would be wrong, or dangerous. Whatever does not
@@ -110,6 +119,8 @@ pub fn stands_on(step: &Step, failed: &Step) -> bool {
         | Step::Retire { .. }
         | Step::RemoveNode { .. } => of_its_node(),
         // Certificates are signed with what is in the first Secret; the owner's password is in the last.
+        // A server that is there is taken to trust authorities that were there before it.
+        Step::CreateSecret(SecretKind::Ca) if is_server(step) => true,
         Step::CreateSecret(_) => matches!(step, Step::CreateSecret(_) | Step::CreateOwner { .. }),
         Step::SetCoordinatorHost { .. } => matches!(step, Step::AddNode { .. }),
         // The schema may use what is in them.
@@ -140,6 +151,7 @@ pub fn stands_on(step: &Step, failed: &Step) -> bool {
         // Questions and tidying up: until they are answered or done the plan is one without them. The schema is needed
         // by nothing else in a plan; a job that cannot be started or stopped, by nothing that is planned beside it.
         Step::InspectImage { .. }
+        | Step::Adopt { .. }
         | Step::ForgetInspection { .. }
         | Step::TryParameter { .. }
         | Step::DropLeftovers { .. }

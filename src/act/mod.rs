@@ -266,6 +266,7 @@ async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> 
         Step::CreateSecret(kind) => secrets::create(hands, *kind).await,
         Step::SetConnectionKeys { uid, version } => secrets::set_connection_keys(hands, uid, version).await,
         Step::InspectImage { image } => kubernetes::inspect_image(hands, image).await,
+        Step::Adopt { kind, name, uid } => kubernetes::adopt(hands, kind, name, uid).await,
         Step::ForgetInspection { pod } => kubernetes::forget_inspection(hands, pod).await,
         Step::HurryConfiguration { node, pod_uid, value } => {
             kubernetes::hurry(hands, *node, pod_uid, value).await

@@ -141,8 +141,23 @@ fn ownership(json: &Value, cluster: &ClusterId) -> Ownership {
         None if claim && owners.is_empty() && label.and_then(Value::as_str) == Some(&cluster.name) => {
             Ownership::Ours
         }
+        // What the garbage collector leaves behind when it is told to: only the reference to the owner is gone.
+        None if owners.is_empty()
+            && label.and_then(Value::as_str) == Some(&cluster.name)
+            && is_rendered(json) =>
+        {
+            Ownership::Left
+        }
         None => Ownership::Stranger,
     }
+}
+
+/// This operator has made it. A Secret has no hash of what is in it.
+fn is_rendered(json: &Value) -> bool {
+    let noted = |path: &str| json.pointer(path).and_then(Value::as_str);
+    noted("/metadata/annotations/dialogcluster.dev~1rendered").is_some()
+        || is_of_kind(json, "Secret")
+            && noted("/metadata/labels/app.kubernetes.io~1managed-by") == Some(crate::api::FIELD_MANAGER)
 }
 
 /// Pods of the cluster's nodes. A pod of an earlier StatefulSet of the same name is not the node's, and neither is one

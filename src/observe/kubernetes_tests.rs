@@ -46,6 +46,32 @@ fn an_owner_is_known_by_its_uid() {
     assert_eq!(whose(service(other)), Ownership::Stranger);
 }
 
+/// What `kubectl delete --cascade=orphan` leaves, and what only looks like it.
+#[test]
+fn what_is_left_behind_is_known_by_label_and_by_what_is_written_on_it() {
+    let whose =
+        |kind: &str, labels: serde_json::Value, annotations: serde_json::Value, owners: serde_json::Value| {
+            let metadata =
+                json!({"uid": "s", "labels": labels, "annotations": annotations, "ownerReferences": owners});
+            live(json!({"kind": kind, "metadata": metadata}), &cluster()).unwrap().ownership
+        };
+    let label = || json!({"dialogcluster.dev/cluster": "shop"});
+    let rendered = || json!({"dialogcluster.dev/rendered": "1f"});
+    assert_eq!(whose("Service", label(), rendered(), json!(null)), Ownership::Left);
+    assert_eq!(whose("Service", label(), rendered(), owned_by("u-2")), Ownership::Ours);
+    assert_eq!(whose("Service", label(), json!({}), json!([])), Ownership::Stranger);
+    assert_eq!(
+        whose("Service", json!({"dialogcluster.dev/cluster": "x"}), rendered(), json!([])),
+        Ownership::Stranger
+    );
+    let somebody = json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "x", "uid": "d"}]);
+    assert_eq!(whose("Service", label(), rendered(), somebody), Ownership::Stranger);
+    assert_eq!(whose("Secret", label(), json!({}), json!([])), Ownership::Stranger);
+    let made =
+        json!({"dialogcluster.dev/cluster": "shop", "app.kubernetes.io/managed-by": "dialog-operator"});
+    assert_eq!(whose("Secret", made, json!({}), json!([])), Ownership::Left);
+}
+
 #[test]
 fn a_volume_is_known_by_its_labels() {
     let claim = |labels| json!({"kind": "PersistentVolumeClaim", "metadata": {"uid": "c", "labels": labels}});

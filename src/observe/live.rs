@@ -17,6 +17,8 @@ pub enum Ownership {
     Ours,
     /// It belonged to a deleted DialogCluster of the same name: the garbage collector will remove it.
     Former,
+    /// Such a one was deleted without what it owned: it is ours by its labels and by what is written on it, and nobody's.
+    Left,
     /// A stranger's. It is never touched.
     Stranger,
 }

@@ -4,7 +4,7 @@
 use super::{Plan, RestartCause, Server, Step, View, Wanted, settings};
 use crate::{
     api::{Node, names::keys},
-    observe::snapshot::{Contents, Leftover, Seen},
+    observe::snapshot::{Contents, Leftover, Ownership, Seen},
 };
 
 /// A rule that a plan breaks; the number is that of the list in ARCHITECTURE.md.
@@ -47,6 +47,7 @@ pub fn check(view: View, wanted: &Wanted, plan: &Plan) -> Result<(), Broken> {
             Step::ForgetCleanup { records } => forgets_nobody(view, records)?,
             Step::DropLeftovers { node, leftovers } => drops_unknown(view, *node, leftovers)?,
             Step::Delete { kind, name, .. } => deletes_forgotten(view, kind, name)?,
+            Step::Adopt { kind, name, .. } => adopts_left_behind(view, kind, name)?,
             Step::Create(object) | Step::Apply { object, .. } => {
                 initialises_newborn(view, &object.kind, &object.name, &object.json)?;
                 mounts_undrained(view, &object.kind, &object.name, &object.json)?;
@@ -312,6 +313,36 @@ fn mounts_undrained(view: View, kind: &str, name: &str, json: &serde_json::Value
         return Err(broken(8, "a drained volume never comes back as data", format!("{node}")));
     }
     Ok(())
+}
+
+/// Not by the planner's own words: the two are to differ when one of them is wrong.
+fn adopts_left_behind(view: View, kind: &str, name: &str) -> Result<(), Broken> {
+    let taken =
+        |how: &str| Err(broken(9, "nothing of a stranger is taken over", format!("{kind}/{name}: {how}")));
+    let Some(live) = view.object(kind, name).filter(|live| live.ownership == Ownership::Left) else {
+        return taken("it has an owner, or is a stranger's");
+    };
+    let volumes = |node| {
+        let claims = view.claims().filter(move |(of, ..)| *of == node);
+        claims.map(|(.., claim)| claim.annotation(keys::SYSTEM_IDENTIFIER))
+    };
+    if !volumes(Node::Coordinator).any(|identity| identity.is_some()) {
+        return taken("no coordinator was born");
+    }
+    let Some(node) =
+        Node::from_object_name(name, &view.desired.cluster.name).filter(|_| kind == "StatefulSet")
+    else {
+        return Ok(());
+    };
+    match live.annotation(keys::SYSTEM_IDENTIFIER) {
+        None if volumes(node).any(|identity| identity.is_some()) => {
+            taken("it is nobody, and its volume is somebody's")
+        }
+        identity @ Some(_) if !volumes(node).any(|of| of == identity) => {
+            taken("its volume is another server's")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn deletes_forgotten(view: View, kind: &str, name: &str) -> Result<(), Broken> {

@@ -1,6 +1,7 @@
 //! The planner: a pure function from what is wanted and what was seen to what to do now. No client, no async, no
 //! clock, no randomness, no state lives here. This file is the order of concerns; each concern has a file.
 
+pub mod adopt;
 pub mod contents;
 pub mod force_remove;
 pub mod heal;
@@ -45,20 +46,10 @@ pub fn plan(desired: &Desired, seen: &Snapshot) -> Plan {
         return plan;
     }
     let view = View { desired, seen };
-    let wanted = wanted(view, &mut plan);
-    objects::plan(view, &wanted, &mut plan);
-    settings::plan(view, &wanted, &mut plan);
-    membership::plan(view, &wanted, &mut plan);
-    schema::plan(view, &mut plan);
-    heal::plan(view, &mut plan);
-    scale_in::plan(view, &wanted, &mut plan);
-    roll::plan(view, &wanted, &mut plan);
-    rebalance::plan(view, &wanted, &mut plan);
-    force_remove::plan(view, &mut plan);
-    objects::protect_moves(view, &wanted, &mut plan);
-    heal::tidy(view, &mut plan);
-    objects::label_pods(view, &wanted, &mut plan);
-    objects::keep_volumes(view, &wanted, &mut plan);
+    adopt::plan(view, &mut plan);
+    if !adopt::comes_first(view, &plan) {
+        build(view, &mut plan);
+    }
     refusals::plan(view, &mut plan);
     held_up(view, &mut plan);
     if desired.paused {
@@ -84,6 +75,23 @@ fn held_up(view: View, plan: &mut Plan) {
     for (node, sessions) in view.seen.held_up.iter().filter(|(_, sessions)| !sessions.is_empty()) {
         plan.hold(Hold::HeldUp { node: *node, moves, sessions: sessions.clone() });
     }
+}
+
+fn build(view: View, plan: &mut Plan) {
+    let wanted = wanted(view, plan);
+    objects::plan(view, &wanted, plan);
+    settings::plan(view, &wanted, plan);
+    membership::plan(view, &wanted, plan);
+    schema::plan(view, plan);
+    heal::plan(view, plan);
+    scale_in::plan(view, &wanted, plan);
+    roll::plan(view, &wanted, plan);
+    rebalance::plan(view, &wanted, plan);
+    force_remove::plan(view, plan);
+    objects::protect_moves(view, &wanted, plan);
+    heal::tidy(view, plan);
+    objects::label_pods(view, &wanted, plan);
+    objects::keep_volumes(view, &wanted, plan);
 }
 
 /// The plan, looked at once more before it is carried out: one that breaks a rule is a bug of the planner, and nothing

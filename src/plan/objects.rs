@@ -322,6 +322,8 @@ pub(super) fn is_free(view: View, kind: &str, name: &str, plan: &mut Plan) -> bo
             plan.hold(Hold::FormerObjects { object: format!("{kind}/{name}") });
             false
         }
+        // What is wrong with it is told.
+        Some(Ownership::Left) => false,
         Some(Ownership::Stranger) => {
             let taken = Problem::name_taken(kind, name);
             plan.problem(taken.reason, taken.message);

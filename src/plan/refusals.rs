@@ -36,7 +36,7 @@ pub fn act(step: &Step) -> Act {
         | Step::DropLeftovers { node, .. } => node.to_string(),
         // Corrected SQL is another schema.
         Step::ApplySchema { hash } => hash.clone(),
-        Step::Delete { kind, name, .. } => format!("{kind}/{name}"),
+        Step::Adopt { kind, name, .. } | Step::Delete { kind, name, .. } => format!("{kind}/{name}"),
         Step::StartRebalance { drain: true, .. } => "drain".to_owned(),
         Step::SetCoordinatorHost { .. }
         | Step::SetConnectionKeys { .. }

@@ -86,7 +86,7 @@ fn is_bare(secret: &LiveObject) -> bool {
     let owners = secret.json.pointer("/metadata/ownerReferences").and_then(|owners| owners.as_array());
     match secret.ownership {
         Ownership::Ours => secret.label(keys::CLUSTER).is_none(),
-        Ownership::Stranger => owners.is_none_or(Vec::is_empty),
+        Ownership::Stranger | Ownership::Left => owners.is_none_or(Vec::is_empty),
         Ownership::Former => false,
     }
 }

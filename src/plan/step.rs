@@ -54,6 +54,15 @@ pub enum Step {
         /// `metadata.uid` that it must still have.
         uid: String,
     },
+    /// Give an object that an earlier DialogCluster of this name has left behind its new owner.
+    Adopt {
+        /// Kind.
+        kind: String,
+        /// Name.
+        name: String,
+        /// `metadata.uid` that it must still have.
+        uid: String,
+    },
     /// Make a Secret; what is in it is made by the one who writes it, so that no plan ever holds a secret.
     CreateSecret(SecretKind),
     /// Bring the other keys of the application's Secret up to its password; made by the one who writes it.
@@ -292,6 +301,7 @@ impl Step {
                 | Self::ForgetCleanup { .. }
                 | Self::DropLeftovers { .. }
                 | Self::Delete { .. }
+                | Self::Adopt { .. }
         )
     }
 }

@@ -86,6 +86,7 @@ pub fn doing(step: &Step) -> String {
         Step::CreateSecret(kind) => format!("creating the Secret for {kind}"),
         Step::SetConnectionKeys { .. } => "bringing the application's Secret up to its password".to_owned(),
         Step::InspectImage { image } => format!("asking {image} what is in it"),
+        Step::Adopt { kind, name, .. } => format!("taking over {kind}/{name}"),
         Step::ForgetInspection { pod } => format!("removing pod {pod}"),
         Step::HurryConfiguration { node, .. } => format!("hurrying the configuration of {node}"),
         Step::PatchPod { node, .. } => format!("labelling the pod of {node}"),

@@ -85,7 +85,9 @@ pub(super) fn nodes_selector(cluster: &ClusterId) -> LabelSelector {
     }
 }
 
-fn owner(cluster: &ClusterId) -> OwnerReference {
+/// The DialogCluster as the owner of an object.
+#[must_use]
+pub fn owner(cluster: &ClusterId) -> OwnerReference {
     use kube::Resource as _;
     OwnerReference {
         api_version: DialogCluster::api_version(&()).into_owned(),

@@ -25,6 +25,7 @@ pub use config_map::{Initialise, VOLUME_EMPTY, config_map, may_initialise, param
 pub use configuration::{boot_hash, config_hash, settings};
 pub use differs::{Difference, differences, differs, is_larger};
 pub use inspection_pod::{INSPECTION, inspection_pod, inspection_pod_name};
+pub use meta::owner;
 pub use pod::{SERVER, user_template_hash};
 pub use pod_disruption_budget::{Moving, pod_disruption_budget};
 pub use pod_metadata::pod_metadata_patch;

@@ -28,6 +28,7 @@ enum Happening {
     Hold(u16, u32),
     JobByHand,
     MadeAgain,
+    LeftBehind,
     CleanupOfNobody(i64),
     Inactive(u16),
     Leftover(u16),
@@ -40,7 +41,8 @@ enum Happening {
 }
 
 /// Acts by the beginning of their names, of every kind that a server or the API server may refuse for long.
-pub const REFUSABLE: [&str; 21] = [
+pub const REFUSABLE: [&str; 22] = [
+    "Adopt",
     "AddNode",
     "AddNode worker-1",
     "PrepareNode worker-1",
@@ -88,6 +90,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (1..6_u16, 1..60_u32).prop_map(|(node, ticks)| Hold(node, ticks)),
         1 => Just(JobByHand),
         1 => Just(MadeAgain),
+        1 => Just(LeftBehind),
         1 => (0..world::SHARDS).prop_map(CleanupOfNobody),
         1 => (1..6_u16).prop_map(Inactive),
         1 => (0..6_u16).prop_map(Leftover),
@@ -157,6 +160,7 @@ fn happen(world: &mut World, what: &Happening) {
         }
         Happening::Hold(number, ticks) => drop(world.held.insert(node(number), ticks)),
         Happening::JobByHand => world.start_by_hand(),
+        Happening::LeftBehind => world.orphan_and_make_again(),
         Happening::MadeAgain => world.delete_and_make_again(),
         Happening::CleanupOfNobody(shard) => world.cleanup.push(CleanupRow {
             record_id: -shard,

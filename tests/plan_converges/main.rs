@@ -8,6 +8,7 @@ mod growth;
 mod histories;
 mod images;
 mod jobs;
+mod left_behind;
 mod losses;
 mod preflights;
 mod refusals;

@@ -275,3 +275,18 @@ fn ready_falls_when_two_looks_in_a_row_take_too_long() {
         "it was not ready before"
     );
 }
+
+/// A cluster that is made again on its volumes: its servers trust nobody yet.
+#[test]
+fn authorities_that_could_not_be_made_for_a_moment_are_made_before_any_server() {
+    let mut world = born(1);
+    world.refuses.insert("CreateSecret".to_owned(), 20);
+    world.delete_and_make_again();
+    for _ in 0..15 {
+        world.reconcile(None);
+        world.tick();
+        assert!(!world.objects.contains_key("StatefulSet/dialogs-coordinator"), "not before");
+    }
+    settle(&mut world);
+    assert_serves(&world);
+}

@@ -113,6 +113,7 @@ fn holds(now: jiff::Timestamp) -> Vec<Hold> {
     vec![
         Hold::Paused { steps: 3 },
         Hold::FormerObjects { object: "Service/dialogs".to_owned() },
+        Hold::VolumesGrow { volumes: why(), moves: false },
         Hold::PodNotReady { node, why: why() },
         Hold::NotAnswering { node, why: why() },
         Hold::CatalogUnknown { why: why() },

@@ -32,6 +32,7 @@ mod faults_of_servers;
 mod force_remove;
 mod join_timeout;
 mod kubernetes_refuses;
+mod left_behind;
 mod moves_fail;
 mod obstacles;
 mod partitions;

@@ -296,6 +296,19 @@ impl World {
         self.cluster.status = None;
     }
 
+    /// The DialogCluster is deleted and leaves everything behind, and is made again.
+    pub fn orphan_and_make_again(&mut self) {
+        self.stale = None;
+        for (key, live) in &mut self.objects {
+            // Claims are known by their labels; what was a stranger's stays one.
+            if !key.starts_with("PersistentVolumeClaim/") && live.ownership == Ownership::Ours {
+                live.ownership = Ownership::Left;
+            }
+        }
+        self.cluster.metadata.uid = Some(self.id());
+        self.cluster.status = None;
+    }
+
     /// The claim that the pod of a group's node has, or would get.
     fn claim_of_group(&self, group: i32) -> String {
         let node = self.node_of_group(group);

@@ -123,6 +123,15 @@ impl World {
                 }
                 self.admit(object);
             }
+            Step::Adopt { kind, name, uid } => {
+                // Of the version that was seen.
+                let live = self.objects.get_mut(&format!("{kind}/{name}"));
+                let Some(live) = live.filter(|live| live.uid == *uid && live.ownership == Ownership::Left)
+                else {
+                    return Self::fail("conflict");
+                };
+                live.ownership = Ownership::Ours;
+            }
             Step::CreateSecret(kind) => {
                 let (name, ca) = (format!("dialogs-{kind}"), "Secret/dialogs-ca");
                 // A create: what a cache that lags does not show is left as it is.

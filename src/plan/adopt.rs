@@ -1,0 +1,121 @@
+//! Objects that an earlier `DialogCluster` of this name has left behind (`kubectl delete --cascade=orphan`): they get the
+//! new one as their owner, before anything else is planned, and nobody notices. Whose an object may be is decided here.
+
+use strum::IntoEnumIterator;
+
+use super::{Plan, ProblemReason, Step, View, refusals};
+use crate::{
+    api::{
+        Node,
+        names::{SecretKind, keys},
+    },
+    observe::snapshot::{LiveObject, Ownership},
+};
+
+/// Takes over what was left behind. Nothing else is planned before that is done ([`comes_first`]): a cluster of which only
+/// a part is seen looks like one that has lost the rest.
+pub fn plan(view: View, plan: &mut Plan) {
+    for (key, live) in &view.seen.objects {
+        let Some((kind, name)) = key.split_once('/') else { continue };
+        if live.ownership != Ownership::Left || live.deleting || !is_wanted(view, kind, name, live) {
+            continue;
+        }
+        match why_not(view, kind, name, live) {
+            None => plan.step(
+                Step::Adopt { kind: kind.to_owned(), name: name.to_owned(), uid: live.uid.clone() },
+                format!("{key} was left behind by an earlier DialogCluster of this name"),
+            ),
+            Some(why) => plan.problem(
+                ProblemReason::NameTaken,
+                format!(
+                    "{key} was left behind by an earlier DialogCluster of this name and is not taken over: {why} {}",
+                    cure(view, kind, name)
+                ),
+            ),
+        }
+    }
+}
+
+/// Something is taken over now. What is refused for long keeps the rest waiting no longer.
+#[must_use]
+pub fn comes_first(view: View, plan: &Plan) -> bool {
+    plan.steps.iter().any(|planned| {
+        matches!(&planned.step, Step::Adopt { kind, .. } if kind != "Pod")
+            && !view.seen.refusals.lasts(&refusals::act(&planned.step))
+    })
+}
+
+/// It has a name that this cluster needs, or is of a worker that was born. Who may make objects may make any number of
+/// them that look like ours.
+fn is_wanted(view: View, kind: &str, name: &str, live: &LiveObject) -> bool {
+    let cluster = &view.desired.cluster;
+    let node = Node::from_object_name(name, &cluster.name);
+    let is_asked = node.is_some_and(|node| view.desired.nodes().any(|asked| asked == node));
+    let has_set = || {
+        let set = view.object("StatefulSet", name);
+        set.is_some_and(|set| matches!(set.ownership, Ownership::Ours | Ownership::Left))
+    };
+    match kind {
+        "StatefulSet" => is_asked || node.is_some_and(|node| !recorded(view, node).is_empty()),
+        "ConfigMap" => is_asked || node.is_some() && has_set(),
+        "Service" => {
+            is_asked
+                || node.is_some() && has_set()
+                || [cluster.service(), cluster.nodes_service()].iter().any(|ours| ours == name)
+        }
+        "PodDisruptionBudget" | "ServiceAccount" => name == cluster.name,
+        "Secret" => SecretKind::iter().any(|kind| cluster.secret(kind) == name),
+        // One that was asked what is in an image; pods of nodes have their StatefulSet.
+        "Pod" => live.label(keys::NODE).is_none() && name.starts_with(&format!("{}-image-", cluster.name)),
+        _ => false,
+    }
+}
+
+/// Why an object that was left behind is not this cluster's.
+fn why_not(view: View, kind: &str, name: &str, live: &LiveObject) -> Option<String> {
+    // Only volumes outlive their cluster otherwise, and it is they that a cluster is made of.
+    if recorded(view, Node::Coordinator).is_empty() {
+        let coordinator = view.name(Node::Coordinator);
+        return Some(format!("no volume claim of {coordinator} with a system identifier is here."));
+    }
+    let node = Node::from_object_name(name, &view.desired.cluster.name)?;
+    let labelled = live.label(keys::NODE);
+    if labelled != Some(node.to_string().as_str()) {
+        return Some(format!("its label {} is {}.", keys::NODE, labelled.unwrap_or("missing")));
+    }
+    if kind != "StatefulSet" {
+        return None;
+    }
+    let (identity, claims) = (live.annotation(keys::SYSTEM_IDENTIFIER), recorded(view, node));
+    match identity {
+        // It was made, and nobody was born yet: neither there nor on a volume.
+        None if claims.is_empty() => None,
+        Some(identity) if claims.contains(&identity) => None,
+        _ => Some(format!(
+            "the system identifier on it is {}, and on the node's volume claim it is {}.",
+            identity.unwrap_or("missing"),
+            claims.first().unwrap_or(&"missing"),
+        )),
+    }
+}
+
+/// System identifiers on the volume claims of a node, of those that are its own still.
+fn recorded(view: View<'_>, node: Node) -> Vec<&str> {
+    let claims = view.claims().filter(|(of, ..)| *of == node);
+    claims.filter_map(|(.., claim)| claim.annotation(keys::SYSTEM_IDENTIFIER)).collect()
+}
+
+/// What to type.
+fn cure(view: View, kind: &str, name: &str) -> String {
+    let namespace = &view.desired.cluster.namespace;
+    if kind == "StatefulSet" {
+        format!(
+            "Look at it: `kubectl -n {namespace} get statefulset {name} -o yaml`. When its volume claim is the right one: `kubectl -n {namespace} delete statefulset {name}`; it is made again on that volume, which stays, and its pod restarts once."
+        )
+    } else {
+        format!(
+            "When nobody needs it: `kubectl -n {namespace} delete {} {name}`; it is made again.",
+            kind.to_lowercase()
+        )
+    }
+}
