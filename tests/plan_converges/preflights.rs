@@ -204,6 +204,29 @@ fn what_everything_waits_for_is_told_first() {
     assert!(!plan.steps.iter().any(|planned| planned.step.name() == "PinGroups"), "{:?}", plan.steps);
 }
 
+/// A strategy that is left of another cause, or made of another one, is made anew before a job.
+#[test]
+fn groups_are_pinned_as_of_now() {
+    let mut world = uneven(&[]);
+    let mut seen = world.observe();
+    while !does(&world, &seen, "StartRebalance") {
+        world.reconcile(None);
+        world.tick();
+        seen = world.observe();
+    }
+    let base = world.desired().rebalance.strategy.clone();
+    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    citus.obstacles.listed = vec![Obstacle { colocation_id: 1, ..nologin() }];
+    citus.pinned_plan = citus.plan.clone();
+    for (base, groups, pins) in
+        [(base.as_str(), vec![7], true), ("by_luck", vec![1], true), (base.as_str(), vec![1], false)]
+    {
+        let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+        citus.pins = Some(snapshot::Pins { base: base.to_owned(), groups });
+        assert_eq!((does(&world, &seen, "PinGroups"), does(&world, &seen, "StartRebalance")), (pins, !pins));
+    }
+}
+
 #[test]
 fn a_drain_is_about_what_is_on_the_workers_that_go() {
     let mut world = born(3);
