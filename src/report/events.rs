@@ -512,6 +512,14 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_has_them_all() {
+        let readme = include_str!("../../README.md");
+        for reason in <EventReason as strum::IntoEnumIterator>::iter() {
+            assert!(readme.contains(&format!("`{reason}`")), "{reason}");
+        }
+    }
+
+    #[test]
     fn a_rolling_restart_has_a_beginning_its_nodes_and_an_end() {
         let cluster = cluster();
         let restart = Step::RestartNode {
