@@ -209,16 +209,16 @@ impl Refusals {
         let again = acts.iter().filter_map(|act| self.of(act)).map(Refused::again).min()?;
         Some(again.duration_since(now).try_into().unwrap_or_default())
     }
-    /// Something waits for a lock, or for an answer that a lock may be in the way of, and did when it was tried before.
+    /// Something waits for a lock; or for an answer that a lock may be in the way of, not for the first time.
     #[must_use]
     pub fn waits_for_locks(&self) -> bool {
         let waits = |one: &Refused| match one.failure.reason {
             FailureReason::LockTimeout => true,
             // A server may just be silent.
-            FailureReason::DeadlineExceeded => !matches!(one.act, Act::Look(_)),
+            FailureReason::DeadlineExceeded => one.count > 1 && !matches!(one.act, Act::Look(_)),
             _ => false,
         };
-        self.0.iter().any(|one| one.failure.cause == Cause::Wait && one.count > 1 && waits(one))
+        self.0.iter().any(|one| one.failure.cause == Cause::Wait && waits(one))
     }
     /// What is not going to pass by itself.
     pub fn lasting(&self) -> impl Iterator<Item = &Refused> {
