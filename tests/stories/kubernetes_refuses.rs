@@ -96,7 +96,10 @@ async fn storage_that_is_not_to_be_had_keeps_nothing_else_from_being_done() {
         cluster.edit(json!({"workers": {"storage": {"size": "1Gi"}}})).await;
         cluster.until_settled_with(2, 60).await;
         let after = cluster.lives().await;
-        assert!(lives.iter().all(|(pod, life)| after[pod] == *life), "nobody was restarted: {after:?}");
+        for node in [Node::Coordinator, Node::Worker(0)] {
+            let pod = node.pod_name(&cluster.name);
+            assert_eq!(after[&pod], lives[&pod], "{pod} was not restarted");
+        }
         assert_eq!(cluster.rows().await, 2_000);
 
         // Less than there is.
