@@ -160,7 +160,16 @@ fn happen(world: &mut World, what: &Happening) {
         }
         Happening::Hold(number, ticks) => drop(world.held.insert(node(number), ticks)),
         Happening::JobByHand => world.start_by_hand(),
-        Happening::LeftBehind => world.orphan_and_make_again(),
+        // Before the coordinator was born nothing is taken over: a person is told what to delete.
+        Happening::LeftBehind => {
+            let born = |(key, object): (&String, &snapshot::LiveObject)| {
+                key.starts_with("PersistentVolumeClaim/dialogs-coordinator")
+                    && object.annotation(keys::SYSTEM_IDENTIFIER).is_some()
+            };
+            if world.objects.iter().any(born) {
+                world.orphan_and_make_again();
+            }
+        }
         Happening::MadeAgain => world.delete_and_make_again(),
         Happening::CleanupOfNobody(shard) => world.cleanup.push(CleanupRow {
             record_id: -shard,
