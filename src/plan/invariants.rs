@@ -51,6 +51,7 @@ pub fn check(view: View, wanted: &Wanted, plan: &Plan) -> Result<(), Broken> {
             Step::Create(object) | Step::Apply { object, .. } => {
                 initialises_newborn(view, &object.kind, &object.name, &object.json)?;
                 mounts_undrained(view, &object.kind, &object.name, &object.json)?;
+                writes_no_marked(plan, position, &object.kind, &object.name)?;
             }
             _ => {}
         }
@@ -210,6 +211,14 @@ fn takes_nothing_along(view: View, node: Node) -> Result<(), Broken> {
         Some(Seen::Unknown(why)) => Err(broken(17, rule, format!("{node}: {why}"))),
         None => Err(broken(17, rule, format!("{node} was not looked at"))),
     }
+}
+
+fn writes_no_marked(plan: &Plan, position: usize, kind: &str, name: &str) -> Result<(), Broken> {
+    let marked = |planned: &super::Planned| matches!(&planned.step, Step::Retire { claim: Some(claim), .. } if claim == name);
+    if kind == "PersistentVolumeClaim" && plan.steps.iter().take(position).any(marked) {
+        return Err(broken(8, "a volume that was just put aside is not written as it was seen", name));
+    }
+    Ok(())
 }
 
 fn removes_retired(view: View, plan: &Plan, position: usize, node: Node) -> Result<(), Broken> {

@@ -128,7 +128,8 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
         return;
     }
     for (node, name, claim) in view.claims() {
-        if claim.label(keys::DRAINED).is_none() && view.claim(node) != Some(name) {
+        if claim.label(keys::DRAINED).is_none() && view.claim(node) != Some(name) || is_put_aside(name, plan)
+        {
             continue;
         }
         let drained = claim.label(keys::DRAINED).is_some();
@@ -164,6 +165,13 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
             ensure(view, want, plan);
         }
     }
+}
+
+/// This plan marks the volume as drained: written as it was seen, it would lose its mark, and its next pod would get it.
+fn is_put_aside(name: &str, plan: &Plan) -> bool {
+    plan.steps
+        .iter()
+        .any(|planned| matches!(&planned.step, Step::Retire { claim: Some(claim), .. } if claim == name))
 }
 
 /// A drained volume that was to be deleted, of a worker that pg_dist_node has verifiably forgotten.

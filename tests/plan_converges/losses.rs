@@ -369,3 +369,24 @@ fn a_worker_that_is_lost_before_the_first_registration_is_told_and_can_be_given_
     assert_serves(&world);
     assert_eq!(world.nodes.len(), 4);
 }
+
+/// Volumes are to grow at the moment in which one is put aside: written as it was seen, it would lose its mark.
+#[test]
+fn a_volume_that_is_put_aside_does_not_grow_in_the_same_plan() {
+    let mut world = born(3);
+    let lost = identity(&world, Node::Worker(1));
+    lose(&mut world, Node::Worker(1));
+    world.expands = true;
+    annotate(&mut world, format!("worker-1/{lost}"));
+    while !world.log.iter().any(|line| line.starts_with("Retire")) {
+        // As if each look were the first one at this spec: growth is never over before.
+        let size = 40 + world.log.len();
+        world.edit(|spec| spec.workers.template.storage.size = Quantity(format!("{size}Gi")));
+        world.reconcile(None);
+        world.tick();
+    }
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 4, "another worker took its place, on a volume of its own");
+    assert_ne!(identity(&world, Node::Worker(1)), lost);
+}
