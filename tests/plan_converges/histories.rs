@@ -283,7 +283,10 @@ fn converges(workers: i32, history: &[Happening]) {
     }
     refusals::assert_told(&mut world);
     world.refuses.clear();
-    // What is lost for good is given up by name.
+    // What is lost for good is given up by name, once there is something that tells it.
+    if !world.lost.is_empty() {
+        settle(&mut world);
+    }
     if let Some(claim) = world.lost.first().cloned() {
         let lost = world.objects.iter().find_map(|(key, live)| {
             let node = Node::from_object_name(key.strip_prefix("StatefulSet/")?, "dialogs")?;

@@ -230,6 +230,10 @@ impl World {
             }
             Step::ApplySchema { hash } => {
                 assert!(self.schema.is_none(), "the schema is run once");
+                // A worker may have been restarted a step before.
+                if !self.everybody_answers() {
+                    return Self::fail("connection to the remote node failed");
+                }
                 self.schema = Some(hash.clone());
                 let groups: Vec<i32> =
                     self.nodes.iter().filter(|row| row.group_id > 0).map(|row| row.group_id).collect();
