@@ -5,7 +5,11 @@ use super::{
     Hold, Plan, Problem, ProblemReason, Server, Step, View, Wanted, contents, image, secrets, volumes,
 };
 use crate::{
-    api::{Node, names::keys, spec::VolumePolicy},
+    api::{
+        Node,
+        names::{SecretKind, keys},
+        spec::VolumePolicy,
+    },
     observe::snapshot::{LiveObject, Ownership},
     resources::{self, Initialise, Moving, OnVolume, Rendered},
 };
@@ -71,6 +75,11 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
     }
     let mut set = resources::stateful_set(&inputs, node, &claim, identity);
     if view.object("StatefulSet", &set.name).is_none() {
+        // A node is taken to trust the authorities that are there when it is made: not those of a cluster that goes.
+        let authority = view.object("Secret", &view.desired.cluster.secret(SecretKind::Ca));
+        if authority.is_some_and(|secret| secret.ownership != Ownership::Ours) {
+            return;
+        }
         // With what its first server is started: that may hang as well.
         set.json["metadata"]["annotations"][keys::BOOTED] = super::roll::booted(view, wanted, node).into();
     }

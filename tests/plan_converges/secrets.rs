@@ -290,3 +290,18 @@ fn authorities_that_could_not_be_made_for_a_moment_are_made_before_any_server() 
     settle(&mut world);
     assert_serves(&world);
 }
+
+/// The Secret of a cluster that was deleted is still there, and goes a moment later.
+#[test]
+fn no_node_is_made_beside_the_authorities_of_a_cluster_that_goes() {
+    let mut world = born(1);
+    world.delete_and_make_again();
+    // The first Secret and no more; then a cache that does not show that it went with its cluster.
+    drop(world.reconcile(Some(1)));
+    let before = world.objects.clone();
+    world.reconcile(None);
+    world.stale = Some(before);
+    world.delete_and_make_again();
+    settle(&mut world);
+    assert_serves(&world);
+}
