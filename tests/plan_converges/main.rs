@@ -41,7 +41,8 @@ fn settle(world: &mut World) -> u32 {
     let mut quiet = 0;
     for passed in 0..3_000 {
         let plan = world.reconcile(None);
-        let busy = world.job.as_ref().is_some_and(|model| model.job.is_open());
+        // A job with moves from or to a lost worker ends when that one is given up, and not before.
+        let busy = world.job.as_ref().is_some_and(|model| model.job.is_open() && world.lost.is_empty());
         quiet = if plan.steps.is_empty() && !busy && world.silent.is_empty() { quiet + 1 } else { 0 };
         if let Some(until) = pause(&plan) {
             // Nothing else happens meanwhile.
