@@ -37,9 +37,10 @@ chaos: ## workers come and go while faults drawn from SEED=n strike for SECONDS=
 	CHAOS_SECONDS=$(or $(SECONDS),600) $(if $(SEED),CHAOS_SEED=$(SEED)) $(CARGO) test --locked --test stories -- \
 		--ignored --exact --nocapture chaos::workers_come_and_go_whatever_strikes
 
-check: ## format and lint
+check: ## format and lint, of Rust and of shell scripts
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	infrastructure/lint-scripts.sh
 
 fmt: ## format
 	$(CARGO) fmt
