@@ -367,3 +367,36 @@ fn the_runbook_has_every_reason_of_a_problem() {
     let missing: Vec<_> = reasons.into_iter().filter(|reason| !told(reason)).map(ToOwned::to_owned).collect();
     none(&missing, "docs/runbook.md does not say what it means");
 }
+
+#[test]
+fn every_file_that_the_architecture_names_exists() {
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let quoted = architecture.split('`').skip(1).step_by(2);
+    let rooms = ["src/", "tests/", "docs/", "charts/", "examples/", "infrastructure/"];
+    let missing: Vec<_> = quoted
+        .filter(|name| rooms.iter().any(|room| name.starts_with(room)) && !root().join(name).exists())
+        .map(ToOwned::to_owned)
+        .collect();
+    none(&missing, "ARCHITECTURE.md names a file that is not there");
+}
+
+/// The column "checked on every plan" of the table of invariants is what `invariants.rs` does.
+#[test]
+fn the_architecture_says_which_invariants_are_checked_on_every_plan() {
+    let number = |text: &str| {
+        let digits: String = text.trim_start().chars().take_while(char::is_ascii_digit).collect();
+        digits.parse::<u8>().ok()
+    };
+    let source = fs::read_to_string(root().join("src/plan/invariants.rs")).unwrap();
+    let mut checked: Vec<_> = source.split("broken(").skip(1).filter_map(number).collect();
+    checked.sort_unstable();
+    checked.dedup();
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let rows = architecture.lines().filter_map(|line| line.strip_prefix("| "));
+    let told: Vec<_> = rows
+        .filter_map(|row| Some((number(row)?, row.split('|').nth(2)?.trim())))
+        .filter(|(_, checked)| !checked.is_empty())
+        .map(|(number, _)| number)
+        .collect();
+    assert_eq!(told, checked, "the table of invariants in ARCHITECTURE.md");
+}

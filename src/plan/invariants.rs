@@ -11,7 +11,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invariant {number} ({rule}) would be broken: {how}")]
 pub struct Broken {
-    /// Number in the list "What must never happen".
+    /// Number in the list of invariants in ARCHITECTURE.md.
     pub number: u8,
     /// The rule.
     pub rule: &'static str,
