@@ -34,8 +34,6 @@ use crate::{
         caches::{Caches, Scope, Stored},
         memory::{Handle, Memory},
         observe,
-        refusals::Act,
-        snapshot::OperatorFacts,
     },
     plan::{checked, refusals},
     report::{
@@ -46,6 +44,7 @@ use crate::{
         door::{Door, Refusal},
         leader::LeaderGuard,
     },
+    snapshot::{Act, OperatorConfig},
 };
 
 /// No reconcile takes longer: then it is dropped and begun anew from a fresh look.
@@ -70,7 +69,7 @@ pub struct Context {
     /// Sends events.
     pub recorder: Recorder,
     /// How this operator was started.
-    pub operator: OperatorFacts,
+    pub operator: OperatorConfig,
     /// Cancelled when the program is to end: the running step is finished and no other begun.
     pub stop: CancellationToken,
 }

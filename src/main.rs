@@ -8,7 +8,7 @@ use dialog_operator::{
     api::{self, Desired},
     citus::Sessions,
     controller::{self, Context},
-    observe::{Snapshot, caches::Caches, memory::Memory, snapshot::OperatorFacts},
+    observe::{caches::Caches, memory::Memory},
     plan::{Plan, plan},
     report::{metrics::Metrics, words::doing},
     runtime::{
@@ -18,6 +18,7 @@ use dialog_operator::{
         shutdown,
         telemetry::{self, LogFormat},
     },
+    snapshot::{OperatorConfig, Snapshot},
 };
 use kube::runtime::events::{Recorder, Reporter};
 use serde::{Deserialize, Serialize};
@@ -145,7 +146,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         leader: guard,
         metrics,
         recorder: Recorder::new(client, reporter),
-        operator: OperatorFacts {
+        operator: OperatorConfig {
             default_image: arguments.default_image,
             cluster_domain: arguments.cluster_domain,
         },

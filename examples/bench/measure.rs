@@ -10,7 +10,7 @@ use dialog_operator::{
         commands::{self, RebalanceOptions},
         observe_citus,
     },
-    observe::snapshot::Citus,
+    snapshot::Citus,
 };
 use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior};

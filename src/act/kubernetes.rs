@@ -3,15 +3,14 @@
 
 use std::time::Instant;
 
-use super::{Failure, FailureReason, Hands};
-use serde_json::{Value, json};
-
+use super::Hands;
 use crate::{
     api::{Node, names::keys, spec::VolumePolicy},
-    observe::{kubernetes::live, snapshot::Ownership},
     resources::{self, Inputs, Rendered},
     runtime::door::{Address, Refusal},
+    snapshot::{Failure, FailureReason, Ownership, live},
 };
+use serde_json::{Value, json};
 
 impl Hands<'_> {
     pub(super) fn address<'a>(&'a self, api_version: &'a str, kind: &'a str, name: &'a str) -> Address<'a> {

@@ -1,12 +1,12 @@
 //! Which steps of a plan may be done beside each other, and which ones a failure stops. Pure.
 
-use super::Failure;
 use crate::{
     api::{
         Node,
         names::{SecretKind, keys},
     },
     plan::{Planned, Step},
+    snapshot::Failure,
 };
 
 /// The node that a step is about, when it disturbs nobody else and needs nothing of another node.

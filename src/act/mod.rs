@@ -17,10 +17,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{ClusterId, Desired},
     controller::Context,
-    observe::{Snapshot, memory::Handle, refusals::Cause},
+    observe::memory::Handle,
     plan::{Plan, Planned, Problem, ProblemReason, Step, refusals},
     report::words::doing,
     runtime::door::{Address, Refusal},
+    snapshot::{Cause, Failure, FailureReason, Snapshot},
 };
 
 /// After so long no further step of a plan is begun: what is left is planned again from a fresh look.
@@ -48,57 +49,6 @@ pub struct DoneStep {
     pub result: Result<(), Failure>,
     /// What it told beyond that it was done, for people.
     pub said: Option<String>,
-}
-
-/// Why a step failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-pub struct Failure {
-    /// In one word, for metrics and events.
-    pub reason: FailureReason,
-    /// Whether somebody refused, and with which word.
-    pub cause: Cause,
-    /// What was wrong, where, and in whose words. Never a secret.
-    pub message: String,
-}
-
-/// Why a step failed, in one word.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    Serialize,
-    Deserialize,
-    strum::Display,
-    strum::IntoStaticStr,
-    strum::EnumIter,
-)]
-pub enum FailureReason {
-    /// The API server refused a request.
-    Kubernetes,
-    /// An object changed meanwhile: its uid is no longer the one that the plan knew.
-    Conflict,
-    /// A stranger's object has one of our names.
-    NameTaken,
-    /// PostgreSQL or Citus refused a statement, or could not be reached.
-    Postgres,
-    /// Somebody holds a lock that the statement needs.
-    LockTimeout,
-    /// There was no answer within the step's deadline.
-    DeadlineExceeded,
-    /// This operator no longer holds its Lease.
-    NotLeader,
-    /// The operator is being shut down.
-    ShuttingDown,
-    /// A Secret that this step needs is missing or cannot be read.
-    Secret,
-    /// PostgreSQL or Citus took the schema's SQL for wrong: trying again does not help.
-    Schema,
-    /// An extension of the spec cannot be made: the image does not have it, say.
-    Extension,
 }
 
 impl Done {
@@ -301,54 +251,10 @@ impl Hands<'_> {
 }
 
 impl Failure {
-    /// Whether it says that nothing else can be done now either: this operator may not, or the API server is silent.
-    #[must_use]
-    pub fn stops_everything(&self) -> bool {
-        match self.reason {
-            FailureReason::NotLeader | FailureReason::ShuttingDown => true,
-            FailureReason::Kubernetes => !self.cause.is_refusal(),
-            FailureReason::Conflict
-            | FailureReason::NameTaken
-            | FailureReason::Postgres
-            | FailureReason::LockTimeout
-            | FailureReason::DeadlineExceeded
-            | FailureReason::Secret
-            | FailureReason::Schema
-            | FailureReason::Extension => false,
-        }
-    }
-    /// Only a person can mend it, and that is told at once.
-    #[must_use]
-    pub fn is_told_at_once(&self) -> bool {
-        matches!(self.reason, FailureReason::Schema | FailureReason::Extension | FailureReason::NameTaken)
-    }
     /// A timeout that strikes at once is a setting of somebody; one after seconds may be a lock that somebody holds.
     fn after(self, elapsed: Duration) -> Self {
         let waited = elapsed > LOCKED && self.cause == Cause::Sqlstate("57014".to_owned());
         if waited { self.for_cause(Cause::Wait) } else { self }
-    }
-    /// A failure of the operator's own, and its reason.
-    #[must_use]
-    pub fn new(reason: FailureReason, message: impl Into<String>) -> Self {
-        let cause = match reason {
-            FailureReason::Conflict
-            | FailureReason::LockTimeout
-            | FailureReason::DeadlineExceeded
-            | FailureReason::NotLeader
-            | FailureReason::ShuttingDown => Cause::Wait,
-            FailureReason::Kubernetes
-            | FailureReason::NameTaken
-            | FailureReason::Postgres
-            | FailureReason::Secret
-            | FailureReason::Schema
-            | FailureReason::Extension => Cause::Unusable,
-        };
-        Self { reason, cause, message: message.into() }
-    }
-    /// The same failure for another cause.
-    #[must_use]
-    pub fn for_cause(self, cause: Cause) -> Self {
-        Self { cause, ..self }
     }
     /// A refused request about an object.
     #[must_use]

@@ -7,17 +7,15 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
 use super::{
-    Failure, FailureReason, Hands, kubernetes,
+    Hands, kubernetes,
     pki::{self, Authorities},
 };
 use crate::{
     api::names::SecretKind,
-    observe::{
-        application::{self, Names},
-        kubernetes::live,
-    },
+    observe::application::{self, Names},
     resources::{self, Inputs},
     runtime::door::Refusal,
+    snapshot::{Failure, FailureReason, live},
 };
 
 type Data = BTreeMap<String, ByteString>;

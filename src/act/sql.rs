@@ -2,16 +2,13 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Failure, FailureReason, Hands};
+use super::Hands;
 use crate::{
     api::{Node, names::SecretKind, spec::TransferMode},
     citus::{self, Schema, Session, SqlError, commands},
-    observe::{
-        access::{Access, NoWay, PORT},
-        refusals::Cause,
-        snapshot::{Leftover, Seen},
-    },
+    observe::access::{Access, NoWay, PORT},
     plan::Step,
+    snapshot::{Cause, Failure, FailureReason, Leftover, Seen},
 };
 
 impl From<NoWay> for Failure {

@@ -15,17 +15,14 @@ use super::*;
 use crate::{
     api::{DialogCluster, DialogClusterStatus, Node},
     citus::Sessions,
-    observe::{
-        caches::Caches,
-        memory::Memory,
-        snapshot::{OperatorFacts, Ownership},
-    },
+    observe::{caches::Caches, memory::Memory},
     report::{metrics::Metrics, publish},
     resources::Rendered,
     runtime::{
         door::Door,
         leader::{self, Candidate},
     },
+    snapshot::{OperatorConfig, Ownership},
 };
 
 /// A request as a test compares it: method, path, body.
@@ -74,7 +71,7 @@ fn context(client: &Client) -> Context {
         leader,
         metrics,
         recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
-        operator: OperatorFacts { default_image: "image".into(), cluster_domain: "cluster.local".into() },
+        operator: OperatorConfig { default_image: "image".into(), cluster_domain: "cluster.local".into() },
         stop: CancellationToken::new(),
     }
 }
@@ -95,7 +92,7 @@ async fn all_done(steps: Vec<Step>, answers: Vec<(u16, Value)>) -> (Done, Vec<As
     let (client, server) = answering(answers);
     let (context, desired) = (context(&client), desired());
     let memory = context.memory.of("u-2");
-    let seen = Snapshot::of_nothing(&context.operator);
+    let seen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     let mut plan = Plan::default();
     for step in steps {
         plan.step(step, "a test wants it");
@@ -190,7 +187,7 @@ async fn what_failed_a_moment_ago_is_told_and_tried_last_and_later() {
     let (client, server) = answering(vec![refusal(403, "Forbidden"), (201, stored(Some("u-2")))]);
     let (context, desired) = (context(&client), desired());
     let memory = context.memory.of("u-2");
-    let seen = Snapshot::of_nothing(&context.operator);
+    let seen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     let mut plan = Plan::default();
     plan.step(Step::Create(Box::new(service())), "a test wants it");
     let mut both = plan.clone();
@@ -339,7 +336,8 @@ async fn what_was_done_is_told_also_when_the_status_cannot_be_written() {
     let answers = vec![refusal(500, "InternalError"), (201, json!({"metadata": {"name": "e"}}))];
     let (client, server) = answering(answers);
     let (context, desired) = (context(&client), desired());
-    let (memory, seen) = (context.memory.of("u-2"), Snapshot::of_nothing(&context.operator));
+    let (memory, seen) =
+        (context.memory.of("u-2"), Snapshot::empty(&context.operator, jiff::Timestamp::now()));
     let step = Step::GiveUp { workers: vec![] };
     let said = Some("about 7 rows in 1 shards".to_owned());
     let done = Done { steps: vec![DoneStep { step, result: Ok(()), said }] };
@@ -357,7 +355,7 @@ async fn a_status_is_written_once() {
     let (client, server) = answering(vec![(200, written)]);
     let (context, desired) = (context(&client), desired());
     let memory = context.memory.of("u-2");
-    let mut seen = Snapshot::of_nothing(&context.operator);
+    let mut seen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     for _ in 0..2 {
         seen.status = memory.with(|memory| memory.status(None));
         let told = (&Plan::default(), &Done::default());

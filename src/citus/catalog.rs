@@ -14,9 +14,7 @@ use super::{
     task::{self, Place},
     words::of_task,
 };
-use crate::observe::snapshot::{
-    Citus, CleanupRow, DistNode, DistTable, Group, Job, Move, PlanUnknown, Seen, Task,
-};
+use crate::snapshot::{Citus, CleanupRow, DistNode, DistTable, Group, Job, Move, PlanUnknown, Seen, Task};
 
 /// The longest message of a task that is kept, in characters.
 const MESSAGE: usize = 4000;

@@ -11,7 +11,7 @@ use super::{
     quote,
     session::{CLUSTER_WRITE, Call, Session, WRITE},
 };
-use crate::observe::snapshot::{Leftover, LeftoverKind};
+use crate::snapshot::{Leftover, LeftoverKind};
 
 /// Conditions that tell what Citus makes for a move or a split, and needs only while it runs
 /// (multi_logical_replication.c), from what people make under such a name. Citus makes publications and subscriptions

@@ -18,7 +18,7 @@ use super::{
     session::{READ, Session},
     words::one_line,
 };
-use crate::observe::snapshot::{Contents, Copies, Holdings, Membership, Named, OtherDatabase};
+use crate::snapshot::{Contents, Copies, Holdings, Membership, Named, OtherDatabase};
 
 /// Databases that are looked into at the same time.
 const BESIDE: usize = 4;

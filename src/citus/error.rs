@@ -7,7 +7,7 @@ use tokio_postgres::error::{DbError, ErrorPosition, Severity};
 
 use super::words::{one_line, tells_a_row, unquoted, without_values};
 
-use crate::observe::refusals::Cause;
+use crate::snapshot::Cause;
 
 /// Why a statement, or the connection for it, failed.
 #[derive(Debug, thiserror::Error, strum::IntoStaticStr)]

@@ -10,7 +10,7 @@ use super::{
     session::{Call, Parameter, READ, Session},
     words::one_line,
 };
-use crate::observe::snapshot::{Disk, Leftover, Postgres};
+use crate::snapshot::{Disk, Leftover, Postgres};
 
 /// What is to be seen of a node.
 #[derive(Clone, Copy, Debug)]

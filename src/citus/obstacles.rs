@@ -9,10 +9,10 @@ use super::{
     error::SqlError,
     session::Call,
 };
-use crate::observe::snapshot::{Obstacle, Obstacles, Pins};
+use crate::snapshot::{Obstacle, Obstacles, Pins};
 
 /// The strategy of the operator's own.
-pub use crate::plan::rebalance::PINNING;
+pub use crate::snapshot::PINNING;
 
 /// One row for each table and each thing that is in its way. Of each kind a hundred are listed: one of each group before
 /// a second one, so that a group with any number of partitions hides no other.

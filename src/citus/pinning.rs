@@ -12,7 +12,7 @@ use super::{
     quote,
     session::{CLUSTER_WRITE, Session, WRITE},
 };
-use crate::observe::snapshot::Pins;
+use crate::snapshot::Pins;
 
 /// The functions of a strategy, and its three thresholds.
 const BASE: &str = "SELECT json_build_object('allowed', shard_allowed_on_node_function::oid::regproc::text,

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use crate::{
     act::Done,
     api::Desired,
-    observe::{Snapshot, snapshot::Job},
     plan::{Hold, Plan, Step},
+    snapshot::{Job, Snapshot},
 };
 
 /// The look at a cluster that needs nothing.
@@ -110,9 +110,9 @@ fn after_hold(hold: &Hold, waited: Duration, now: Timestamp) -> Option<Duration>
 mod tests {
     use super::*;
     use crate::{
-        act::{DoneStep, Failure, FailureReason},
+        act::DoneStep,
         api::{DialogCluster, Node},
-        observe::snapshot::{Citus, OperatorFacts, Seen},
+        snapshot::{Citus, Failure, FailureReason, OperatorConfig, Seen},
     };
 
     fn desired() -> Desired {
@@ -120,7 +120,10 @@ mod tests {
             .unwrap()
     }
     fn nothing() -> Snapshot {
-        Snapshot::of_nothing(&OperatorFacts { default_image: String::new(), cluster_domain: String::new() })
+        {
+            let operator = OperatorConfig { default_image: String::new(), cluster_domain: String::new() };
+            Snapshot::empty(&operator, Timestamp::now())
+        }
     }
     fn did(result: Result<(), Failure>) -> Done {
         Done { steps: vec![DoneStep { step: Step::RecoverTransactions, result, said: None }] }

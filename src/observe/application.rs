@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
 
 use super::caches::Scope;
-use crate::api::{ClusterId, names::SecretKind, spec::DatabaseSpec};
+use crate::{
+    api::{ClusterId, names::SecretKind, spec::DatabaseSpec},
+    snapshot::ApplicationSecret,
+};
 
 /// Port of every server.
 const PORT: u16 = 5432;
@@ -17,18 +19,6 @@ const PORT: u16 = 5432;
 pub const PASSWORD: &str = "password";
 /// Key of the authorities that sign servers, in PEM form.
 pub const ROOT: &str = "sslrootcert";
-
-/// What is known of the application's Secret, and may be shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ApplicationSecret {
-    /// `metadata.resourceVersion` of what was looked at.
-    pub version: String,
-    /// Why the password cannot be used: which key, and what is wrong, without what is in it.
-    pub unusable: Option<String>,
-    /// Keys that do not say what the password, the names and the authorities come to.
-    pub stale: Vec<String>,
-}
 
 /// From what the other keys are made.
 #[derive(Clone, Copy, Debug)]

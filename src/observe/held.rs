@@ -6,13 +6,11 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::future::join_all;
 use tokio::time::timeout;
 
-use super::{
-    postgres::Look,
-    snapshot::{Citus, PlanUnknown, Postgres, Seen},
-};
+use super::postgres::Look;
 use crate::{
     api::Node,
     citus::{self, BlockersQuestion},
+    snapshot::{Citus, PlanUnknown, Postgres, Seen},
 };
 
 /// The look at one node.

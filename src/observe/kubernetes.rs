@@ -1,25 +1,19 @@
-//! From the watch caches to the Kubernetes part of a snapshot: objects, whose they are, and pods. No request is made
+//! From the watch caches to the Kubernetes part of a snapshot: objects and pods. No request is made
 //! here, and nothing of a Secret but the names of its keys leaves this place.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{ContainerState, ContainerStatus, Pod as KubernetesPod, PodStatus},
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
-};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod as KubernetesPod, PodStatus};
 use kube::{Resource, ResourceExt, runtime::reflector::Store};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{
-    caches::Scope,
-    memory::Remembered,
-    snapshot::{ImageFacts, LiveObject, Ownership, Pod, Seen, Waiting, Warning},
-};
+use super::{caches::Scope, memory::Remembered};
 use crate::{
     api::{ClusterId, Node, names::keys},
     resources::{INSPECTION, SERVER},
+    snapshot::{ImageFacts, LiveObject, Pod, Seen, Waiting, Warning, live},
 };
 
 /// Every object that carries the cluster's label or is known to have one of its names, by `Kind/name`. Pods of nodes
@@ -80,84 +74,6 @@ fn put<K: Resource<DynamicType = ()> + Serialize>(object: &K, seen: &mut BTreeMa
     if let Ok(json) = serde_json::to_value(object) {
         seen.insert(key, json);
     }
-}
-
-/// The object as a snapshot shows it. `None`: it has no uid, so it was never stored.
-#[must_use]
-pub fn live(mut json: Value, cluster: &ClusterId) -> Option<LiveObject> {
-    let scaled_by = json.pointer("/metadata/managedFields/0/manager").and_then(Value::as_str);
-    let scaled_by = scaled_by.filter(|_| is_of_kind(&json, "StatefulSet")).map(ToOwned::to_owned);
-    redact(&mut json);
-    let metadata = json.get("metadata")?;
-    let uid = metadata.get("uid")?.as_str()?.to_owned();
-    let created_at = metadata.get("creationTimestamp").and_then(Value::as_str);
-    Some(LiveObject {
-        uid,
-        ownership: ownership(&json, cluster),
-        created_at: created_at.and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH),
-        deleting: metadata.get("deletionTimestamp").is_some_and(|at| !at.is_null()),
-        scaled_by,
-        json,
-    })
-}
-
-fn is_of_kind(json: &Value, kind: &str) -> bool {
-    json.get("kind").and_then(Value::as_str) == Some(kind)
-}
-
-/// Takes managedFields away, and everything of a Secret but the names of its keys.
-fn redact(json: &mut Value) {
-    let secret = is_of_kind(json, "Secret");
-    if let Some(metadata) = json.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-        if secret && let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            // kubectl apply keeps the whole Secret here.
-            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-        }
-    }
-    if secret && let Some(object) = json.as_object_mut() {
-        object.remove("stringData");
-        if let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) {
-            data.values_mut().for_each(|value| *value = Value::Null);
-        }
-    }
-}
-
-/// Whose an object with one of our labels or names is.
-fn ownership(json: &Value, cluster: &ClusterId) -> Ownership {
-    let owners = json.pointer("/metadata/ownerReferences").cloned().unwrap_or_default();
-    let owners: Vec<OwnerReference> = serde_json::from_value(owners).unwrap_or_default();
-    let ours = owners.iter().find(|owner| {
-        owner.kind == "DialogCluster"
-            && owner.name == cluster.name
-            && owner.api_version.split('/').next() == Some(crate::api::GROUP)
-    });
-    let label = json.pointer("/metadata/labels").and_then(|labels| labels.get(keys::CLUSTER));
-    let claim = is_of_kind(json, "PersistentVolumeClaim");
-    match ours {
-        Some(owner) if owner.uid == cluster.uid => Ownership::Ours,
-        Some(_) => Ownership::Former,
-        // A volume outlives its cluster, so it has no owner to be collected with: its labels tell.
-        None if claim && owners.is_empty() && label.and_then(Value::as_str) == Some(&cluster.name) => {
-            Ownership::Ours
-        }
-        // What the garbage collector leaves behind when it is told to: only the reference to the owner is gone.
-        None if owners.is_empty()
-            && label.and_then(Value::as_str) == Some(&cluster.name)
-            && is_rendered(json) =>
-        {
-            Ownership::Left
-        }
-        None => Ownership::Stranger,
-    }
-}
-
-/// This operator has made it. A Secret has no hash of what is in it.
-fn is_rendered(json: &Value) -> bool {
-    let noted = |path: &str| json.pointer(path).and_then(Value::as_str);
-    noted("/metadata/annotations/dialogcluster.dev~1rendered").is_some()
-        || is_of_kind(json, "Secret")
-            && noted("/metadata/labels/app.kubernetes.io~1managed-by") == Some(crate::api::FIELD_MANAGER)
 }
 
 /// Pods of the cluster's nodes. A pod of an earlier StatefulSet of the same name is not the node's, and neither is one
@@ -345,4 +261,58 @@ pub fn terminated(container: &ContainerStatus) -> Option<(String, String)> {
 
 fn words(reason: Option<&String>, message: Option<&String>) -> Waiting {
     Waiting { reason: reason.cloned().unwrap_or_default(), message: message.cloned().unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_waits_in_the_words_of_who_holds_it_up() {
+        let status = |json| serde_json::from_value::<k8s_openapi::api::core::v1::PodStatus>(json).unwrap();
+        let scheduler = waiting(&status(json!({"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"
+        }]})))
+        .unwrap();
+        assert_eq!(
+            (scheduler.reason.as_str(), scheduler.message.as_str()),
+            ("Unschedulable", "0/3 nodes are available")
+        );
+        let kubelet = waiting(&status(json!({"containerStatuses": [{
+            "name": "postgres", "image": "x", "imageID": "", "ready": false, "restartCount": 3,
+            "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"x\""}}
+        }]})))
+        .unwrap();
+        assert_eq!(kubelet.reason, "ImagePullBackOff");
+        assert_eq!(waiting(&status(json!({"phase": "Running"}))), None);
+    }
+
+    #[test]
+    fn an_image_says_what_is_in_it() {
+        let facts = "postgres=15 citus=13.2-1\n".parse::<ImageFacts>().unwrap();
+        assert_eq!((facts.postgres_major, facts.citus.as_str()), (15, "13.2-1"));
+        assert!("no initdb on the PATH".parse::<ImageFacts>().is_err());
+    }
+
+    /// A mesh may add a container to every pod, and it goes on when ours has ended.
+    #[test]
+    fn an_image_is_asked_by_one_container_whatever_others_there_are() {
+        let pod = |message: &str| -> k8s_openapi::api::core::v1::Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "shop-image-abcde"},
+                "status": {"phase": "Running", "containerStatuses": [
+                    {"name": "mesh", "image": "m", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}},
+                    {"name": "inspect", "image": "x", "imageID": "", "ready": false, "restartCount": 0, "state":
+                        {"terminated": {"exitCode": 0, "reason": "Completed", "message": message}}},
+                ]}
+            }))
+            .unwrap()
+        };
+        let facts = ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
+        assert_eq!(inspection(&pod("postgres=15 citus=13.2-1\n")), Some(Seen::Known(facts)));
+        let refused = inspection(&pod("the image has no citus extension"));
+        assert_eq!(refused, Some(Seen::Unknown("Completed: the image has no citus extension".to_owned())));
+    }
 }

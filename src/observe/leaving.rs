@@ -8,15 +8,12 @@ use std::{
 
 use futures::future::join_all;
 
-use super::{
-    postgres::Look,
-    snapshot::{Contents, Seen},
-};
+use super::postgres::Look;
 use crate::{
-    act::Failure,
     api::Node,
     citus::{self, ContentsQuestion},
     plan::{View, contents},
+    snapshot::{Contents, Failure, Seen},
 };
 
 /// The whole look at one worker. Its parts have shorter deadlines.

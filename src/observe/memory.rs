@@ -9,18 +9,14 @@ use std::{
 
 use serde_json::Value;
 
-use super::{
-    reach::Kept,
-    refusals::Act,
-    schema::KeptSchema,
-    snapshot::{Contents, ImageFacts, LiveObject, Refusals, Rewritten, Seen, Snapshot},
-};
+use super::{reach::Kept, schema::KeptSchema};
 use crate::{
     api::{Desired, DialogClusterStatus, Node},
     citus::ClientTls,
     controller::Pace,
     plan::RestartCause,
     resources::{self, Rendered},
+    snapshot::{Act, Contents, ImageFacts, LiveObject, Refusals, Rewritten, Seen, Snapshot},
 };
 
 /// A name that a stranger took is looked at again after so long.

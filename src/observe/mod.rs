@@ -4,26 +4,18 @@
 pub mod access;
 pub mod application;
 pub mod caches;
-mod contents;
 mod held;
-mod image_facts;
-mod jobs;
 pub mod kubernetes;
-#[cfg(test)]
-mod kubernetes_tests;
 mod leaving;
-mod live;
 pub mod memory;
 pub mod postgres;
 pub mod reach;
-pub mod refusals;
 pub mod schema;
-pub mod snapshot;
 mod trim;
 pub mod warnings;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     time::Instant,
 };
 
@@ -38,9 +30,8 @@ use crate::{
     controller::Context,
     plan::View,
     runtime::door::Address,
+    snapshot::{ImageFacts, LiveObject, Ownership, Seen, Snapshot, live},
 };
-pub use snapshot::Snapshot;
-use snapshot::{ImageFacts, LiveObject, Ownership, Refusals, Seen};
 
 /// Looks at everything there is of one cluster. The caches answer for Kubernetes; every server is asked at once.
 pub async fn observe(
@@ -52,7 +43,7 @@ pub async fn observe(
     let cluster = &desired.cluster;
     let Some(scope) = context.caches.of(&cluster.namespace) else {
         // Only clusters of watched namespaces are ever looked at.
-        return Snapshot::of_nothing(&context.operator);
+        return Snapshot::empty(&context.operator, Timestamp::now());
     };
     let (mut objects, pods, images, status) = memory.with(|memory| {
         let objects = kubernetes::objects(scope, memory, cluster);
@@ -128,7 +119,7 @@ async fn restored_authority(
         let address = Address { api_version: "v1", kind: "Secret", namespace, name: &name };
         // What cannot be read now is looked for again.
         let Ok(answer) = context.door.get(address).await else { return };
-        let found = answer.and_then(|json| kubernetes::live(json, &desired.cluster));
+        let found = answer.and_then(|json| live(json, &desired.cluster));
         memory.with(|memory| memory.unlabelled = Some((found.clone(), Instant::now())));
         found
     };
@@ -150,35 +141,4 @@ fn images(
     }
     images.extend(remembered.iter().map(|(image, facts)| (image.clone(), Seen::Known(facts.clone()))));
     images
-}
-
-impl Snapshot {
-    /// Nothing was seen.
-    #[must_use]
-    pub fn of_nothing(operator: &snapshot::OperatorFacts) -> Self {
-        let unseen = || "not looked at".to_owned();
-        Self {
-            now: Timestamp::now(),
-            operator: operator.clone(),
-            objects: BTreeMap::new(),
-            pods: BTreeMap::new(),
-            warnings: BTreeMap::new(),
-            rewritten: BTreeMap::new(),
-            postgres: BTreeMap::new(),
-            citus: Seen::Unknown(unseen()),
-            connections: Vec::new(),
-            holders: BTreeMap::new(),
-            held_up: BTreeMap::new(),
-            late: BTreeSet::new(),
-            contents: BTreeMap::new(),
-            trials: BTreeMap::new(),
-            old_trials: BTreeSet::new(),
-            images: BTreeMap::new(),
-            schema_sql: Seen::Unknown(unseen()),
-            refusals: Refusals::default(),
-            application: None,
-            reach: None,
-            status: DialogClusterStatus::default(),
-        }
-    }
 }

@@ -16,15 +16,15 @@ use super::{
     access::{Access, PORT},
     memory::{Handle, Sizes},
     reach::hinted,
-    refusals::{Act, Cause},
-    snapshot::{Citus, ConnectionCheck, PlanUnknown, Pod, Postgres, Seen},
 };
 use crate::{
-    act::{Failure, FailureReason},
     api::{Desired, Node},
     citus::{self, CatalogQuestion, NodeQuestion, Session},
     report::metrics::Metrics,
     resources,
+    snapshot::{
+        Act, Cause, Citus, ConnectionCheck, Failure, FailureReason, PlanUnknown, Pod, Postgres, Seen,
+    },
 };
 
 /// No look at a server takes longer, its connection included.
@@ -380,7 +380,7 @@ fn sized(before: Option<Sizes>, citus: &mut Citus, asked: bool) -> Sizes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::snapshot::{Group, Job, Move, Task};
+    use crate::snapshot::{Group, Job, Move, Task};
 
     fn catalog(bytes: i64, state: &str) -> Citus {
         let task =

@@ -11,17 +11,16 @@ use std::{
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::{
     access::{Access, PORT},
     memory::Handle,
-    snapshot::{Citus, Pod, Postgres, Seen},
 };
 use crate::{
     api::{Desired, Node},
     citus::{self, SqlError, Target, Tls},
+    snapshot::{Citus, Login, Pod, Postgres, Reach, Seen},
 };
 
 /// Between two looks while all is well.
@@ -38,46 +37,6 @@ const BESIDE: usize = 8;
 const ENOUGH: usize = 3;
 /// A password that was set again and is refused still is not set again before this: it is something else.
 const PASSWORD_AGAIN: Duration = Duration::from_mins(10);
-
-/// One connection tried with `citus_check_connection_to_node`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConnectionCheck {
-    /// The node that connected.
-    pub from: Node,
-    /// The node that it connected to, by its address.
-    pub to: Node,
-    /// Why it failed; `None` when it did not.
-    pub error: Option<String>,
-}
-
-/// What the last look at new connections found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Reach {
-    /// Looks in a row that found something broken.
-    pub failures: u32,
-    /// Connections that could not be made, as sentences of whoever refused.
-    pub broken: Vec<String>,
-    /// What a new session of the application's role met.
-    pub application: Login,
-    /// Who had no connection left: busy, and not broken.
-    pub busy: Vec<String>,
-}
-
-/// What a new session of the application's role met.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Login {
-    /// It was not tried, and why.
-    Untried(String),
-    /// It logged in and every worker answered it.
-    #[default]
-    Well,
-    /// The password in the Secret is not the role's, in PostgreSQL's words.
-    PasswordDiffers(String),
-    /// It failed, in the words of whoever refused.
-    Failed(String),
-}
 
 /// What is remembered of it between two looks.
 #[derive(Default)]

@@ -9,17 +9,13 @@ use std::{
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::{
-    memory::Handle,
-    refusals::Act,
-    snapshot::{SchemaSql, Seen},
-};
+use super::memory::Handle;
 use crate::{
-    act::Failure,
     api::{Desired, DialogClusterStatus, spec::ConfigMapKey},
     citus::BUILT_IN_SCHEMA,
     controller::Context,
     runtime::door::Address,
+    snapshot::{Act, Failure, SchemaSql, Seen},
 };
 
 /// A ConfigMap that is not there, or that was not applied yet, is looked at again after so long.

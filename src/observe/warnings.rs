@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use kube::ResourceExt;
 
-use super::snapshot::Warning;
+use crate::snapshot::Warning;
 
 /// Events that are looked at: the kind that they are about, and their reason.
 pub const LOOKED_AT: [(&str, &str); 5] = [

@@ -9,7 +9,7 @@ use crate::{
         Node,
         names::{SecretKind, keys},
     },
-    observe::snapshot::{LiveObject, Ownership},
+    snapshot::{LiveObject, Ownership},
 };
 
 /// Takes over what was left behind. Nothing else is planned before that is done ([`comes_first`]): a cluster of which only

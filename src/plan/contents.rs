@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Hold, Plan, ProblemReason, View, force_remove, scale_in};
 use crate::{
     api::{Node, names::keys},
-    observe::snapshot::{Contents, Holdings, Named, OtherDatabase, Postgres, Seen},
+    snapshot::{Contents, Holdings, Named, OtherDatabase, Postgres, Seen},
 };
 
 /// So many databases, and tables with copies, are named.
@@ -177,7 +177,7 @@ fn several(count: i64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::snapshot::{Copies, LocalTable, Membership};
+    use crate::snapshot::{Copies, LocalTable, Membership};
 
     fn named(names: &[&str]) -> Named {
         Named {

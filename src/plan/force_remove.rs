@@ -4,7 +4,7 @@
 use super::{Hold, Plan, ProblemReason, Server, Step, View, scale_in};
 use crate::{
     api::{Node, names::keys, spec::VolumePolicy},
-    observe::snapshot::LiveObject,
+    snapshot::LiveObject,
 };
 
 type Named<'a> = Vec<(Node, &'a str)>;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Plan, Server, Step, View};
 use crate::{
     api::Node,
-    observe::snapshot::{Citus, DistNode},
+    snapshot::{Citus, DistNode},
 };
 
 /// Leaves what can be left.

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::{Hold, Plan, ProblemReason, Server, Step, View};
 use crate::{
     api::{Node, names::keys},
-    observe::snapshot::{ImageFacts, LiveObject, Seen},
     resources,
+    snapshot::{ImageFacts, LiveObject, Seen},
 };
 
 /// An image whose pod was sent away is asked again after this time.

@@ -4,7 +4,7 @@
 use super::{Plan, RestartCause, Server, Step, View, Wanted, settings};
 use crate::{
     api::{Node, names::keys},
-    observe::snapshot::{Contents, Leftover, Ownership, Seen},
+    snapshot::{Contents, Leftover, Ownership, Seen},
 };
 
 /// A rule that a plan breaks; the number is that of the list in ARCHITECTURE.md.

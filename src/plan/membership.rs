@@ -4,8 +4,8 @@
 use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, pods::lacks_image, settings, view::PORT};
 use crate::{
     api::{Node, names::keys},
-    observe::snapshot::{Citus, Ownership, Postgres},
     resources::{self, Initialise},
+    snapshot::{Citus, Ownership, Postgres},
 };
 
 /// Takes every server one step further on its way to being a member.

@@ -31,8 +31,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{Desired, Node},
-    observe::Snapshot,
     resources::{self, Inputs},
+    snapshot::Snapshot,
 };
 
 /// What to do now, and why, and what is waited for.

@@ -10,8 +10,8 @@ use crate::{
         names::{SecretKind, keys},
         spec::VolumePolicy,
     },
-    observe::snapshot::{LiveObject, Ownership},
     resources::{self, Initialise, Moving, OnVolume, Rendered},
+    snapshot::{LiveObject, Ownership},
 };
 
 /// Creates what is missing and applies what differs.

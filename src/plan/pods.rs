@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use super::View;
 use crate::{
     api::{Node, names::keys},
-    observe::snapshot::{Pod, Warning},
+    snapshot::{Pod, Warning},
 };
 
 /// Longer than a kubelet takes to say that a pod has ended, once its grace is over.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Plan, ProblemReason, Step, View};
 use crate::{
     api::spec::TransferMode,
-    observe::snapshot::{Move, Obstacle, ObstacleKind, Pins},
+    snapshot::{Move, Obstacle, ObstacleKind, Pins},
 };
 
 /// A limit on statements that is shorter is in the way of any move of a shard with rows.

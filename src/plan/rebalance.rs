@@ -12,11 +12,8 @@ use super::{
 };
 use crate::{
     api::{Node, spec::RebalanceMode},
-    observe::snapshot::{Job, Move, PlanUnknown, Seen},
+    snapshot::{Job, Move, PINNING, PlanUnknown, Seen},
 };
-
-/// The strategy of the operator's own, which keeps groups where they are.
-pub const PINNING: &str = "dialog_operator";
 
 /// The first pause after a job that ended badly; it doubles with each further one.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(15);

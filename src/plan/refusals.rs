@@ -4,7 +4,7 @@
 use super::{Plan, ProblemReason, Step, View, volumes};
 use crate::{
     api::Node,
-    observe::refusals::{Act, Cause, Refused},
+    snapshot::{Act, Cause, Refused},
 };
 
 /// What a step tries: its kind and what it is about, whatever else is in it.

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     api::{Node, names::keys},
-    observe::snapshot::{Pod, Postgres},
     resources,
+    snapshot::{Pod, Postgres},
 };
 
 /// A server that was started with everything that is wanted is not restarted again for a parameter before this time.
@@ -167,7 +167,7 @@ fn waits_for_moves(view: View, node: Node, cause: RestartCause, plan: &mut Plan)
         return true;
     }
     let Some(job) = view.open_job() else { return false };
-    let fails = job.tasks.iter().any(crate::observe::snapshot::Task::is_failing);
+    let fails = job.tasks.iter().any(crate::snapshot::Task::is_failing);
     plan.hold(Hold::RestartWaitsForMoves { node, cause });
     if !view.move_runs() && job.can_be_stopped() && (fails || cause == RestartCause::WalLevel) {
         let why = format!(

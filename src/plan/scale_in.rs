@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 
 use super::{Hold, Plan, ProblemReason, Step, View, Wanted, contents, rebalance};
 use crate::{
-    api::{Node, spec::RebalanceMode, spec::VolumePolicy},
-    observe::snapshot::{DistNode, Job},
+    api::{
+        Node,
+        spec::{RebalanceMode, VolumePolicy},
+    },
+    snapshot::{DistNode, Job},
 };
 
 /// Citus refuses a move after which less is free (`citus.desired_percent_disk_available_after_move`).

@@ -4,7 +4,7 @@
 use super::{Hold, Plan, Server, Step, View, secrets};
 use crate::{
     api::Node,
-    observe::snapshot::{Login, Seen},
+    snapshot::{Login, Seen},
 };
 
 /// Makes the role, then the tables.

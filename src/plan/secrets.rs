@@ -6,8 +6,8 @@ use strum::IntoEnumIterator;
 use super::{Plan, ProblemReason, Step, View, Wanted, objects::is_free};
 use crate::{
     api::names::{SecretKind, keys},
-    observe::snapshot::{LiveObject, Ownership},
     resources,
+    snapshot::{LiveObject, Ownership},
 };
 
 /// Keys of the Secret with the authorities.

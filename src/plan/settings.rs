@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted};
 use crate::{
     api::{Node, names::keys},
-    observe::snapshot::Postgres,
     resources,
+    snapshot::Postgres,
 };
 
 /// After this time the kubelet is asked again for a ConfigMap that it has not brought.

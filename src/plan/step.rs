@@ -12,8 +12,8 @@ use crate::{
         names::SecretKind,
         spec::{TransferMode, VolumePolicy},
     },
-    observe::snapshot::{Leftover, Pins},
     resources::Rendered,
+    snapshot::{Leftover, Pins},
 };
 
 /// What to do now, in this order, stopping at the first failure.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::pods::why_not_ready;
 use crate::{
     api::{Desired, Node, names::keys},
-    observe::snapshot::{Citus, DistNode, LiveObject, Ownership, Pod, Postgres, Seen, Snapshot},
+    snapshot::{Citus, DistNode, LiveObject, Ownership, Pod, Postgres, Seen, Snapshot},
 };
 
 /// Port of every node's server and Service.
@@ -307,7 +307,7 @@ impl<'a> View<'a> {
     }
     /// The open rebalance job, if there is one.
     #[must_use]
-    pub fn open_job(&self) -> Option<&'a crate::observe::snapshot::Job> {
+    pub fn open_job(&self) -> Option<&'a crate::snapshot::Job> {
         self.citus()?.job.as_ref().filter(|job| job.is_open())
     }
     /// A move runs now or at any moment: a task of the open job runs, or may, and has not failed. What Kubernetes does
@@ -321,7 +321,7 @@ impl<'a> View<'a> {
     /// A move runs now: a *task* of the open job is running. Tasks that wait for their next try are no move.
     #[must_use]
     pub fn move_runs(&self) -> bool {
-        self.open_job().is_some_and(crate::observe::snapshot::Job::runs)
+        self.open_job().is_some_and(crate::snapshot::Job::runs)
     }
     /// Workers asked for that are not registered, and whether the others still wait for each.
     #[must_use]

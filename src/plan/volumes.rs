@@ -4,8 +4,8 @@
 use super::{Hold, Plan, ProblemReason, View};
 use crate::{
     api::{Node, names::keys},
-    observe::{refusals::Refused, snapshot::LiveObject},
     resources,
+    snapshot::{LiveObject, Refused},
 };
 
 /// Names in a message; of more only the number is told.

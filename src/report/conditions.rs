@@ -13,10 +13,10 @@ pub use balanced::balanced;
 
 use super::words;
 use crate::{
-    act::{Done, FailureReason},
+    act::Done,
     api::Node,
-    observe::snapshot::{Login, Reach, Seen},
     plan::{Hold, Plan, Server, Step, View, Wanted, settings},
+    snapshot::{FailureReason, Login, Reach, Seen},
 };
 
 /// So many waits of one kind are spelled out.

@@ -331,8 +331,9 @@ mod tests {
         once.into_iter().chain(found).collect()
     }
     use crate::{
-        act::{DoneStep, Failure, FailureReason},
+        act::DoneStep,
         api::status::MoveCounts,
+        snapshot::{Failure, FailureReason},
     };
 
     fn cluster() -> ClusterId {

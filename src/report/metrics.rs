@@ -23,10 +23,7 @@ use prometheus_client::{
 
 use crate::{
     api::{DialogClusterStatus, names::keys, status::Role},
-    observe::{
-        Snapshot,
-        snapshot::{LiveObject, Ownership},
-    },
+    snapshot::{LiveObject, Ownership, Snapshot},
 };
 
 type Pair = (&'static str, String);
@@ -260,7 +257,7 @@ mod tests {
     use super::*;
     use crate::{
         api::status::{MoveCounts, NodeState, NodeStatus, RebalanceStatus},
-        observe::snapshot::{Citus, CleanupRow, OperatorFacts, Seen},
+        snapshot::{Citus, CleanupRow, OperatorConfig, Seen},
     };
 
     fn status() -> DialogClusterStatus {
@@ -292,10 +289,10 @@ mod tests {
     #[test]
     fn a_cluster_shows_its_gauges_until_it_is_gone() {
         let metrics = Metrics::default();
-        let mut seen = Snapshot::of_nothing(&OperatorFacts {
-            default_image: String::new(),
-            cluster_domain: String::new(),
-        });
+        let mut seen = {
+            let operator = OperatorConfig { default_image: String::new(), cluster_domain: String::new() };
+            Snapshot::empty(&operator, jiff::Timestamp::UNIX_EPOCH)
+        };
         seen.citus = Seen::Known(Citus {
             cleanup: vec![CleanupRow::default(), CleanupRow::default()],
             ..Default::default()

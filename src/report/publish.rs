@@ -14,9 +14,10 @@ use crate::{
     act::Done,
     api::{ClusterId, Desired, DialogCluster, DialogClusterStatus, Invalid},
     controller::Context,
-    observe::{Snapshot, memory::Handle},
+    observe::memory::Handle,
     plan::Plan,
     runtime::door::{Address, Refusal},
+    snapshot::Snapshot,
 };
 
 /// An event that cannot be sent in this time is lost: it is for people, and nothing waits for it.
@@ -78,7 +79,12 @@ pub async fn refuse(
 ) -> Result<(), Refusal> {
     let before = memory.with(|memory| memory.status(cached));
     let after = writer::as_stored(&super::invalid(&before, generation, invalid, jiff::Timestamp::now()));
-    context.metrics.show(&cluster.namespace, &cluster.name, &after, &Snapshot::of_nothing(&context.operator));
+    context.metrics.show(
+        &cluster.namespace,
+        &cluster.name,
+        &after,
+        &Snapshot::empty(&context.operator, jiff::Timestamp::now()),
+    );
     if writer::write(&before, &after, None) == Write::No {
         return Ok(());
     }

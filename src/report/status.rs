@@ -10,11 +10,8 @@ use crate::{
         names::keys,
         status::{ByteCounts, MoveCounts, NodeState, NodeStatus, Phase, Purpose, RebalanceStatus, Role},
     },
-    observe::{
-        Snapshot,
-        snapshot::{Job, Pod, Task},
-    },
     plan::{Hold, Plan, Problem, ProblemReason, Server, Step, View, wanted},
+    snapshot::{Job, Pod, Snapshot, Task},
 };
 
 /// The status of a cluster whose spec can be followed.

@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::{
     api::status::Purpose,
-    observe::snapshot::{Job, Task},
     plan::{Hold, Step, View},
+    snapshot::{Job, Task},
 };
 
 impl fmt::Display for Hold {

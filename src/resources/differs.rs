@@ -1,38 +1,11 @@
 //! Whether a live object is what we want: all we wrote must be there, and what others added does not matter.
 
-use std::{collections::BTreeSet, fmt};
+use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Rendered;
-use crate::api::names::keys;
-
-/// Longest value shown in a message, in characters.
-const SHOWN: usize = 60;
-
-/// A value that is not what it should be. In words: `spec.replicas: 2 -> 1`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Difference {
-    /// Where.
-    pub path: String,
-    /// What is there.
-    pub live: Option<Value>,
-    /// What should be.
-    pub want: Option<Value>,
-}
-
-impl Difference {
-    fn new(path: &str, live: Option<&Value>, want: Option<&Value>) -> Self {
-        Self { path: path.to_owned(), live: live.cloned(), want: want.cloned() }
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(to, "{}: {} -> {}", self.path, shown(self.live.as_ref()), shown(self.want.as_ref()))
-    }
-}
+use crate::{api::names::keys, snapshot::Difference};
 
 /// The first difference in words (`spec.template.spec.containers[0].image: a -> b`), or `None` when the live object
 /// contains all that we want.
@@ -128,18 +101,6 @@ fn same_amount(want: &Value, live: &Value, path: &str) -> bool {
         ["requests.", "limits."].iter().any(|map| path.contains(map)) || path.ends_with("sizeLimit");
     let (Some(want), Some(live)) = (want.as_str(), live.as_str()) else { return false };
     is_amount && canonical_quantity(want) == canonical_quantity(live)
-}
-
-fn shown(value: Option<&Value>) -> String {
-    let text = match value {
-        None | Some(Value::Null) => return "nothing".to_owned(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-    };
-    if text.chars().count() <= SHOWN {
-        return text;
-    }
-    text.chars().take(SHOWN).chain(['…']).collect()
 }
 
 /// A quantity in one spelling for each amount: a whole number of billionths, or the text itself when it is none.

@@ -19,11 +19,11 @@ mod volume_claim;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{api::Desired, observe::snapshot::OperatorFacts};
+use crate::{api::Desired, snapshot::OperatorConfig};
 
 pub use config_map::{Initialise, VOLUME_EMPTY, config_map, may_initialise, parameters_of};
 pub use configuration::{boot_hash, config_hash, settings};
-pub use differs::{Difference, differences, differs, is_larger};
+pub use differs::{differences, differs, is_larger};
 pub use inspection_pod::{INSPECTION, inspection_pod, inspection_pod_name};
 pub use meta::owner;
 pub use pod::{SERVER, user_template_hash};
@@ -41,7 +41,7 @@ pub struct Inputs<'a> {
     /// The checked spec.
     pub desired: &'a Desired,
     /// How the operator was started.
-    pub operator: &'a OperatorFacts,
+    pub operator: &'a OperatorConfig,
     /// The image of the nodes, resolved: the spec's, or the one the cluster runs, or the operator's default.
     pub image: &'a str,
 }

@@ -18,7 +18,7 @@ fn desired(spec: Value) -> Desired {
 
 fn with<T>(spec: Value, look: impl FnOnce(&Inputs) -> T) -> T {
     let desired = desired(spec);
-    let operator = OperatorFacts {
+    let operator = OperatorConfig {
         default_image: "registry.example/citus:1".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
     };

@@ -7,7 +7,7 @@ use dialog_operator::{
         BUILT_IN_SCHEMA, CatalogQuestion, NodeQuestion, Refusal, SqlError, check_connection, commands,
         observe_citus, observe_node,
     },
-    observe::snapshot::Postgres,
+    snapshot::Postgres,
 };
 use secrecy::SecretString;
 

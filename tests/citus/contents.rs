@@ -3,7 +3,7 @@
 
 use dialog_operator::{
     citus::{ContentsQuestion, Tls, observe_contents},
-    observe::snapshot::{Contents, LocalTable, OtherDatabase},
+    snapshot::{Contents, LocalTable, OtherDatabase},
 };
 
 use crate::{

@@ -12,7 +12,7 @@ use dialog_operator::{
         ClientTls, NodeQuestion, Refusal, Session, SessionKey, Sessions, SqlError, Target, Tls,
         check_connection, commands, observe_node,
     },
-    observe::snapshot::Postgres,
+    snapshot::Postgres,
 };
 
 use crate::{

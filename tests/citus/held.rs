@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dialog_operator::{
     citus::{BlockersQuestion, Session, blockers, commands},
-    observe::snapshot::Job,
+    snapshot::Job,
 };
 use secrecy::SecretString;
 use tokio_postgres::Client;

@@ -9,7 +9,7 @@ use dialog_operator::{
         commands::{self, RebalanceOptions},
         observe_citus, observe_node,
     },
-    observe::snapshot::{Citus, Job, PlanUnknown, Seen, Task},
+    snapshot::{Citus, Job, PlanUnknown, Seen, Task},
 };
 use secrecy::SecretString;
 

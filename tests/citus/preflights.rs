@@ -7,7 +7,7 @@ use dialog_operator::{
         PINNING, Session,
         commands::{self, RebalanceOptions},
     },
-    observe::snapshot::{Obstacle, ObstacleKind, Pins, Seen},
+    snapshot::{Obstacle, ObstacleKind, Pins, Seen},
 };
 
 use crate::{

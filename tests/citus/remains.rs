@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dialog_operator::{
     citus::{NodeQuestion, Session, commands, lock_holders, observe_node},
-    observe::snapshot::{DistNode, Leftover, LeftoverKind},
+    snapshot::{DistNode, Leftover, LeftoverKind},
 };
 use secrecy::SecretString;
 

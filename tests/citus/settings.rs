@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dialog_operator::{
     citus::{NodeQuestion, Session, commands, observe_node},
-    observe::snapshot::Postgres,
+    snapshot::Postgres,
 };
 
 use crate::harness::{DATABASE, OWNER, Server, eventually};

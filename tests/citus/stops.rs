@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dialog_operator::{
     citus::{CatalogQuestion, commands, observe_citus},
-    observe::snapshot::Task,
+    snapshot::Task,
 };
 
 use crate::{
@@ -71,7 +71,7 @@ async fn moves_of_a_dropped_table_are_known() {
     cluster.coordinator.sql(&other).await.unwrap();
     commands::set_should_have_shards(&session, "127.0.0.1", cluster.workers[1].port, true).await.unwrap();
     let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
-    let begun = job(&session, "moves run", dialog_operator::observe::snapshot::Job::runs).await;
+    let begun = job(&session, "moves run", dialog_operator::snapshot::Job::runs).await;
     assert_eq!(begun.lost_shard(), None, "{begun:?}");
     // Those of it that run keep it from being dropped: only what waits can lose its table.
     let waiting = |task: &Task| task.transfer.as_ref().is_some_and(|one| one.table == "public.led");
@@ -82,7 +82,7 @@ async fn moves_of_a_dropped_table_are_known() {
     })
     .await;
     let seen = observe_citus(&session, &CatalogQuestion { with_sizes: false, ..CATALOG }).await.unwrap();
-    let lost = seen.job.as_ref().and_then(dialog_operator::observe::snapshot::Job::lost_shard);
+    let lost = seen.job.as_ref().and_then(dialog_operator::snapshot::Job::lost_shard);
     assert!(lost.is_some(), "{:?}", seen.job);
     commands::stop_rebalance(&session, id).await.unwrap();
     job(&session, "the job ends", |job| !job.is_open()).await;

@@ -27,9 +27,9 @@ use dialog_operator::{
         spec::{RebalanceMode, VolumePolicy},
         status::NodeState,
     },
-    observe::snapshot::{self, CleanupRow, Leftover, LeftoverKind, Snapshot, Waiting},
     plan::{Hold, Plan, Planned, Step, plan},
     report,
+    snapshot::{self, CleanupRow, Leftover, LeftoverKind, Snapshot, Waiting},
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proptest::prelude::*;

@@ -1,6 +1,6 @@
 //! What is refused again and again: it is told in the end, it heals by itself, and the rest goes on meanwhile.
 
-use dialog_operator::{observe::refusals::Act, plan::refusals::act};
+use dialog_operator::{plan::refusals::act, snapshot::Act};
 
 use super::*;
 

@@ -1,13 +1,14 @@
 //! What the status says of what failed and of what is waited for.
 
 use dialog_operator::{
-    act::{DoneStep, Failure, FailureReason},
+    act::DoneStep,
     api::{DialogClusterStatus, names::SecretKind},
+    plan::{Problem, ProblemReason, RestartCause},
+    snapshot::{Failure, FailureReason},
 };
 
 use std::collections::BTreeSet;
 
-use dialog_operator::plan::{Problem, ProblemReason, RestartCause};
 use strum::VariantNames;
 
 use super::*;

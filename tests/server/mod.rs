@@ -19,8 +19,8 @@ use std::{
 use dialog_operator::{
     act::pki,
     api::{ClusterId, Desired, DialogCluster, DialogClusterSpec, Node, names::SecretKind},
-    observe::snapshot::OperatorFacts,
     resources::{self, Initialise, Inputs, Rendered},
+    snapshot::OperatorConfig,
 };
 use tempfile::TempDir;
 
@@ -37,8 +37,8 @@ pub fn desired() -> Desired {
     Desired::try_from(&cluster).unwrap()
 }
 
-pub fn operator() -> OperatorFacts {
-    OperatorFacts { default_image: "postgres".to_owned(), cluster_domain: "cluster.local".to_owned() }
+pub fn operator() -> OperatorConfig {
+    OperatorConfig { default_image: "postgres".to_owned(), cluster_domain: "cluster.local".to_owned() }
 }
 
 /// The Secrets of a cluster, as the operator makes them.

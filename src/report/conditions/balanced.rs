@@ -6,9 +6,9 @@ use super::{Said, is_about_moves, no, unknown, yes};
 use crate::{
     act::Done,
     api::{spec::RebalanceMode, status::Purpose},
-    observe::snapshot::Seen,
     plan::{Hold, Plan, View},
     report::words,
+    snapshot::Seen,
 };
 
 /// Shards are where Citus' own plan wants them. Whatever is first, a pause between two jobs is said, and who holds up

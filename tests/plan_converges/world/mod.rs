@@ -15,17 +15,14 @@ use dialog_operator::{
         names::{SecretKind, keys},
         spec::VolumePolicy,
     },
-    observe::{
-        Snapshot,
-        snapshot::{
-            ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable,
-            Group, Holdings, Job, Leftover, LiveObject, Move, Obstacle, Obstacles, OperatorFacts, Ownership,
-            Pins, Pod, Postgres, Reach, Refusals, RejectedConfiguration, Rewritten, SchemaSql, Seen, Task,
-            Waiting,
-        },
-    },
     plan::{Plan, Planned, Step, View, contents, invariants, plan, refusals, view::PORT, wanted},
     resources::{self, Rendered},
+    snapshot::{
+        ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable, Group,
+        Holdings, Job, Leftover, LiveObject, Move, Obstacle, Obstacles, OperatorConfig, Ownership, Pins, Pod,
+        Postgres, Reach, Refusals, RejectedConfiguration, Rewritten, SchemaSql, Seen, Snapshot, Task,
+        Waiting,
+    },
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};

@@ -27,7 +27,7 @@ impl World {
         }
         let mut seen = Snapshot {
             now: self.now,
-            operator: OperatorFacts {
+            operator: OperatorConfig {
                 default_image: "postgres:dev".to_owned(),
                 cluster_domain: self.cluster_domain.clone(),
             },

@@ -1,13 +1,14 @@
 //! The Kubernetes part of a snapshot, as data: objects and whose they are, pods, and what was said about them. No code
 //! that reads anything lives here.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::resources::Difference;
+/// Longest value shown in a message, in characters.
+const SHOWN: usize = 60;
 
 /// Whose an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,4 +132,53 @@ impl Warning {
 pub struct Rewritten {
     /// With both values: another value since is somebody's.
     pub differences: Vec<Difference>,
+}
+
+/// A value that is not what it should be. In words: `spec.replicas: 2 -> 1`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Where.
+    pub path: String,
+    /// What is there.
+    pub live: Option<Value>,
+    /// What should be.
+    pub want: Option<Value>,
+}
+
+impl Difference {
+    /// At `path`, what is there and what should be.
+    #[must_use]
+    pub(crate) fn new(path: &str, live: Option<&Value>, want: Option<&Value>) -> Self {
+        Self { path: path.to_owned(), live: live.cloned(), want: want.cloned() }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{}: {} -> {}", self.path, shown(self.live.as_ref()), shown(self.want.as_ref()))
+    }
+}
+
+/// What is known of the application's Secret, and may be shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApplicationSecret {
+    /// `metadata.resourceVersion` of what was looked at.
+    pub version: String,
+    /// Why the password cannot be used: which key, and what is wrong, without what is in it.
+    pub unusable: Option<String>,
+    /// Keys that do not say what the password, the names and the authorities come to.
+    pub stale: Vec<String>,
+}
+
+fn shown(value: Option<&Value>) -> String {
+    let text = match value {
+        None | Some(Value::Null) => return "nothing".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    if text.chars().count() <= SHOWN {
+        return text;
+    }
+    text.chars().take(SHOWN).chain(['…']).collect()
 }

@@ -5,6 +5,9 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// The strategy of the operator's own, which keeps groups where they are.
+pub const PINNING: &str = "dialog_operator";
+
 /// A row of pg_dist_background_job with its tasks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

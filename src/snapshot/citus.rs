@@ -1,0 +1,95 @@
+//! What the snapshot holds of the coordinator's Citus catalog, jobs aside. Plain data.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Job, Move, Obstacles, Pins, PlanUnknown, Seen};
+
+/// The coordinator's Citus catalog.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Citus {
+    /// pg_dist_node.
+    pub nodes: Vec<DistNode>,
+    /// Placements and sizes by `groupid`.
+    pub groups: BTreeMap<i32, Group>,
+    /// pg_dist_partition: the first thousand.
+    pub tables: Vec<DistTable>,
+    /// The newest job of type `rebalance` in pg_dist_background_job.
+    pub job: Option<Job>,
+    /// Rebalance jobs that ended `failed` since the last that ended `finished`: what was cancelled is no failure.
+    pub failed_jobs: u32,
+    /// pg_dist_cleanup: the first thousand rows of each member, and of all groups that are no member's.
+    pub cleanup: Vec<CleanupRow>,
+    /// How many rows it has.
+    pub cleanup_in_all: usize,
+    /// What Citus would move now (`get_rebalance_table_shards_plan`); empty when nothing. Not asked for while a job is open.
+    pub plan: Option<Seen<Vec<Move>, PlanUnknown>>,
+    /// The same with the groups that are pinned staying where they are; only while there are such.
+    pub pinned_plan: Option<Seen<Vec<Move>, PlanUnknown>>,
+    /// Groups that the strategy of the operator's own keeps where they are.
+    pub pins: Option<Pins>,
+    /// What would keep Citus from moving tables.
+    pub obstacles: Obstacles,
+    /// `citus_rebalance_start` has the argument `parallel_transfer_colocated_shards`.
+    pub parallel_colocated: bool,
+    /// The application's role exists.
+    pub owner_exists: bool,
+    /// Extensions in the application's database.
+    pub extensions: BTreeSet<String>,
+    /// uid of the Secret whose password the role has (`dialog.owner_secret` of the database).
+    pub owner_secret: Option<String>,
+    /// Hash of the schema SQL that was applied (`dialog.schema_hash` of the database).
+    pub schema_hash: Option<String>,
+}
+
+/// A row of pg_dist_node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // columns of pg_dist_node
+pub struct DistNode {
+    pub node_id: i32,
+    pub group_id: i32,
+    pub name: String,
+    pub port: i32,
+    pub active: bool,
+    pub has_metadata: bool,
+    pub metadata_synced: bool,
+    pub should_have_shards: bool,
+}
+
+/// What a group holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Group {
+    /// Placements of distributed tables (reference tables do not count).
+    pub shards: i64,
+    /// Bytes of them; `None` when not looked at lately.
+    pub bytes: Option<i64>,
+}
+
+/// A distributed or reference table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DistTable {
+    /// Qualified name.
+    pub name: String,
+    /// Hash-distributed (moves), not a reference or local table.
+    pub distributed: bool,
+    /// It has a primary key or another replica identity.
+    pub replica_identity: bool,
+    /// `colocationid`.
+    pub colocation_id: i32,
+}
+
+/// A row of pg_dist_cleanup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // columns of pg_dist_cleanup
+pub struct CleanupRow {
+    pub record_id: i64,
+    pub group_id: i32,
+    pub object_type: i32,
+    pub object_name: String,
+}
