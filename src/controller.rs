@@ -30,16 +30,14 @@ use crate::{
     act::{Hands, act},
     api::{ClusterId, Desired, Invalid},
     citus::Sessions,
+    metrics::Metrics,
     observe::{
         caches::{Caches, Scope, Stored},
         memory::{Handle, Memory},
         observe,
     },
     plan::{checked, refusals},
-    report::{
-        metrics::Metrics,
-        publish::{publish, refuse},
-    },
+    report::publish::{publish, refuse},
     runtime::{
         door::{Door, Refusal},
         leader::LeaderGuard,

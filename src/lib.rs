@@ -12,7 +12,7 @@
 //! - [`plan`]: a pure function of `Desired` and `Snapshot`: steps to do now, holds that say what is waited for, problems
 //!   that a person must solve. Everything hard is here, so everything hard is tested without a cluster.
 //! - [`act`]: exactly those steps, one arm each, until the first failure.
-//! - [`report`]: status, conditions, events, metrics. It always runs, also after a failure.
+//! - [`report`]: status, conditions, events, gauges. It always runs, also after a failure.
 //! - [`resources`]: pure builders of Kubernetes objects. [`citus`]: the only SQL. [`runtime`]: what any long-running
 //!   program on Kubernetes needs.
 
@@ -22,6 +22,7 @@ pub mod act;
 pub mod api;
 pub mod citus;
 pub mod controller;
+pub mod metrics;
 pub mod observe;
 pub mod plan;
 pub mod report;

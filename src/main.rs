@@ -8,9 +8,10 @@ use dialog_operator::{
     api::{self, Desired},
     citus::Sessions,
     controller::{self, Context},
+    metrics::Metrics,
     observe::{caches::Caches, memory::Memory},
     plan::{Plan, plan},
-    report::{metrics::Metrics, words::doing},
+    report::words::doing,
     runtime::{
         door::Door,
         http::{self, Pages},

@@ -15,8 +15,9 @@ use super::*;
 use crate::{
     api::{DialogCluster, DialogClusterStatus, Node},
     citus::Sessions,
+    metrics::Metrics,
     observe::{caches::Caches, memory::Memory},
-    report::{metrics::Metrics, publish},
+    report::publish,
     resources::Rendered,
     runtime::{
         door::Door,

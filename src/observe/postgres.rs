@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::{Desired, Node},
     citus::{self, CatalogQuestion, NodeQuestion, Session},
-    report::metrics::Metrics,
+    metrics::Metrics,
     resources,
     snapshot::{
         Act, Cause, Citus, ConnectionCheck, Failure, FailureReason, PlanUnknown, Pod, Postgres, Seen,

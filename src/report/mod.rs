@@ -3,7 +3,7 @@
 
 pub mod conditions;
 pub mod events;
-pub mod metrics;
+mod gauges;
 pub mod publish;
 pub mod status;
 pub mod words;

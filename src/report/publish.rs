@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{
     events::{self, Story},
+    gauges::gauges,
     writer::{self, Write},
 };
 use crate::{
@@ -36,7 +37,7 @@ pub async fn publish(
 ) -> Result<(), Refusal> {
     let (cluster, before) = (&desired.cluster, &seen.status);
     let after = writer::as_stored(&super::status(desired, seen, plan, done));
-    context.metrics.show(&cluster.namespace, &cluster.name, &after, seen);
+    context.metrics.show(&cluster.namespace, &cluster.name, gauges(&after, seen));
     let rolling = memory.with(|memory| memory.rolling.clone());
     let story = Story { before, after: &after, plan, done, rolling: &rolling, cluster };
     let (mut news, found) = events::events(&story);
@@ -79,12 +80,8 @@ pub async fn refuse(
 ) -> Result<(), Refusal> {
     let before = memory.with(|memory| memory.status(cached));
     let after = writer::as_stored(&super::invalid(&before, generation, invalid, jiff::Timestamp::now()));
-    context.metrics.show(
-        &cluster.namespace,
-        &cluster.name,
-        &after,
-        &Snapshot::empty(&context.operator, jiff::Timestamp::now()),
-    );
+    let unseen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
+    context.metrics.show(&cluster.namespace, &cluster.name, gauges(&after, &unseen));
     if writer::write(&before, &after, None) == Write::No {
         return Ok(());
     }

@@ -15,7 +15,7 @@ use kube::{
 use serde_json::Value;
 
 use super::field_owners;
-use crate::{api::FIELD_MANAGER, report::metrics::Metrics, snapshot::Cause};
+use crate::{api::FIELD_MANAGER, metrics::Metrics, snapshot::Cause};
 
 /// How often the owners of an object's fields are tried to be written while others write its status.
 const ADOPT_TRIES: usize = 5;

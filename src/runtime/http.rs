@@ -13,7 +13,7 @@ use axum::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::report::metrics::Metrics;
+use crate::metrics::Metrics;
 
 /// The latest snapshot of a cluster as JSON, by namespace and name.
 pub type SnapshotOf = dyn Fn(&str, &str) -> Option<String> + Send + Sync;
