@@ -30,18 +30,18 @@ use crate::{
     act::{Hands, act},
     api::{ClusterId, Desired, Invalid},
     citus::Sessions,
+    kubernetes::{
+        ApiClient, ApiError,
+        caches::{Caches, Scope, Stored},
+        leader::LeaderGuard,
+    },
     metrics::Metrics,
     observe::{
-        caches::{Caches, Scope, Stored},
         memory::{Handle, Memory},
         observe,
     },
     plan::{checked, refusals},
     report::publish::{publish, refuse},
-    runtime::{
-        door::{Door, Refusal},
-        leader::LeaderGuard,
-    },
     snapshot::{Act, OperatorConfig},
 };
 
@@ -53,7 +53,7 @@ const FORGET_EVERY: Duration = Duration::from_secs(10);
 /// What a reconcile may use. One for the program.
 pub struct Context {
     /// The way to the Kubernetes API.
-    pub door: Door,
+    pub client: ApiClient,
     /// What Kubernetes holds of ours.
     pub caches: Caches,
     /// What is remembered between two looks.
@@ -150,7 +150,7 @@ async fn reconcile(cluster: Arc<Stored>, context: Arc<Context>) -> Result<Action
     let pause = match result {
         Ok(Ok(Ok(pause))) => pause,
         // It was deleted, or made anew under its name, while we looked at it: the watch tells.
-        Ok(Ok(Err(Refusal::NotFound(_) | Refusal::Conflict(_)))) => pace::AT_REST,
+        Ok(Ok(Err(ApiError::NotFound(_) | ApiError::Conflict(_)))) => pace::AT_REST,
         Ok(Ok(Err(refusal))) => {
             tracing::warn!(error = %refusal, "the status could not be written");
             context.metrics.reconcile_failed("Status");
@@ -176,7 +176,7 @@ async fn one(
     cluster: &Stored,
     id: &ClusterId,
     memory: &Handle,
-) -> Result<Duration, Refusal> {
+) -> Result<Duration, ApiError> {
     let cached = cluster.0.as_ref().ok().and_then(|cluster| cluster.status.as_ref());
     let desired = match desired(cluster) {
         Ok(desired) => desired,

@@ -13,8 +13,8 @@
 //!   that a person must solve. Everything hard is here, so everything hard is tested without a cluster.
 //! - [`act`]: exactly those steps, one arm each, until the first failure.
 //! - [`report`]: status, conditions, events, gauges. It always runs, also after a failure.
-//! - [`resources`]: pure builders of Kubernetes objects. [`citus`]: the only SQL. [`runtime`]: what any long-running
-//!   program on Kubernetes needs.
+//! - [`resources`]: pure builders of Kubernetes objects. [`citus`]: the only SQL. [`kubernetes`]: the only client
+//!   of its API. [`runtime`]: what any long-running program needs.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -22,6 +22,7 @@ pub mod act;
 pub mod api;
 pub mod citus;
 pub mod controller;
+pub mod kubernetes;
 pub mod metrics;
 pub mod observe;
 pub mod plan;

@@ -8,14 +8,17 @@ use dialog_operator::{
     api::{self, Desired},
     citus::Sessions,
     controller::{self, Context},
+    kubernetes::{
+        ApiClient,
+        caches::Caches,
+        leader::{self, Candidate},
+    },
     metrics::Metrics,
-    observe::{caches::Caches, memory::Memory},
+    observe::memory::Memory,
     plan::{Plan, plan},
     report::words::doing,
     runtime::{
-        door::Door,
         http::{self, Pages},
-        leader::{self, Candidate},
         shutdown,
         telemetry::{self, LogFormat},
     },
@@ -131,17 +134,17 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let (stop, end) = (shutdown::on_signal()?, CancellationToken::new());
     let tasks = TaskTracker::new();
     let metrics = Arc::<Metrics>::default();
-    let door = Door::new(client.clone(), Arc::clone(&metrics));
+    let api = ApiClient::new(client.clone(), Arc::clone(&metrics));
     let candidate =
         Candidate { namespace: arguments.lease_namespace, name: LEASE.to_owned(), identity: identity() };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = candidate.identity, "starting");
     let reporter = Reporter { controller: LEASE.to_owned(), instance: Some(candidate.identity.clone()) };
     // The Lease is given back when `end` is cancelled: after the last step, not before.
-    let (guard, election) = leader::elect(door.clone(), candidate, end.clone());
+    let (guard, election) = leader::elect(api.clone(), candidate, end.clone());
     let mut election = tokio::spawn(election);
     let context = Arc::new(Context {
         caches: Caches::start(&client, &arguments.namespaces, &tasks, &end),
-        door,
+        client: api,
         memory: Memory::default(),
         sessions: Sessions::new(SESSIONS),
         leader: guard,

@@ -6,21 +6,21 @@ use std::time::Instant;
 use super::Hands;
 use crate::{
     api::{Node, names::keys, spec::VolumePolicy},
+    kubernetes::{ApiError, ObjectKey},
     resources::{self, Inputs, Rendered},
-    runtime::door::{Address, Refusal},
     snapshot::{Failure, FailureReason, Ownership, live},
 };
 use serde_json::{Value, json};
 
 impl Hands<'_> {
-    pub(super) fn address<'a>(&'a self, api_version: &'a str, kind: &'a str, name: &'a str) -> Address<'a> {
-        Address { api_version, kind, namespace: &self.desired.cluster.namespace, name }
+    pub(super) fn address<'a>(&'a self, api_version: &'a str, kind: &'a str, name: &'a str) -> ObjectKey<'a> {
+        ObjectKey { api_version, kind, namespace: &self.desired.cluster.namespace, name }
     }
 }
 
 pub(super) async fn create(hands: &Hands<'_>, object: &Rendered) -> Result<(), Failure> {
     let address = hands.address(&object.api_version, &object.kind, &object.name);
-    match hands.context.door.create(address, &object.json).await {
+    match hands.context.client.create(address, &object.json).await {
         Ok(answer) => {
             hands.memory.with(|memory| {
                 memory.admitted(object, &answer);
@@ -28,16 +28,16 @@ pub(super) async fn create(hands: &Hands<'_>, object: &Rendered) -> Result<(), F
             });
             Ok(())
         }
-        Err(Refusal::AlreadyExists(words)) => taken(hands, address, &words).await,
+        Err(ApiError::AlreadyExists(words)) => taken(hands, address, &words).await,
         Err(refusal) => Err(Failure::refused(&address, &refusal)),
     }
 }
 
 /// Whose is the object that has the name? Ours when the cache is only behind.
-pub(super) async fn taken(hands: &Hands<'_>, address: Address<'_>, words: &str) -> Result<(), Failure> {
+pub(super) async fn taken(hands: &Hands<'_>, address: ObjectKey<'_>, words: &str) -> Result<(), Failure> {
     let key = format!("{}/{}", address.kind, address.name);
     let answer =
-        hands.context.door.get(address).await.map_err(|refusal| Failure::refused(&address, &refusal))?;
+        hands.context.client.get(address).await.map_err(|refusal| Failure::refused(&address, &refusal))?;
     let cluster = &hands.desired.cluster;
     // Gone again since: the next look creates it.
     let Some(json) = answer else {
@@ -70,7 +70,7 @@ pub(super) async fn taken(hands: &Hands<'_>, address: Address<'_>, words: &str) 
 
 pub(super) async fn apply(hands: &Hands<'_>, object: &Rendered, uid: &str) -> Result<(), Failure> {
     let address = hands.address(&object.api_version, &object.kind, &object.name);
-    let answer = hands.context.door.apply(address, uid, &object.json).await;
+    let answer = hands.context.client.apply(address, uid, &object.json).await;
     let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
     hands.memory.with(|memory| {
         memory.admitted(object, &answer);
@@ -88,7 +88,7 @@ pub(super) async fn adopt(hands: &Hands<'_>, kind: &str, name: &str, uid: &str) 
         // Nobody else has taken it since.
         "resourceVersion": seen.and_then(|seen| seen.json.pointer("/metadata/resourceVersion")),
     });
-    let answer = hands.context.door.note(address, uid, &notes).await;
+    let answer = hands.context.client.patch_metadata(address, uid, &notes).await;
     let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
     hands.memory.with(|memory| memory.wrote(format!("{kind}/{name}"), answer));
     Ok(())
@@ -118,7 +118,7 @@ pub(super) async fn patch_pod(
 ) -> Result<(), Failure> {
     let name = node.pod_name(&hands.desired.cluster.name);
     let address = hands.address("v1", "Pod", &name);
-    let answer = hands.context.door.note(address, pod_uid, metadata).await;
+    let answer = hands.context.client.patch_metadata(address, pod_uid, metadata).await;
     answer.map(drop).map_err(|refusal| Failure::refused(&address, &refusal))
 }
 
@@ -141,7 +141,7 @@ pub(super) async fn record_identity(
             continue;
         }
         let notes = json!({ "annotations": { keys::SYSTEM_IDENTIFIER: system_identifier } });
-        let answer = hands.context.door.note(address, &seen.uid, &notes).await;
+        let answer = hands.context.client.patch_metadata(address, &seen.uid, &notes).await;
         let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
         hands.memory.with(|memory| memory.wrote(key, answer));
     }
@@ -170,7 +170,7 @@ pub(super) async fn retire(
             continue;
         }
         let address = hands.address(version, kind, name);
-        let answer = hands.context.door.note(address, &seen.uid, &notes).await;
+        let answer = hands.context.client.patch_metadata(address, &seen.uid, &notes).await;
         let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
         hands.memory.with(|memory| memory.wrote(key, answer));
     }
@@ -183,7 +183,7 @@ pub(super) async fn note_restart(hands: &Hands<'_>, node: Node, booted: &str) ->
     let address = hands.address("apps/v1", "StatefulSet", &set);
     let Some(seen) = hands.seen.objects.get(&key) else { return Ok(()) };
     let notes = json!({ "annotations": { keys::BOOTED: booted } });
-    let answer = hands.context.door.note(address, &seen.uid, &notes).await;
+    let answer = hands.context.client.patch_metadata(address, &seen.uid, &notes).await;
     let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
     hands.memory.with(|memory| memory.wrote(key, answer));
     Ok(())
@@ -198,7 +198,7 @@ pub(super) async fn delete_pod(hands: &Hands<'_>, node: Node, pod_uid: &str) -> 
 
 pub(super) async fn delete(hands: &Hands<'_>, kind: &str, name: &str, uid: &str) -> Result<(), Failure> {
     let address = hands.address(api_version(kind), kind, name);
-    let answer = hands.context.door.delete(address, uid).await;
+    let answer = hands.context.client.delete(address, uid).await;
     answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
     hands.memory.with(|memory| memory.writes.remove(&format!("{kind}/{name}")));
     Ok(())

@@ -20,7 +20,6 @@ use crate::{
     observe::memory::Handle,
     plan::{Plan, Planned, Problem, ProblemReason, Step, refusals},
     report::words::doing,
-    runtime::door::{Address, Refusal},
     snapshot::{Cause, Failure, FailureReason, Snapshot},
 };
 
@@ -255,15 +254,5 @@ impl Failure {
     fn after(self, elapsed: Duration) -> Self {
         let waited = elapsed > LOCKED && self.cause == Cause::Sqlstate("57014".to_owned());
         if waited { self.for_cause(Cause::Wait) } else { self }
-    }
-    /// A refused request about an object.
-    #[must_use]
-    pub fn refused(what: &Address<'_>, refusal: &Refusal) -> Self {
-        let reason = match refusal {
-            Refusal::Conflict(_) => FailureReason::Conflict,
-            Refusal::Deadline => FailureReason::DeadlineExceeded,
-            _ => FailureReason::Kubernetes,
-        };
-        Self::new(reason, format!("{what}: {refusal}")).for_cause(refusal.cause())
     }
 }

@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     api::names::SecretKind,
+    kubernetes::ApiError,
     observe::application::{self, Names},
     resources::{self, Inputs},
-    runtime::door::Refusal,
     snapshot::{Failure, FailureReason, live},
 };
 
@@ -46,14 +46,14 @@ pub(super) async fn create(hands: &Hands<'_>, kind: SecretKind) -> Result<(), Fa
         Failure::new(FailureReason::Secret, format!("Secret {name} cannot be written as JSON"))
     })?;
     let address = hands.address("v1", "Secret", &name);
-    match hands.context.door.create(address, &json).await {
+    match hands.context.client.create(address, &json).await {
         Ok(answer) => {
             if let Some(object) = live(answer, &hands.desired.cluster) {
                 hands.memory.with(|memory| memory.wrote(format!("Secret/{name}"), object.json));
             }
             Ok(())
         }
-        Err(Refusal::AlreadyExists(words)) => kubernetes::taken(hands, address, &words).await,
+        Err(ApiError::AlreadyExists(words)) => kubernetes::taken(hands, address, &words).await,
         Err(refusal) => Err(Failure::refused(&address, &refusal)),
     }
 }
@@ -79,7 +79,7 @@ pub(super) async fn set_connection_keys(hands: &Hands<'_>, uid: &str, version: &
         Failure::new(FailureReason::Secret, format!("Secret {name} cannot be written as JSON"))
     })?;
     let address = hands.address("v1", "Secret", &name);
-    let answer = hands.context.door.set_data(address, (uid, version), &keys).await;
+    let answer = hands.context.client.set_data(address, (uid, version), &keys).await;
     let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
     if let Some(object) = live(answer, &hands.desired.cluster) {
         hands.memory.with(|memory| memory.wrote(format!("Secret/{name}"), object.json));
@@ -102,7 +102,7 @@ impl Hands<'_> {
         }
         let address = self.address("v1", "Secret", &name);
         let answer =
-            self.context.door.get(address).await.map_err(|refusal| Failure::refused(&address, &refusal))?;
+            self.context.client.get(address).await.map_err(|refusal| Failure::refused(&address, &refusal))?;
         let secret: Secret = serde_json::from_value(answer.ok_or_else(missing)?)
             .map_err(|_| Failure::new(FailureReason::Secret, format!("Secret {name} cannot be read")))?;
         if !secret.owner_references().iter().any(|owner| owner.uid == cluster.uid) {

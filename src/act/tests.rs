@@ -15,14 +15,15 @@ use super::*;
 use crate::{
     api::{DialogCluster, DialogClusterStatus, Node},
     citus::Sessions,
-    metrics::Metrics,
-    observe::{caches::Caches, memory::Memory},
-    report::publish,
-    resources::Rendered,
-    runtime::{
-        door::Door,
+    kubernetes::{
+        ApiClient, ObjectKey,
+        caches::Caches,
         leader::{self, Candidate},
     },
+    metrics::Metrics,
+    observe::memory::Memory,
+    report::publish,
+    resources::Rendered,
     snapshot::{OperatorConfig, Ownership},
 };
 
@@ -60,12 +61,12 @@ fn refusal(code: u16, reason: &str) -> (u16, Value) {
 
 fn context(client: &Client) -> Context {
     let metrics = Arc::<Metrics>::default();
-    let door = Door::new(client.clone(), Arc::clone(&metrics));
+    let api = ApiClient::new(client.clone(), Arc::clone(&metrics));
     let candidate =
         Candidate { namespace: "system".into(), name: "dialog-operator".into(), identity: "me".into() };
-    let (leader, _election) = leader::elect(door.clone(), candidate, CancellationToken::new());
+    let (leader, _election) = leader::elect(api.clone(), candidate, CancellationToken::new());
     Context {
-        door,
+        client: api,
         caches: Caches { scopes: vec![] },
         memory: Memory::default(),
         sessions: Sessions::new(1),
@@ -323,8 +324,8 @@ async fn a_delete_names_the_uid_and_what_is_gone_is_fine() {
     let (client, server) = answering(vec![refusal(404, "NotFound")]);
     let context = context(&client);
     let address =
-        Address { api_version: "apps/v1", kind: "StatefulSet", namespace: "market", name: "shop-worker-2" };
-    context.door.delete(address, "s-9").await.unwrap();
+        ObjectKey { api_version: "apps/v1", kind: "StatefulSet", namespace: "market", name: "shop-worker-2" };
+    context.client.delete(address, "s-9").await.unwrap();
     drop((context, client));
     let asked = server.await.unwrap();
     assert_eq!(asked[0].0, "DELETE");

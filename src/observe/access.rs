@@ -7,10 +7,11 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use secrecy::SecretString;
 
-use super::{caches::Scope, memory::Handle};
+use super::memory::Handle;
 use crate::{
     api::{ClusterId, Node, names::SecretKind},
     citus::{ClientTls, Session, SessionKey, Sessions, SqlError, Target, Tls},
+    kubernetes::caches::Scope,
     snapshot::Pod,
 };
 

@@ -7,9 +7,9 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use secrecy::SecretString;
 
-use super::caches::Scope;
 use crate::{
     api::{ClusterId, names::SecretKind, spec::DatabaseSpec},
+    kubernetes::caches::Scope,
     snapshot::ApplicationSecret,
 };
 

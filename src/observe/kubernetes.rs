@@ -9,9 +9,10 @@ use kube::{Resource, ResourceExt, runtime::reflector::Store};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{caches::Scope, memory::Remembered};
+use super::memory::Remembered;
 use crate::{
     api::{ClusterId, Node, names::keys},
+    kubernetes::caches::Scope,
     resources::{INSPECTION, SERVER},
     snapshot::{ImageFacts, LiveObject, Pod, Seen, Waiting, Warning, live},
 };

@@ -3,7 +3,6 @@
 
 pub mod access;
 pub mod application;
-pub mod caches;
 mod held;
 pub mod kubernetes;
 mod leaving;
@@ -11,8 +10,6 @@ pub mod memory;
 pub mod postgres;
 pub mod reach;
 pub mod schema;
-mod trim;
-pub mod warnings;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -28,8 +25,8 @@ use crate::{
         names::{SecretKind, keys},
     },
     controller::Context,
+    kubernetes::ObjectKey,
     plan::View,
-    runtime::door::Address,
     snapshot::{ImageFacts, LiveObject, Ownership, Seen, Snapshot, live},
 };
 
@@ -116,9 +113,9 @@ async fn restored_authority(
         found
     } else {
         let namespace = &desired.cluster.namespace;
-        let address = Address { api_version: "v1", kind: "Secret", namespace, name: &name };
+        let address = ObjectKey { api_version: "v1", kind: "Secret", namespace, name: &name };
         // What cannot be read now is looked for again.
-        let Ok(answer) = context.door.get(address).await else { return };
+        let Ok(answer) = context.client.get(address).await else { return };
         let found = answer.and_then(|json| live(json, &desired.cluster));
         memory.with(|memory| memory.unlabelled = Some((found.clone(), Instant::now())));
         found

@@ -14,7 +14,7 @@ use crate::{
     api::{Desired, DialogClusterStatus, spec::ConfigMapKey},
     citus::BUILT_IN_SCHEMA,
     controller::Context,
-    runtime::door::Address,
+    kubernetes::ObjectKey,
     snapshot::{Act, Failure, SchemaSql, Seen},
 };
 
@@ -75,8 +75,8 @@ async fn read(
 ) -> Seen<SchemaSql> {
     let ConfigMapKey { name, key } = source;
     let namespace = &desired.cluster.namespace;
-    let address = Address { api_version: "v1", kind: "ConfigMap", namespace, name };
-    let seen = match context.door.get(address).await {
+    let address = ObjectKey { api_version: "v1", kind: "ConfigMap", namespace, name };
+    let seen = match context.client.get(address).await {
         Err(refusal) => {
             let failure = Failure::refused(&address, &refusal);
             let generation = desired.generation;

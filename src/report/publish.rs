@@ -15,9 +15,9 @@ use crate::{
     act::Done,
     api::{ClusterId, Desired, DialogCluster, DialogClusterStatus, Invalid},
     controller::Context,
+    kubernetes::{ApiError, ObjectKey},
     observe::memory::Handle,
     plan::Plan,
-    runtime::door::{Address, Refusal},
     snapshot::Snapshot,
 };
 
@@ -34,7 +34,7 @@ pub async fn publish(
     desired: &Desired,
     seen: &Snapshot,
     (plan, done): (&Plan, &Done),
-) -> Result<(), Refusal> {
+) -> Result<(), ApiError> {
     let (cluster, before) = (&desired.cluster, &seen.status);
     let after = writer::as_stored(&super::status(desired, seen, plan, done));
     context.metrics.show(&cluster.namespace, &cluster.name, gauges(&after, seen));
@@ -77,7 +77,7 @@ pub async fn refuse(
     cluster: &ClusterId,
     (generation, cached): (i64, Option<&DialogClusterStatus>),
     invalid: &Invalid,
-) -> Result<(), Refusal> {
+) -> Result<(), ApiError> {
     let before = memory.with(|memory| memory.status(cached));
     let after = writer::as_stored(&super::invalid(&before, generation, invalid, jiff::Timestamp::now()));
     let unseen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
@@ -94,9 +94,9 @@ async fn write(
     memory: &Handle,
     cluster: &ClusterId,
     status: &DialogClusterStatus,
-) -> Result<(), Refusal> {
+) -> Result<(), ApiError> {
     let (api_version, kind) = (DialogCluster::api_version(&()), DialogCluster::kind(&()));
-    let address = Address {
+    let address = ObjectKey {
         api_version: &api_version,
         kind: &kind,
         namespace: &cluster.namespace,
@@ -107,7 +107,7 @@ async fn write(
         "metadata": { "name": cluster.name, "namespace": cluster.namespace },
         "status": status,
     });
-    context.door.apply_status(address, &cluster.uid, &object).await?;
+    context.client.apply_status(address, &cluster.uid, &object).await?;
     memory.with(|memory| memory.status = Some((status.clone(), Instant::now())));
     Ok(())
 }

@@ -1,9 +1,6 @@
-//! What any long-running program on Kubernetes needs, and nothing about databases: telemetry, the HTTP server, leader
-//! election, shutdown, and the one door to the Kubernetes API.
+//! What any long-running program needs, and nothing about databases or Kubernetes objects: telemetry, the HTTP server,
+//! shutdown.
 
-pub mod door;
-mod field_owners;
 pub mod http;
-pub mod leader;
 pub mod shutdown;
 pub mod telemetry;

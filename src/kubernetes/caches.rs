@@ -59,15 +59,15 @@ pub struct Scope {
     /// Wakes DialogClusters while somebody listens.
     pub wakes: Arc<Wakes>,
     filled: Vec<Filled>,
-    pub(super) stateful_sets: Store<StatefulSet>,
-    pub(super) pods: Store<Pod>,
-    pub(super) claims: Store<PersistentVolumeClaim>,
-    pub(super) services: Store<Service>,
-    pub(super) config_maps: Store<ConfigMap>,
+    pub(crate) stateful_sets: Store<StatefulSet>,
+    pub(crate) pods: Store<Pod>,
+    pub(crate) claims: Store<PersistentVolumeClaim>,
+    pub(crate) services: Store<Service>,
+    pub(crate) config_maps: Store<ConfigMap>,
     pub(crate) secrets: Store<Secret>,
-    pub(super) accounts: Store<ServiceAccount>,
-    pub(super) budgets: Store<PodDisruptionBudget>,
-    pub(super) warnings: Arc<Warnings>,
+    pub(crate) accounts: Store<ServiceAccount>,
+    pub(crate) budgets: Store<PodDisruptionBudget>,
+    pub(crate) warnings: Arc<Warnings>,
 }
 
 impl Scope {

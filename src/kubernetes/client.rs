@@ -1,4 +1,4 @@
-//! The one door to the Kubernetes API, watches aside: every request is counted and has a deadline, and an error keeps
+//! The one client of the Kubernetes API, watches aside: every request is counted and has a deadline, and an error keeps
 //! the API server's words. What is written, and whether, is decided elsewhere.
 
 use std::{sync::Arc, time::Duration};
@@ -14,20 +14,24 @@ use kube::{
 };
 use serde_json::Value;
 
-use super::field_owners;
-use crate::{api::FIELD_MANAGER, metrics::Metrics, snapshot::Cause};
+use super::field_ownership;
+use crate::{
+    api::FIELD_MANAGER,
+    metrics::Metrics,
+    snapshot::{Cause, Failure, FailureReason},
+};
 
 /// How often the owners of an object's fields are tried to be written while others write its status.
-const ADOPT_TRIES: usize = 5;
+const MIGRATE_TRIES: usize = 5;
 /// No request takes longer: the API server itself gives up after a minute, and other clusters wait for nothing here.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Field manager of single annotations.
 const NOTES: &str = "dialog-operator-notes";
 
-/// The door.
+/// Requests to the API server: counted, and each with a deadline.
 #[derive(Clone)]
-pub struct Door {
+pub struct ApiClient {
     client: Client,
     metrics: Arc<Metrics>,
 }
@@ -35,14 +39,14 @@ pub struct Door {
 /// Which object a request is about.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
-pub struct Address<'a> {
+pub struct ObjectKey<'a> {
     pub api_version: &'a str,
     pub kind: &'a str,
     pub namespace: &'a str,
     pub name: &'a str,
 }
 
-impl std::fmt::Display for Address<'_> {
+impl std::fmt::Display for ObjectKey<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
     }
@@ -50,7 +54,7 @@ impl std::fmt::Display for Address<'_> {
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum ApiError {
     /// Something with this name exists.
     #[error("{0}")]
     AlreadyExists(String),
@@ -78,7 +82,7 @@ pub enum Refusal {
 
 /// Words of the API server without the rest of its answer.
 #[must_use]
-pub fn words(error: &kube::Error) -> String {
+pub fn message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         kube::Error::Service(error) => {
@@ -102,9 +106,9 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-impl From<kube::Error> for Refusal {
+impl From<kube::Error> for ApiError {
     fn from(error: kube::Error) -> Self {
-        let message = words(&error);
+        let message = message(&error);
         match error {
             kube::Error::Api(status) if status.is_already_exists() => Self::AlreadyExists(message),
             kube::Error::Api(status) if status.is_conflict() => Self::Conflict(message),
@@ -123,7 +127,7 @@ impl From<kube::Error> for Refusal {
     }
 }
 
-impl Refusal {
+impl ApiError {
     /// Whether the API server refused, and with which word.
     #[must_use]
     pub fn cause(&self) -> Cause {
@@ -140,8 +144,21 @@ impl Refusal {
     }
 }
 
-impl Door {
-    /// A door with a counter.
+impl Failure {
+    /// A refused request about an object.
+    #[must_use]
+    pub fn refused(what: &ObjectKey<'_>, refusal: &ApiError) -> Self {
+        let reason = match refusal {
+            ApiError::Conflict(_) => FailureReason::Conflict,
+            ApiError::Deadline => FailureReason::DeadlineExceeded,
+            _ => FailureReason::Kubernetes,
+        };
+        Self::new(reason, format!("{what}: {refusal}")).for_cause(refusal.cause())
+    }
+}
+
+impl ApiClient {
+    /// A client that counts its requests.
     #[must_use]
     pub fn new(client: Client, metrics: Arc<Metrics>) -> Self {
         Self { client, metrics }
@@ -157,14 +174,14 @@ impl Door {
         verb: &'static str,
         kind: &str,
         request: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, ApiError> {
         self.metrics.kubernetes_request(verb, kind);
-        tokio::time::timeout(DEADLINE, request).await.map_err(|_| Refusal::Deadline)?.map_err(Refusal::from)
+        tokio::time::timeout(DEADLINE, request).await.map_err(|_| ApiError::Deadline)?.map_err(ApiError::from)
     }
 
-    fn api(&self, address: Address<'_>) -> Result<Api<DynamicObject>, Refusal> {
+    fn api(&self, address: ObjectKey<'_>) -> Result<Api<DynamicObject>, ApiError> {
         let resource = resource(address.api_version, address.kind)
-            .map_err(|error| Refusal::Other(format!("{}: {error}", address.api_version)))?;
+            .map_err(|error| ApiError::Other(format!("{}: {error}", address.api_version)))?;
         Ok(Api::namespaced_with(self.client.clone(), address.namespace, &resource))
     }
 
@@ -172,7 +189,7 @@ impl Door {
     ///
     /// # Errors
     /// As the API server says.
-    pub async fn get(&self, address: Address<'_>) -> Result<Option<Value>, Refusal> {
+    pub async fn get(&self, address: ObjectKey<'_>) -> Result<Option<Value>, ApiError> {
         let api = self.api(address)?;
         let object = self.counted("get", address.kind, api.get_opt(address.name)).await?;
         Ok(object.map(json))
@@ -181,11 +198,11 @@ impl Door {
     /// Creates an object.
     ///
     /// # Errors
-    /// [`Refusal::AlreadyExists`] when the name is taken, else as the API server says.
-    pub async fn create(&self, address: Address<'_>, object: &Value) -> Result<Value, Refusal> {
+    /// [`ApiError::AlreadyExists`] when the name is taken, else as the API server says.
+    pub async fn create(&self, address: ObjectKey<'_>, object: &Value) -> Result<Value, ApiError> {
         let api = self.api(address)?;
         let object: DynamicObject = serde_json::from_value(object.clone())
-            .map_err(|error| Refusal::Other(format!("{address} is no object: {error}")))?;
+            .map_err(|error| ApiError::Other(format!("{address} is no object: {error}")))?;
         let parameters =
             PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         self.counted("create", address.kind, api.create(&parameters, &object)).await.map(json)
@@ -195,17 +212,17 @@ impl Door {
     /// gone, the API server refuses instead of making it anew.
     ///
     /// What we created belongs to us by a create, which an apply does not take away again: the first apply makes it ours
-    /// by apply (see `field_owners::as_applied`).
+    /// by apply (see `field_ownership::as_applied`).
     ///
     /// # Errors
-    /// [`Refusal::Conflict`] when the uid is another one, [`Refusal::NotFound`] when the object is gone.
-    pub async fn apply(&self, address: Address<'_>, uid: &str, object: &Value) -> Result<Value, Refusal> {
+    /// [`ApiError::Conflict`] when the uid is another one, [`ApiError::NotFound`] when the object is gone.
+    pub async fn apply(&self, address: ObjectKey<'_>, uid: &str, object: &Value) -> Result<Value, ApiError> {
         let api = self.api(address)?;
         let patch = Patch::Apply(with_uid(object, uid));
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let applied =
             self.counted("apply", address.kind, api.patch(address.name, &parameters, &patch)).await?;
-        if !self.adopt(address, &api, &applied).await? {
+        if !self.migrate_field_ownershiphip(address, &api, &applied).await? {
             return Ok(json(applied));
         }
         // Only now does what is no longer wanted go.
@@ -213,17 +230,17 @@ impl Door {
     }
 
     /// Once after a create: what was created is owned as applied from now on. Says whether that was to be done.
-    async fn adopt(
+    async fn migrate_field_ownershiphip(
         &self,
-        address: Address<'_>,
+        address: ObjectKey<'_>,
         api: &Api<DynamicObject>,
         applied: &DynamicObject,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, ApiError> {
         let mut latest = applied.clone();
         let parameters =
             PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        for _ in 0..ADOPT_TRIES {
-            let Some(owners) = field_owners::as_applied(latest.managed_fields()) else {
+        for _ in 0..MIGRATE_TRIES {
+            let Some(owners) = field_ownership::as_applied(latest.managed_fields()) else {
                 return Ok(latest.resource_version() != applied.resource_version());
             };
             let version = latest.resource_version();
@@ -234,20 +251,25 @@ impl Door {
             match self.counted("patch", address.kind, request).await {
                 Ok(_) => return Ok(true),
                 // A controller has written its status meanwhile.
-                Err(Refusal::Conflict(_)) => {
+                Err(ApiError::Conflict(_)) => {
                     latest = self.counted("get", address.kind, api.get(address.name)).await?;
                 }
                 Err(other) => return Err(other),
             }
         }
-        Err(Refusal::Conflict(format!("{address}: it is written by others all the time")))
+        Err(ApiError::Conflict(format!("{address}: it is written by others all the time")))
     }
 
     /// Server-side apply of a status.
     ///
     /// # Errors
-    /// [`Refusal::Conflict`] when the uid is another one, [`Refusal::NotFound`] when the object is gone.
-    pub async fn apply_status(&self, address: Address<'_>, uid: &str, object: &Value) -> Result<(), Refusal> {
+    /// [`ApiError::Conflict`] when the uid is another one, [`ApiError::NotFound`] when the object is gone.
+    pub async fn apply_status(
+        &self,
+        address: ObjectKey<'_>,
+        uid: &str,
+        object: &Value,
+    ) -> Result<(), ApiError> {
         let api = self.api(address)?;
         let patch = Patch::Apply(with_uid(object, uid));
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
@@ -255,14 +277,19 @@ impl Door {
         self.counted("apply_status", address.kind, request).await.map(drop)
     }
 
-    /// Sets what is in `notes` of the metadata (labels, annotations) and nothing else, by a merge patch with the uid as
+    /// Sets what is in `metadata` (labels, annotations) and nothing else, by a merge patch with the uid as
     /// precondition. They belong to a manager of their own, so that an apply of the object does not take them away.
     ///
     /// # Errors
-    /// [`Refusal::Conflict`] when the uid is another one, [`Refusal::NotFound`] when the object is gone.
-    pub async fn note(&self, address: Address<'_>, uid: &str, notes: &Value) -> Result<Value, Refusal> {
+    /// [`ApiError::Conflict`] when the uid is another one, [`ApiError::NotFound`] when the object is gone.
+    pub async fn patch_metadata(
+        &self,
+        address: ObjectKey<'_>,
+        uid: &str,
+        metadata: &Value,
+    ) -> Result<Value, ApiError> {
         let api = self.api(address)?;
-        let mut metadata = notes.clone();
+        let mut metadata = metadata.clone();
         metadata["uid"] = uid.into();
         let patch = Patch::Merge(serde_json::json!({ "metadata": metadata }));
         let parameters = PatchParams { field_manager: Some(NOTES.to_owned()), ..PatchParams::default() };
@@ -272,13 +299,13 @@ impl Door {
     /// Sets keys of an object's `data` and leaves the others, by a merge patch: of this uid in this version only.
     ///
     /// # Errors
-    /// [`Refusal::Conflict`] when it is another one, or has changed; [`Refusal::NotFound`] when the object is gone.
+    /// [`ApiError::Conflict`] when it is another one, or has changed; [`ApiError::NotFound`] when the object is gone.
     pub async fn set_data(
         &self,
-        address: Address<'_>,
+        address: ObjectKey<'_>,
         (uid, version): (&str, &str),
         data: &Value,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Value, ApiError> {
         let api = self.api(address)?;
         let metadata = serde_json::json!({ "uid": uid, "resourceVersion": version });
         let patch = Patch::Merge(serde_json::json!({ "metadata": metadata, "data": data }));
@@ -290,13 +317,13 @@ impl Door {
     /// Deletes an object if it still has this uid. An object that is gone is a success.
     ///
     /// # Errors
-    /// [`Refusal::Conflict`] when the uid is another one.
-    pub async fn delete(&self, address: Address<'_>, uid: &str) -> Result<(), Refusal> {
+    /// [`ApiError::Conflict`] when the uid is another one.
+    pub async fn delete(&self, address: ObjectKey<'_>, uid: &str) -> Result<(), ApiError> {
         let api = self.api(address)?;
         let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
         let parameters = DeleteParams::background().preconditions(preconditions);
         match self.counted("delete", address.kind, api.delete(address.name, &parameters)).await {
-            Ok(_) | Err(Refusal::NotFound(_)) => Ok(()),
+            Ok(_) | Err(ApiError::NotFound(_)) => Ok(()),
             Err(other) => Err(other),
         }
     }
@@ -305,7 +332,7 @@ impl Door {
     ///
     /// # Errors
     /// As the API server says.
-    pub async fn lease(&self, namespace: &str, name: &str) -> Result<Option<Lease>, Refusal> {
+    pub async fn lease(&self, namespace: &str, name: &str) -> Result<Option<Lease>, ApiError> {
         let api = Api::<Lease>::namespaced(self.client.clone(), namespace);
         self.counted("get", "Lease", api.get_opt(name)).await
     }
@@ -313,8 +340,8 @@ impl Door {
     /// Writes a Lease: a create when it has no resourceVersion, else a replace of exactly that version.
     ///
     /// # Errors
-    /// [`Refusal::Conflict`] or [`Refusal::AlreadyExists`] when somebody else was faster.
-    pub async fn write_lease(&self, namespace: &str, name: &str, lease: &Lease) -> Result<Lease, Refusal> {
+    /// [`ApiError::Conflict`] or [`ApiError::AlreadyExists`] when somebody else was faster.
+    pub async fn write_lease(&self, namespace: &str, name: &str, lease: &Lease) -> Result<Lease, ApiError> {
         let api = Api::<Lease>::namespaced(self.client.clone(), namespace);
         let parameters =
             PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };

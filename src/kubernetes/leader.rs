@@ -12,7 +12,7 @@ use k8s_openapi::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::door::{Door, Refusal};
+use super::{ApiClient, ApiError};
 
 /// How long a Lease that is not renewed still binds the others.
 const DURATION: Duration = Duration::from_secs(15);
@@ -37,7 +37,7 @@ pub struct Candidate {
 /// Tells whether this operator leads.
 #[derive(Clone)]
 pub struct LeaderGuard {
-    door: Door,
+    client: ApiClient,
     candidate: Candidate,
     leading: watch::Receiver<bool>,
 }
@@ -61,7 +61,7 @@ impl LeaderGuard {
     pub async fn still_held(&self) -> Result<(), NotHeld> {
         let Candidate { namespace, name, identity } = &self.candidate;
         let place = format!("{namespace}/{name}");
-        let lease = match self.door.lease(namespace, name).await {
+        let lease = match self.client.lease(namespace, name).await {
             Ok(lease) => lease,
             Err(error) => return Err(NotHeld::Unknown(place, error.to_string())),
         };
@@ -86,18 +86,18 @@ impl LeaderGuard {
 /// Takes part in the election until `stop` is cancelled, then gives the Lease back. The second value is to be awaited
 /// at the end of the program.
 pub fn elect(
-    door: Door,
+    client: ApiClient,
     candidate: Candidate,
     stop: CancellationToken,
 ) -> (LeaderGuard, impl Future<Output = ()> + Send) {
     let (sender, leading) = watch::channel(false);
-    let guard = LeaderGuard { door: door.clone(), candidate: candidate.clone(), leading };
-    let elector = Elector { door, candidate, seen: None, renewed: None, sender };
+    let guard = LeaderGuard { client: client.clone(), candidate: candidate.clone(), leading };
+    let elector = Elector { client, candidate, seen: None, renewed: None, sender };
     (guard, elector.run(stop))
 }
 
 struct Elector {
-    door: Door,
+    client: ApiClient,
     candidate: Candidate,
     /// The Lease as last read, and when it was first read so.
     seen: Option<(Lease, Instant)>,
@@ -148,24 +148,24 @@ impl Elector {
     }
 
     /// Reads the Lease (a leader trusts what it wrote last) and takes or renews it when it may.
-    async fn look(&mut self) -> Result<(), Refusal> {
+    async fn look(&mut self) -> Result<(), ApiError> {
         let Candidate { namespace, name, identity } = self.candidate.clone();
         if self.renewed.is_none() {
-            let lease = self.door.lease(&namespace, &name).await?;
+            let lease = self.client.lease(&namespace, &name).await?;
             self.remember(lease);
         }
         let now = Instant::now();
         let Some(lease) = claim(self.seen.as_ref(), now, &self.candidate) else { return Ok(()) };
-        match self.door.write_lease(&namespace, &name, &lease).await {
+        match self.client.write_lease(&namespace, &name, &lease).await {
             Ok(written) => {
                 self.remember(Some(written));
                 // From before the request, so that this clock runs out before the others'.
                 self.renewed = Some(now);
                 Ok(())
             }
-            Err(Refusal::Conflict(_) | Refusal::AlreadyExists(_) | Refusal::NotFound(_)) => {
+            Err(ApiError::Conflict(_) | ApiError::AlreadyExists(_) | ApiError::NotFound(_)) => {
                 // Somebody wrote it meanwhile: only a fresh look tells whether it is still ours.
-                let lease = self.door.lease(&namespace, &name).await?;
+                let lease = self.client.lease(&namespace, &name).await?;
                 if lease.as_ref().and_then(holder) != Some(identity.as_str()) {
                     self.renewed = None;
                 }
@@ -195,7 +195,7 @@ impl Elector {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
         }
-        match self.door.write_lease(&self.candidate.namespace, &self.candidate.name, &lease).await {
+        match self.client.write_lease(&self.candidate.namespace, &self.candidate.name, &lease).await {
             Ok(_) => tracing::info!("the Lease is given back"),
             Err(error) => tracing::warn!(%error, "the Lease could not be given back; it runs out by itself"),
         }
@@ -262,8 +262,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_leader_whose_renewal_hangs_steps_down_before_another_may_lead() {
         let (service, mut requests) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
-        let door = Door::new(kube::Client::new(service, "system"), Arc::default());
-        let (guard, election) = elect(door, candidate(), CancellationToken::new());
+        let client = ApiClient::new(kube::Client::new(service, "system"), Arc::default());
+        let (guard, election) = elect(client, candidate(), CancellationToken::new());
         let election = tokio::spawn(election);
         let answer = |body: &Lease| Response::new(Body::from(serde_json::to_vec(body).unwrap()));
         // It takes the Lease; what it asks then is refused at once, and after nine seconds not even answered.
