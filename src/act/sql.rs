@@ -5,43 +5,24 @@ use std::{sync::Arc, time::Instant};
 use super::Hands;
 use crate::{
     api::{Node, names::SecretKind, spec::TransferMode},
-    citus::{self, Schema, Session, SqlError, commands},
-    observe::access::{Access, NoWay, PORT},
+    citus::{self, NodeConnector, PORT, Schema, Session, commands},
     plan::Step,
-    snapshot::{Cause, Failure, FailureReason, Leftover, Seen},
+    snapshot::{Failure, FailureReason, Leftover, Seen},
 };
 
-impl From<NoWay> for Failure {
-    fn from(why: NoWay) -> Self {
-        match why {
-            NoWay::Certificates(why) => Self::new(FailureReason::Secret, why),
-            NoWay::NoAddress(_) => Self::new(FailureReason::Postgres, why.to_string()).for_cause(Cause::Wait),
-            NoWay::Refused(error) => error.into(),
-        }
-    }
-}
-
-impl From<SqlError> for Failure {
-    fn from(error: SqlError) -> Self {
-        let reason = match error {
-            SqlError::DeadlineExceeded { .. } => FailureReason::DeadlineExceeded,
-            _ if error.is_wrong_schema() => FailureReason::Schema,
-            _ if error.is_lock_timeout() => FailureReason::LockTimeout,
-            _ => FailureReason::Postgres,
-        };
-        Self::new(reason, error.to_string()).for_cause(error.cause())
-    }
-}
-
 impl Hands<'_> {
-    fn access(&self) -> Result<Access<'_>, Failure> {
+    fn access(&self) -> Result<NodeConnector<'_>, Failure> {
         let cluster = &self.desired.cluster;
         let scope = self.context.caches.of(&cluster.namespace).ok_or_else(|| {
             let message = format!("namespace {} is not watched by this operator", cluster.namespace);
             Failure::new(FailureReason::Kubernetes, message)
         })?;
         let names = (self.seen.operator.cluster_domain.as_str(), self.desired.database.name.as_str());
-        Ok(Access::new(&self.context.sessions, scope, &self.memory, cluster, names))
+        let secret = scope.secret(&cluster.namespace, &cluster.secret(SecretKind::Superuser));
+        Ok(self.memory.with(|memory| {
+            let certificates = (secret.as_deref(), &mut memory.tls);
+            NodeConnector::new(&self.context.sessions, certificates, cluster, names)
+        }))
     }
     async fn session(&self, node: Node) -> Result<Arc<Session>, Failure> {
         Ok(self.access()?.session(node, self.seen.pods.get(&node)).await?)

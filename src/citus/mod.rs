@@ -1,7 +1,7 @@
 //! The only SQL of the program: typed calls to PostgreSQL and Citus, their rows, and their errors by meaning. Nothing
 //! here decides anything, and nothing outside of here writes SQL.
 //!
-//! The way in is [`Sessions`]: one connection a node, kept from one reconcile to the next. [`observe_node`],
+//! The way in is [`NodeConnector`], over [`Sessions`]: one connection a node, kept from one reconcile to the next. [`observe_node`],
 //! [`observe_citus`], [`observe_contents`], [`lock_holders`] and [`blockers`] read, and write nothing; [`commands`] writes, one function a step of a plan. Every call has a
 //! deadline, and no call leaves a transaction open.
 //!
@@ -13,8 +13,10 @@ mod cleanup;
 mod code;
 pub mod commands;
 mod connect;
+mod connector;
 mod contents;
 mod error;
+mod failure;
 mod give_up;
 mod holders;
 mod joining;
@@ -37,6 +39,7 @@ mod words;
 pub use catalog::{CatalogQuestion, observe_citus};
 pub use commands::OWNER_SECRET;
 pub use connect::{ClientTls, Target, Tls, TlsError};
+pub use connector::{ConnectError, NodeConnector, PORT, TlsCache};
 pub use contents::{ContentsQuestion, observe_contents, observe_copies};
 pub use error::{Refusal, SqlError, Words};
 pub use holders::{BlockersQuestion, blockers, lock_holders};

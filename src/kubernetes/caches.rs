@@ -71,6 +71,11 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// A Secret with one of our labels.
+    #[must_use]
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
+        self.secrets.get(&ObjectRef::new(name).within(namespace))
+    }
     /// Waits until every cache was filled once. What is not in a cache before that may still be there.
     pub async fn filled(&self) {
         for cache in &self.filled {

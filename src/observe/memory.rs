@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{reach::Kept, schema::KeptSchema};
 use crate::{
     api::{Desired, DialogClusterStatus, Node},
-    citus::ClientTls,
+    citus::TlsCache,
     controller::Pace,
     plan::RestartCause,
     resources::{self, Rendered},
@@ -59,8 +59,8 @@ pub struct Remembered {
     pub sizes: Option<Sizes>,
     /// What keeps workers from going, and when it was seen.
     pub contents: BTreeMap<Node, (Seen<Contents>, Instant)>,
-    /// The operator's certificates, and of which version of the Secret they are.
-    pub tls: Option<(String, ClientTls)>,
+    /// The operator's certificates.
+    pub tls: TlsCache,
     /// Nodes that were restarted since the last rolling restart was finished, and why.
     pub rolling: BTreeMap<Node, RestartCause>,
     /// SQL of the user's ConfigMap.

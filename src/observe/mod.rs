@@ -1,7 +1,6 @@
 //! Reads only: everything that is, gathered into one plain value, the [`Snapshot`]. Nothing is written here and
 //! nothing is decided; what could not be seen is `Unknown` with its reason.
 
-pub mod access;
 pub mod application;
 mod held;
 pub mod kubernetes;
@@ -18,12 +17,13 @@ use std::{
 
 use jiff::Timestamp;
 
-use self::{access::Access, memory::Handle, postgres::Look};
+use self::{memory::Handle, postgres::Look};
 use crate::{
     api::{
         Desired, DialogClusterStatus,
         names::{SecretKind, keys},
     },
+    citus::NodeConnector,
     controller::Context,
     kubernetes::ObjectKey,
     plan::View,
@@ -56,7 +56,11 @@ pub async fn observe(
     let alive: HashSet<&str> = pods.values().map(|pod| pod.uid.as_str()).collect();
     context.sessions.keep_pods(cluster, &alive);
     let names = (context.operator.cluster_domain.as_str(), desired.database.name.as_str());
-    let access = Access::new(&context.sessions, scope, memory, cluster, names);
+    let secret = scope.secret(&cluster.namespace, &cluster.secret(SecretKind::Superuser));
+    let access = memory.with(|memory| {
+        let certificates = (secret.as_deref(), &mut memory.tls);
+        NodeConnector::new(&context.sessions, certificates, cluster, names)
+    });
     let look = Look { access, desired, pods: &pods, memory: memory.clone(), metrics: &context.metrics };
     let (sql, schema_sql) = tokio::join!(look.look(), schema::look(context, desired, &status, memory));
     let seen = reach::Servers { pods: &pods, postgres: &sql.postgres, citus: &sql.citus };

@@ -13,13 +13,12 @@ use rand::prelude::IndexedRandom;
 use tokio::time::timeout;
 
 use super::{
-    access::{Access, PORT},
     memory::{Handle, Sizes},
     reach::hinted,
 };
 use crate::{
     api::{Desired, Node},
-    citus::{self, CatalogQuestion, NodeQuestion, Session},
+    citus::{self, CatalogQuestion, NodeConnector, NodeQuestion, PORT, Session},
     metrics::Metrics,
     resources,
     snapshot::{
@@ -44,7 +43,7 @@ const SIZES_EVERY: Duration = Duration::from_mins(5);
 /// What is looked at, and with what.
 pub struct Look<'a> {
     /// The way in.
-    pub access: Access<'a>,
+    pub access: NodeConnector<'a>,
     /// What is wanted.
     pub desired: &'a Desired,
     /// The pods.

@@ -13,13 +13,10 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::time::timeout;
 
-use super::{
-    access::{Access, PORT},
-    memory::Handle,
-};
+use super::memory::Handle;
 use crate::{
     api::{Desired, Node},
-    citus::{self, SqlError, Target, Tls},
+    citus::{self, NodeConnector, PORT, SqlError, Target, Tls},
     snapshot::{Citus, Login, Pod, Postgres, Reach, Seen},
 };
 
@@ -79,7 +76,7 @@ struct Way {
 }
 
 /// The members, when all of them answer: else there are better words for what is wrong.
-fn members(access: &Access<'_>, servers: Servers<'_>) -> Option<BTreeSet<Node>> {
+fn members(access: &NodeConnector<'_>, servers: Servers<'_>) -> Option<BTreeSet<Node>> {
     let Servers { pods, postgres, citus } = servers;
     let rows: BTreeSet<&str> = citus.known()?.nodes.iter().map(|row| row.name.as_str()).collect();
     let member = |node: &Node| rows.contains(access.address(*node).as_str());
@@ -91,7 +88,7 @@ fn members(access: &Access<'_>, servers: Servers<'_>) -> Option<BTreeSet<Node>> 
 /// What is known, and begins another look when one is due.
 #[must_use]
 pub fn look(
-    access: &Access<'_>,
+    access: &NodeConnector<'_>,
     desired: &Desired,
     servers: Servers<'_>,
     (versions, password): (Vec<String>, Option<SecretString>),

@@ -4,14 +4,16 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use secrecy::SecretString;
 
-use super::memory::Handle;
+use super::{
+    connect::{ClientTls, Target, Tls},
+    error::SqlError,
+    session::Session,
+    sessions::{SessionKey, Sessions},
+};
 use crate::{
     api::{ClusterId, Node, names::SecretKind},
-    citus::{ClientTls, Session, SessionKey, Sessions, SqlError, Target, Tls},
-    kubernetes::caches::Scope,
     snapshot::Pod,
 };
 
@@ -19,7 +21,7 @@ use crate::{
 pub const PORT: u16 = 5432;
 
 /// The way to the servers of one cluster.
-pub struct Access<'a> {
+pub struct NodeConnector<'a> {
     sessions: &'a Sessions,
     cluster: &'a ClusterId,
     domain: &'a str,
@@ -29,7 +31,7 @@ pub struct Access<'a> {
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
-pub enum NoWay {
+pub enum ConnectError {
     /// The certificates are missing or cannot be used.
     #[error("{0}")]
     Certificates(String),
@@ -41,64 +43,62 @@ pub enum NoWay {
     Refused(#[from] SqlError),
 }
 
-impl<'a> Access<'a> {
-    /// With the certificates in the Secret of the superuser, as the cache has it.
+impl<'a> NodeConnector<'a> {
+    /// With the certificates in the Secret of the superuser ([`SecretKind::Superuser`]), when it is there.
     #[must_use]
     pub fn new(
         sessions: &'a Sessions,
-        scope: &Scope,
-        memory: &Handle,
+        (secret, cache): (Option<&Secret>, &mut TlsCache),
         cluster: &'a ClusterId,
         (domain, database): (&'a str, &'a str),
     ) -> Self {
         let name = cluster.secret(SecretKind::Superuser);
-        let secret = scope.secrets.get(&ObjectRef::new(&name).within(&cluster.namespace));
         let tls = secret
             .ok_or_else(|| format!("Secret {name} is not there yet"))
-            .and_then(|secret| certificates(&secret, memory).map_err(|why| format!("Secret {name}: {why}")));
+            .and_then(|secret| cache.tls(secret).map_err(|why| format!("Secret {name}: {why}")));
         Self { sessions, cluster, domain, database, tls }
     }
 
     /// A session over the application's database, or over `postgres` as long as there is none.
     ///
     /// # Errors
-    /// See [`NoWay`].
-    pub async fn session(&self, node: Node, pod: Option<&Pod>) -> Result<Arc<Session>, NoWay> {
+    /// See [`ConnectError`].
+    pub async fn session(&self, node: Node, pod: Option<&Pod>) -> Result<Arc<Session>, ConnectError> {
         let (key, target) = self.target(node, pod)?;
-        let tls = self.tls.as_ref().map_err(|why| NoWay::Certificates(why.clone()))?;
+        let tls = self.tls.as_ref().map_err(|why| ConnectError::Certificates(why.clone()))?;
         Ok(self.sessions.get_or_maintenance(&key, &target, tls).await?)
     }
 
     /// A session over the database `postgres`.
     ///
     /// # Errors
-    /// See [`NoWay`].
-    pub async fn maintenance(&self, node: Node, pod: Option<&Pod>) -> Result<Arc<Session>, NoWay> {
+    /// See [`ConnectError`].
+    pub async fn maintenance(&self, node: Node, pod: Option<&Pod>) -> Result<Arc<Session>, ConnectError> {
         let (key, target) = self.target(node, pod)?;
-        let tls = self.tls.as_ref().map_err(|why| NoWay::Certificates(why.clone()))?;
+        let tls = self.tls.as_ref().map_err(|why| ConnectError::Certificates(why.clone()))?;
         Ok(self.sessions.get_maintenance(&key, &target, tls).await?)
     }
 
     /// Where a node's server is, and how it is connected to: for connections that are not kept.
     ///
     /// # Errors
-    /// See [`NoWay`].
-    pub fn way(&self, node: Node, pod: Option<&Pod>) -> Result<(Target, &Tls), NoWay> {
-        let tls = self.tls.as_ref().map_err(|why| NoWay::Certificates(why.clone()))?;
+    /// See [`ConnectError`].
+    pub fn way(&self, node: Node, pod: Option<&Pod>) -> Result<(Target, &Tls), ConnectError> {
+        let tls = self.tls.as_ref().map_err(|why| ConnectError::Certificates(why.clone()))?;
         Ok((self.target(node, pod)?.1, tls))
     }
     /// A session of the application's role over its database, which nobody else ever uses.
     ///
     /// # Errors
-    /// See [`NoWay`].
+    /// See [`ConnectError`].
     pub async fn owner(
         &self,
         node: Node,
         pod: Option<&Pod>,
         (role, password): (&str, &SecretString),
-    ) -> Result<Session, NoWay> {
+    ) -> Result<Session, ConnectError> {
         let (_, target) = self.target(node, pod)?;
-        let tls = self.tls.as_ref().map_err(|why| NoWay::Certificates(why.clone()))?;
+        let tls = self.tls.as_ref().map_err(|why| ConnectError::Certificates(why.clone()))?;
         Ok(target.connect_as(tls, role, password).await?)
     }
 
@@ -108,9 +108,10 @@ impl<'a> Access<'a> {
         self.cluster.address(node, self.domain)
     }
 
-    fn target(&self, node: Node, pod: Option<&Pod>) -> Result<(SessionKey, Target), NoWay> {
-        let pod = pod.ok_or(NoWay::NoAddress(node))?;
-        let hostaddr = pod.address.as_ref().and_then(|ip| ip.parse().ok()).ok_or(NoWay::NoAddress(node))?;
+    fn target(&self, node: Node, pod: Option<&Pod>) -> Result<(SessionKey, Target), ConnectError> {
+        let pod = pod.ok_or(ConnectError::NoAddress(node))?;
+        let hostaddr =
+            pod.address.as_ref().and_then(|ip| ip.parse().ok()).ok_or(ConnectError::NoAddress(node))?;
         let key = SessionKey { cluster: self.cluster.clone(), node, pod_uid: pod.uid.clone() };
         let target = Target {
             node: node.object_name(&self.cluster.name),
@@ -123,19 +124,24 @@ impl<'a> Access<'a> {
     }
 }
 
-/// Parsing keys costs more than a look at a server: it is done once for each version of the Secret.
-fn certificates(secret: &Secret, memory: &Handle) -> Result<Tls, String> {
-    let version = secret.resource_version().unwrap_or_default();
-    let kept = memory.with(|memory| memory.tls.clone()).filter(|(of, _)| *of == version);
-    if let Some((_, tls)) = kept {
-        return Ok(Tls::Mutual(tls));
+/// The certificates of one cluster, parsed: that costs more than a look at a server, so it is done once for each version
+/// of the Secret.
+#[derive(Default)]
+pub struct TlsCache(Option<(String, ClientTls)>);
+
+impl TlsCache {
+    fn tls(&mut self, secret: &Secret) -> Result<Tls, String> {
+        let version = secret.metadata.resource_version.clone().unwrap_or_default();
+        if let Some((_, tls)) = self.0.as_ref().filter(|(of, _)| *of == version) {
+            return Ok(Tls::Mutual(tls.clone()));
+        }
+        let pem = |key: &str| {
+            let value = secret.data.as_ref().and_then(|data| data.get(key));
+            value.map(|value| value.0.as_slice()).ok_or_else(|| format!("the key {key} is missing"))
+        };
+        let tls = ClientTls::from_pem(pem("ca.crt")?, pem("tls.crt")?, pem("tls.key")?);
+        let tls = tls.map_err(|error| error.to_string())?;
+        self.0 = Some((version, tls.clone()));
+        Ok(Tls::Mutual(tls))
     }
-    let pem = |key: &str| {
-        let value = secret.data.as_ref().and_then(|data| data.get(key));
-        value.map(|value| value.0.as_slice()).ok_or_else(|| format!("the key {key} is missing"))
-    };
-    let tls = ClientTls::from_pem(pem("ca.crt")?, pem("tls.crt")?, pem("tls.key")?);
-    let tls = tls.map_err(|error| error.to_string())?;
-    memory.with(|memory| memory.tls = Some((version, tls.clone())));
-    Ok(Tls::Mutual(tls))
 }
