@@ -3,8 +3,6 @@
 
 mod pace;
 
-pub use pace::Pace;
-
 use std::{
     convert::Infallible,
     hash::{BuildHasher, RandomState},
@@ -19,30 +17,27 @@ use kube::{
     runtime::{
         Controller,
         controller::{Action, Error},
-        events::Recorder,
     },
 };
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use self::pace::Pace;
 use crate::{
     act::{Hands, act},
     api::{ClusterId, Desired, Invalid},
-    citus::Sessions,
+    context::{ClusterCache, ClusterCaches, Context},
     kubernetes::{
-        ApiClient, ApiError,
-        caches::{Caches, Scope, Stored},
-        leader::LeaderGuard,
+        ApiError,
+        caches::{Scope, Stored},
     },
-    metrics::Metrics,
-    observe::{
-        memory::{Handle, Memory},
-        observe,
+    observe::{memory::Remembered, observe},
+    plan::{View, checked, contents, refusals},
+    report::{
+        memory::Reported,
+        publish::{publish, refuse},
     },
-    plan::{checked, refusals},
-    report::publish::{publish, refuse},
-    snapshot::{Act, OperatorConfig},
+    snapshot::{Act, Snapshot},
 };
 
 /// No reconcile takes longer: then it is dropped and begun anew from a fresh look.
@@ -50,39 +45,72 @@ const DEADLINE: Duration = Duration::from_mins(10);
 /// How often clusters that are gone are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
-/// What a reconcile may use. One for the program.
-pub struct Context {
-    /// The way to the Kubernetes API.
-    pub client: ApiClient,
-    /// What Kubernetes holds of ours.
-    pub caches: Caches,
-    /// What is remembered between two looks.
-    pub memory: Memory,
-    /// Connections to servers.
-    pub sessions: Sessions,
-    /// Whether this operator leads.
-    pub leader: LeaderGuard,
-    /// What `/metrics` shows.
-    pub metrics: Arc<Metrics>,
-    /// Sends events.
-    pub recorder: Recorder,
-    /// How this operator was started.
-    pub operator: OperatorConfig,
-    /// Cancelled when the program is to end: the running step is finished and no other begun.
-    pub stop: CancellationToken,
+/// The program: what a reconcile may use, and what its verbs keep of each cluster between two looks.
+pub struct Operator {
+    context: Context,
+    observed: ClusterCaches<Remembered>,
+    reported: ClusterCaches<Reported>,
+    queued: ClusterCaches<Queued>,
+}
+
+/// What the queue keeps of one cluster.
+#[derive(Default)]
+struct Queued {
+    /// How soon to look again.
+    pace: Pace,
+    /// The last snapshot, for people who ask.
+    snapshot: Option<(Desired, Arc<Snapshot>)>,
+}
+
+impl Operator {
+    /// One that remembers nothing yet.
+    #[must_use]
+    pub fn new(context: Context) -> Self {
+        Self {
+            context,
+            observed: ClusterCaches::default(),
+            reported: ClusterCaches::default(),
+            queued: ClusterCaches::default(),
+        }
+    }
+    /// What it may use.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+    /// The last snapshot of the cluster with this namespace and name.
+    #[must_use]
+    pub fn snapshot(&self, namespace: &str, name: &str) -> Option<(Desired, Arc<Snapshot>)> {
+        self.queued
+            .all()
+            .iter()
+            .filter_map(|one| one.with(|queued| queued.snapshot.clone()))
+            .find(|(desired, _)| desired.cluster.namespace == namespace && desired.cluster.name == name)
+    }
+    fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.observed.retain(&exists);
+        self.reported.retain(&exists);
+        self.queued.retain(&exists);
+    }
+    fn clear(&self) {
+        self.observed.clear();
+        self.reported.clear();
+        self.queued.clear();
+    }
 }
 
 /// Reconciles while this operator leads, until the program is to end.
-pub async fn run(context: Arc<Context>) {
+pub async fn run(operator: Arc<Operator>) {
+    let context = &operator.context;
     while !context.stop.is_cancelled() {
         tokio::select! {
             () = context.stop.cancelled() => return,
             () = context.leader.until(true) => {}
         }
         // Another operator may have led meanwhile: what is remembered may no longer be so.
-        context.memory.forget_all();
+        operator.clear();
         let controllers =
-            context.caches.scopes.iter().map(|scope| lead(Arc::clone(&context), Arc::clone(scope)));
+            context.caches.scopes.iter().map(|scope| lead(Arc::clone(&operator), Arc::clone(scope)));
         tokio::select! {
             // Reconciles that run are dropped: this operator may no longer act.
             () = context.leader.until(false) => context.metrics.forget_all(),
@@ -92,19 +120,19 @@ pub async fn run(context: Arc<Context>) {
 }
 
 /// One queue a namespace: one that cannot be looked at (it is gone, or its Role is) stops no other.
-async fn lead(context: Arc<Context>, scope: Arc<Scope>) {
+async fn lead(operator: Arc<Operator>, scope: Arc<Scope>) {
     scope.filled().await;
     let everything = stream::once(async {});
-    let stop = context.stop.clone();
+    let stop = operator.context.stop.clone();
     let controller = Controller::for_shared_stream(stream::empty(), scope.clusters.clone())
         .reconcile_on(scope.wakes.listen())
         .reconcile_all_on(everything)
         .graceful_shutdown_on(async move { stop.cancelled().await })
-        .run(reconcile, |_, _, _| Action::requeue(pace::AT_REST), Arc::clone(&context));
+        .run(reconcile, |_, _, _| Action::requeue(pace::AT_REST), Arc::clone(&operator));
     let forget = async {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;
-            forget_gone(&context);
+            forget_gone(&operator);
         }
     };
     let reconciles = controller.for_each(|result| async {
@@ -117,10 +145,11 @@ async fn lead(context: Arc<Context>, scope: Arc<Scope>) {
     tokio::select! { () = reconciles => {}, () = forget => {} }
 }
 
-fn forget_gone(context: &Context) {
+fn forget_gone(operator: &Operator) {
+    let context = &operator.context;
     let clusters: Vec<_> = context.caches.scopes.iter().flat_map(|scope| scope.clusters.state()).collect();
     let uids: Vec<_> = clusters.iter().filter_map(|cluster| cluster.uid()).collect();
-    context.memory.keep_only(|uid| uids.iter().any(|kept| kept == uid));
+    operator.retain(|uid| uids.iter().any(|kept| kept == uid));
     let named = |namespace: &str, name: &str| {
         clusters
             .iter()
@@ -130,9 +159,10 @@ fn forget_gone(context: &Context) {
 }
 
 /// One look at a cluster and what follows from it. It never fails: what fails is told and tried again.
-async fn reconcile(cluster: Arc<Stored>, context: Arc<Context>) -> Result<Action, Infallible> {
+async fn reconcile(cluster: Arc<Stored>, operator: Arc<Operator>) -> Result<Action, Infallible> {
     let id = identity(&cluster);
-    let memory = context.memory.of(&id.uid);
+    let context = &operator.context;
+    let queued = operator.queued.of(&id.uid);
     let started = Instant::now();
     let look = RandomState::new().hash_one(started);
     let span = tracing::info_span!(
@@ -143,7 +173,7 @@ async fn reconcile(cluster: Arc<Stored>, context: Arc<Context>) -> Result<Action
         reconcile = format!("{look:08x}"),
     );
     // A bug that one cluster meets must not end the queue of all.
-    let look = AssertUnwindSafe(one(&context, &cluster, &id, &memory)).catch_unwind();
+    let look = AssertUnwindSafe(one(&operator, &cluster, &id, &queued)).catch_unwind();
     let result = timeout(DEADLINE, look.instrument(span.clone())).await;
     context.metrics.reconciled(&id.namespace, &id.name, started.elapsed());
     let _entered = span.enter();
@@ -154,17 +184,17 @@ async fn reconcile(cluster: Arc<Stored>, context: Arc<Context>) -> Result<Action
         Ok(Ok(Err(refusal))) => {
             tracing::warn!(error = %refusal, "the status could not be written");
             context.metrics.reconcile_failed("Status");
-            memory.with(|memory| memory.pace.after_failure())
+            queued.with(|queued| queued.pace.after_failure())
         }
         Ok(Err(_)) => {
             tracing::error!("a bug: this look at the cluster panicked, see above; it is begun anew");
             context.metrics.reconcile_failed("Panic");
-            memory.with(|memory| memory.pace.after_failure())
+            queued.with(|queued| queued.pace.after_failure())
         }
         Err(_) => {
             tracing::warn!(seconds = DEADLINE.as_secs(), "a reconcile took too long and is begun anew");
             context.metrics.reconcile_failed("DeadlineExceeded");
-            memory.with(|memory| memory.pace.after_failure())
+            queued.with(|queued| queued.pace.after_failure())
         }
     };
     tracing::debug!(milliseconds = started.elapsed().as_millis(), pause = pause.as_millis(), "reconciled");
@@ -172,32 +202,35 @@ async fn reconcile(cluster: Arc<Stored>, context: Arc<Context>) -> Result<Action
 }
 
 async fn one(
-    context: &Context,
+    operator: &Operator,
     cluster: &Stored,
     id: &ClusterId,
-    memory: &Handle,
+    queued: &ClusterCache<Queued>,
 ) -> Result<Duration, ApiError> {
+    let context = &operator.context;
+    let (memory, reported) = (operator.observed.of(&id.uid), operator.reported.of(&id.uid));
     let cached = cluster.0.as_ref().ok().and_then(|cluster| cluster.status.as_ref());
     let desired = match desired(cluster) {
         Ok(desired) => desired,
         Err(invalid) => {
             let generation = cluster.meta().generation.unwrap_or_default();
-            refuse(context, memory, id, (generation, cached), &invalid).await?;
+            refuse(context, &reported, id, (generation, cached), &invalid).await?;
             return Ok(pace::AT_REST);
         }
     };
-    let seen = Arc::new(observe(context, &desired, cached, memory).await);
-    memory.with(|memory| memory.snapshot = Some((desired.clone(), Arc::clone(&seen))));
+    let status = reported.with(|reported| reported.status(cached));
+    let asks = |desired: &Desired, seen: &Snapshot| contents::looked_at(View { desired, seen });
+    let seen = Arc::new(observe(context, &desired, status, &memory, asks).await);
+    queued.with(|queued| queued.snapshot = Some((desired.clone(), Arc::clone(&seen))));
     let plan = checked(&desired, &seen);
     let acts: Vec<Act> = plan.steps.iter().map(|planned| refusals::act(&planned.step)).collect();
     memory.with(|memory| memory.refusals.wanted(&acts, seen.now));
     let hands = Hands { context, desired: &desired, seen: &seen, memory: memory.clone() };
     let done = act(&hands, &plan).await;
-    publish(context, memory, &desired, &seen, (&plan, &done)).await?;
-    Ok(memory.with(|memory| {
-        let again = memory.refusals.pause(&acts, jiff::Timestamp::now());
-        memory.pace.after(&desired, &seen, (&plan, &done)).min(again.unwrap_or(Duration::MAX))
-    }))
+    publish(context, &reported, &desired, &seen, (&plan, &done)).await?;
+    let again = memory.with(|memory| memory.refusals.pause(&acts, jiff::Timestamp::now()));
+    let pause = queued.with(|queued| queued.pace.after(&desired, &seen, (&plan, &done)));
+    Ok(pause.min(again.unwrap_or(Duration::MAX)))
 }
 
 fn identity(cluster: &Stored) -> ClusterId {

@@ -21,6 +21,7 @@
 pub mod act;
 pub mod api;
 pub mod citus;
+pub mod context;
 pub mod controller;
 pub mod kubernetes;
 pub mod metrics;

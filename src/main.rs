@@ -7,14 +7,14 @@ use clap::{Args, Parser, Subcommand};
 use dialog_operator::{
     api::{self, Desired},
     citus::Sessions,
-    controller::{self, Context},
+    context::Context,
+    controller::{self, Operator},
     kubernetes::{
         ApiClient,
         caches::Caches,
         leader::{self, Candidate},
     },
     metrics::Metrics,
-    observe::memory::Memory,
     plan::{Plan, plan},
     report::words::doing,
     runtime::{
@@ -142,10 +142,9 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     // The Lease is given back when `end` is cancelled: after the last step, not before.
     let (guard, election) = leader::elect(api.clone(), candidate, end.clone());
     let mut election = tokio::spawn(election);
-    let context = Arc::new(Context {
+    let operator = Arc::new(Operator::new(Context {
         caches: Caches::start(&client, &arguments.namespaces, &tasks, &end),
         client: api,
-        memory: Memory::default(),
         sessions: Sessions::new(SESSIONS),
         leader: guard,
         metrics,
@@ -155,9 +154,9 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
             cluster_domain: arguments.cluster_domain,
         },
         stop: stop.clone(),
-    });
-    let pages = tokio::spawn(http::serve(listener, pages(&context), end.clone()));
-    let mut controller = tokio::spawn(controller::run(context));
+    }));
+    let pages = tokio::spawn(http::serve(listener, pages(&operator), end.clone()));
+    let mut controller = tokio::spawn(controller::run(operator));
 
     // Without its queues or its election this process is of no use: another one takes over.
     let election = tokio::select! {
@@ -180,13 +179,13 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pages(context: &Arc<Context>) -> Arc<Pages> {
-    let (caches, memory) = (Arc::clone(context), Arc::clone(context));
+fn pages(operator: &Arc<Operator>) -> Arc<Pages> {
+    let (caches, snapshots) = (Arc::clone(operator), Arc::clone(operator));
     Arc::new(Pages {
-        metrics: Arc::clone(&context.metrics),
-        waiting: Box::new(move || caches.caches.waiting()),
+        metrics: Arc::clone(&operator.context().metrics),
+        waiting: Box::new(move || caches.context().caches.waiting()),
         snapshot: Box::new(move |namespace, name| {
-            let (desired, snapshot) = memory.memory.snapshot(namespace, name)?;
+            let (desired, snapshot) = snapshots.snapshot(namespace, name)?;
             serde_json::to_string_pretty(&Situation { desired, snapshot: snapshot.as_ref() }).ok()
         }),
     })

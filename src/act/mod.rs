@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ClusterId, Desired},
-    controller::Context,
+    context::Context,
     observe::memory::Handle,
     plan::{Plan, Planned, Problem, ProblemReason, Step, refusals},
     report::words::doing,

@@ -15,14 +15,15 @@ use super::*;
 use crate::{
     api::{DialogCluster, DialogClusterStatus, Node},
     citus::Sessions,
+    context::{ClusterCache, Context},
     kubernetes::{
         ApiClient, ObjectKey,
         caches::Caches,
         leader::{self, Candidate},
     },
     metrics::Metrics,
-    observe::memory::Memory,
-    report::publish,
+    observe::memory::Handle,
+    report::{memory::Reported, publish},
     resources::Rendered,
     snapshot::{OperatorConfig, Ownership},
 };
@@ -68,7 +69,6 @@ fn context(client: &Client) -> Context {
     Context {
         client: api,
         caches: Caches { scopes: vec![] },
-        memory: Memory::default(),
         sessions: Sessions::new(1),
         leader,
         metrics,
@@ -93,7 +93,7 @@ async fn done(step: Step, answers: Vec<(u16, Value)>) -> (Done, Vec<Asked>, Hand
 async fn all_done(steps: Vec<Step>, answers: Vec<(u16, Value)>) -> (Done, Vec<Asked>, Handle) {
     let (client, server) = answering(answers);
     let (context, desired) = (context(&client), desired());
-    let memory = context.memory.of("u-2");
+    let memory = Handle::default();
     let seen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     let mut plan = Plan::default();
     for step in steps {
@@ -188,7 +188,7 @@ async fn an_api_server_that_is_overloaded_is_asked_nothing_else() {
 async fn what_failed_a_moment_ago_is_told_and_tried_last_and_later() {
     let (client, server) = answering(vec![refusal(403, "Forbidden"), (201, stored(Some("u-2")))]);
     let (context, desired) = (context(&client), desired());
-    let memory = context.memory.of("u-2");
+    let memory = Handle::default();
     let seen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     let mut plan = Plan::default();
     plan.step(Step::Create(Box::new(service())), "a test wants it");
@@ -339,7 +339,7 @@ async fn what_was_done_is_told_also_when_the_status_cannot_be_written() {
     let (client, server) = answering(answers);
     let (context, desired) = (context(&client), desired());
     let (memory, seen) =
-        (context.memory.of("u-2"), Snapshot::empty(&context.operator, jiff::Timestamp::now()));
+        (ClusterCache::<Reported>::default(), Snapshot::empty(&context.operator, jiff::Timestamp::now()));
     let step = Step::GiveUp { workers: vec![] };
     let said = Some("about 7 rows in 1 shards".to_owned());
     let done = Done { steps: vec![DoneStep { step, result: Ok(()), said }] };
@@ -356,7 +356,7 @@ async fn a_status_is_written_once() {
     // The second time there is no answer left: a request would be one too many.
     let (client, server) = answering(vec![(200, written)]);
     let (context, desired) = (context(&client), desired());
-    let memory = context.memory.of("u-2");
+    let memory = ClusterCache::<Reported>::default();
     let mut seen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     for _ in 0..2 {
         seen.status = memory.with(|memory| memory.status(None));

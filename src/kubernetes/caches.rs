@@ -7,6 +7,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures::{
@@ -40,6 +41,9 @@ use super::{
     warnings::{self, Warnings},
 };
 use crate::api::{DialogCluster, names::keys};
+
+/// So long a write of ours may be missing in a cache before the cache is believed.
+pub const CACHE_LAG: Duration = Duration::from_secs(5);
 
 /// A stored DialogCluster, or what is wrong with it: one that cannot be read must not stop the watch of all.
 pub type Stored = DeserializeGuard<DialogCluster>;

@@ -2,7 +2,7 @@
 //! something from such a worker next; that nothing was found is never remembered.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -12,8 +12,7 @@ use super::postgres::Look;
 use crate::{
     api::Node,
     citus::{self, ContentsQuestion},
-    plan::{View, contents},
-    snapshot::{Contents, Failure, Seen},
+    snapshot::{Contents, DistNode, Failure, Seen, Snapshot},
 };
 
 /// The whole look at one worker. Its parts have shorter deadlines.
@@ -23,9 +22,12 @@ const DEADLINE: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_secs(8);
 
 impl Look<'_> {
-    /// What is on each worker that a step is to take something from next.
-    pub(super) async fn leaving(&self, view: View<'_>) -> BTreeMap<Node, Seen<Contents>> {
-        let nodes = contents::looked_at(view);
+    /// What is on each of these workers.
+    pub(super) async fn leaving(
+        &self,
+        seen: &Snapshot,
+        nodes: BTreeSet<Node>,
+    ) -> BTreeMap<Node, Seen<Contents>> {
         let told = self.memory.with(|memory| {
             memory.contents.retain(|node, (_, at)| nodes.contains(node) && at.elapsed() < AGAIN);
             memory.contents.clone()
@@ -36,7 +38,7 @@ impl Look<'_> {
                 if let Some((found, _)) = told {
                     return (node, found.clone());
                 }
-                let found = self.contents(view, node).await;
+                let found = self.contents(seen, node).await;
                 if !found.known().is_some_and(Contents::is_empty) {
                     let now = (found.clone(), Instant::now());
                     self.memory.with(|memory| memory.contents.insert(node, now));
@@ -47,18 +49,21 @@ impl Look<'_> {
         join_all(looks).await.into_iter().collect()
     }
 
-    async fn contents(&self, view: View<'_>, node: Node) -> Seen<Contents> {
-        match self.look_at_contents(view, node).await {
+    async fn contents(&self, seen: &Snapshot, node: Node) -> Seen<Contents> {
+        match self.look_at_contents(seen, node).await {
             Ok(found) => Seen::Known(found),
             Err(failure) => Seen::Unknown(failure.message),
         }
     }
 
-    async fn look_at_contents(&self, view: View<'_>, node: Node) -> Result<Contents, Failure> {
+    async fn look_at_contents(&self, seen: &Snapshot, node: Node) -> Result<Contents, Failure> {
         let session = self.session(node).await?;
         let way = self.access.way(node, self.pods.get(&node))?;
-        let row = view.registration(node);
-        let left = match (view.citus(), row) {
+        let citus = seen.citus.known();
+        let address = self.access.address(node);
+        let is_its = |row: &&DistNode| row.name == address && row.port == i32::from(citus::PORT);
+        let row = citus.and_then(|citus| citus.nodes.iter().find(is_its));
+        let left = match (citus, row) {
             (Some(citus), Some(row)) if citus.cleanup_in_all > citus.cleanup.len() => {
                 let coordinator = self.session(Node::Coordinator).await?;
                 let look = citus::commands::cleanup_of(&coordinator, row.group_id);

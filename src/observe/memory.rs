@@ -1,22 +1,21 @@
-//! What is remembered of a cluster between two looks, all of it only to ask less often or to see one's own writes
+//! What the observer remembers of a cluster between two looks, all of it only to ask less often or to see one's own writes
 //! before the watch shows them: forgotten at any time, it is found out again. No decision hangs on it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{reach::Kept, schema::KeptSchema};
 use crate::{
-    api::{Desired, DialogClusterStatus, Node},
+    api::{Node, spec::ConfigMapKey},
     citus::TlsCache,
-    controller::Pace,
-    plan::RestartCause,
+    context::ClusterCache,
+    kubernetes::caches::CACHE_LAG,
     resources::{self, Rendered},
-    snapshot::{Act, Contents, ImageFacts, LiveObject, Refusals, Rewritten, Seen, Snapshot},
+    snapshot::{Act, Contents, ImageFacts, LiveObject, Reach, Refusals, Rewritten, SchemaSql, Seen},
 };
 
 /// A name that a stranger took is looked at again after so long.
@@ -25,12 +24,9 @@ const STRANGER_FOR: Duration = Duration::from_secs(30);
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 /// How often it is looked whether a Secret that must be restored is there without our label, which no watch shows.
 const UNLABELLED_EVERY: Duration = Duration::from_secs(3);
-/// So long a write of ours may be missing in the watch cache before the cache is believed.
-const WRITE_FOR: Duration = Duration::from_secs(5);
 
-/// What is remembered of all clusters, by uid of the DialogCluster.
-#[derive(Default)]
-pub struct Memory(Mutex<HashMap<String, Arc<Mutex<Remembered>>>>);
+/// Behind a lock.
+pub type Handle = ClusterCache<Remembered>;
 
 /// What is remembered of one cluster.
 #[derive(Default)]
@@ -61,16 +57,34 @@ pub struct Remembered {
     pub contents: BTreeMap<Node, (Seen<Contents>, Instant)>,
     /// The operator's certificates.
     pub tls: TlsCache,
-    /// Nodes that were restarted since the last rolling restart was finished, and why.
-    pub rolling: BTreeMap<Node, RestartCause>,
     /// SQL of the user's ConfigMap.
     pub schema: Option<KeptSchema>,
-    /// The status written last, and when.
-    pub status: Option<(DialogClusterStatus, Instant)>,
-    /// How soon to look again.
-    pub pace: Pace,
-    /// The last snapshot, for people who ask.
-    pub snapshot: Option<(Desired, Arc<Snapshot>)>,
+}
+
+/// What is remembered of the looks at new connections.
+#[derive(Default)]
+pub struct Kept {
+    pub(super) reach: Option<Reach>,
+    /// When to look again, for what the last look was made of.
+    pub(super) next: Option<(Instant, Made)>,
+    pub(super) running: bool,
+    pub(super) password_set: Option<Instant>,
+}
+
+/// What a look is made of: another version of a Secret, or another server, and it is due.
+pub(super) type Made = (Vec<String>, BTreeMap<Node, (String, Timestamp)>);
+
+/// The SQL of a ConfigMap as it was read last.
+#[derive(Clone)]
+pub struct KeptSchema {
+    /// Where it was read.
+    pub source: ConfigMapKey,
+    /// For which generation of the DialogCluster.
+    pub generation: i64,
+    /// What was read.
+    pub sql: Seen<SchemaSql>,
+    /// When.
+    pub at: Instant,
 }
 
 /// Sizes of shards, as they were looked at last.
@@ -87,46 +101,6 @@ pub struct Sizes {
     pub tables: bool,
     /// A job has begun or ended since.
     pub stale: bool,
-}
-
-/// A lock that a panic elsewhere does not close for ever: what is behind it can be found out again.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Memory {
-    /// What is remembered of this cluster.
-    #[must_use]
-    pub fn of(&self, uid: &str) -> Handle {
-        Handle(Arc::clone(locked(&self.0).entry(uid.to_owned()).or_default()))
-    }
-    /// Forgets clusters that are gone.
-    pub fn keep_only(&self, exists: impl Fn(&str) -> bool) {
-        locked(&self.0).retain(|uid, _| exists(uid));
-    }
-    /// Forgets everything: another operator may have led meanwhile.
-    pub fn forget_all(&self) {
-        locked(&self.0).clear();
-    }
-    /// The last snapshot of the cluster with this namespace and name.
-    #[must_use]
-    pub fn snapshot(&self, namespace: &str, name: &str) -> Option<(Desired, Arc<Snapshot>)> {
-        let all: Vec<_> = locked(&self.0).values().cloned().collect();
-        all.iter()
-            .filter_map(|one| locked(one).snapshot.clone())
-            .find(|(desired, _)| desired.cluster.namespace == namespace && desired.cluster.name == name)
-    }
-}
-
-/// What is remembered of one cluster, behind a lock that is never held over an await.
-#[derive(Clone)]
-pub struct Handle(Arc<Mutex<Remembered>>);
-
-impl Handle {
-    /// Looks into it or writes it.
-    pub fn with<T>(&self, look: impl FnOnce(&mut Remembered) -> T) -> T {
-        look(&mut locked(&self.0))
-    }
 }
 
 impl Remembered {
@@ -159,8 +133,8 @@ impl Remembered {
     pub fn expire(&mut self) {
         self.unlabelled = self.unlabelled.take().filter(|(_, at)| at.elapsed() < UNLABELLED_EVERY);
         self.strangers.retain(|_, (_, since)| since.elapsed() < STRANGER_FOR);
-        self.writes.retain(|_, (_, since)| since.elapsed() < WRITE_FOR);
-        self.deleted_pods.retain(|_, since| since.elapsed() < WRITE_FOR);
+        self.writes.retain(|_, (_, since)| since.elapsed() < CACHE_LAG);
+        self.deleted_pods.retain(|_, since| since.elapsed() < CACHE_LAG);
     }
     /// The newer of what the watch shows and what we wrote; `None` when neither is there.
     pub fn newer(&mut self, key: &str, cached: Option<Value>) -> Option<Value> {
@@ -171,12 +145,6 @@ impl Remembered {
         }
         self.writes.remove(key);
         cached
-    }
-    /// The status that the last write left, as long as the cache may not show it.
-    #[must_use]
-    pub fn status(&self, cached: Option<&DialogClusterStatus>) -> DialogClusterStatus {
-        let recent = self.status.as_ref().filter(|(_, since)| since.elapsed() < WRITE_FOR);
-        recent.map(|(status, _)| status).or(cached).cloned().unwrap_or_default()
     }
 }
 

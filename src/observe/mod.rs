@@ -11,7 +11,7 @@ pub mod reach;
 pub mod schema;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Instant,
 };
 
@@ -20,33 +20,36 @@ use jiff::Timestamp;
 use self::{memory::Handle, postgres::Look};
 use crate::{
     api::{
-        Desired, DialogClusterStatus,
+        Desired, DialogClusterStatus, Node,
         names::{SecretKind, keys},
     },
     citus::NodeConnector,
-    controller::Context,
+    context::Context,
     kubernetes::ObjectKey,
-    plan::View,
     snapshot::{ImageFacts, LiveObject, Ownership, Seen, Snapshot, live},
 };
 
 /// Looks at everything there is of one cluster. The caches answer for Kubernetes; every server is asked at once.
+///
+/// `status` is the last one written. `asks` says of which workers it has to be known what is on them beside the cluster's
+/// own, from what was seen so far.
 pub async fn observe(
     context: &Context,
     desired: &Desired,
-    cached: Option<&DialogClusterStatus>,
+    status: DialogClusterStatus,
     memory: &Handle,
+    asks: impl Fn(&Desired, &Snapshot) -> BTreeSet<Node>,
 ) -> Snapshot {
     let cluster = &desired.cluster;
     let Some(scope) = context.caches.of(&cluster.namespace) else {
         // Only clusters of watched namespaces are ever looked at.
         return Snapshot::empty(&context.operator, Timestamp::now());
     };
-    let (mut objects, pods, images, status) = memory.with(|memory| {
+    let (mut objects, pods, images) = memory.with(|memory| {
         let objects = kubernetes::objects(scope, memory, cluster);
         let pods = kubernetes::pods(scope, memory, cluster, &objects);
         let images = images(&kubernetes::inspections(scope, cluster), &mut memory.images);
-        (objects, pods, images, memory.status(cached))
+        (objects, pods, images)
     });
     let warnings = kubernetes::warnings(scope, cluster, &objects, &pods);
     restored_authority(context, desired, memory, &mut objects).await;
@@ -90,7 +93,8 @@ pub async fn observe(
         reach,
         status,
     };
-    seen.contents = look.leaving(View { desired, seen: &seen }).await;
+    let leaving = asks(desired, &seen);
+    seen.contents = look.leaving(&seen, leaving).await;
     seen
 }
 

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::time::timeout;
 
-use super::memory::Handle;
+use super::memory::{Handle, Kept, Made};
 use crate::{
     api::{Desired, Node},
     citus::{self, NodeConnector, PORT, SqlError, Target, Tls},
@@ -34,19 +34,6 @@ const BESIDE: usize = 8;
 const ENOUGH: usize = 3;
 /// A password that was set again and is refused still is not set again before this: it is something else.
 const PASSWORD_AGAIN: Duration = Duration::from_mins(10);
-
-/// What is remembered of it between two looks.
-#[derive(Default)]
-pub struct Kept {
-    reach: Option<Reach>,
-    /// When to look again, for what the last look was made of.
-    next: Option<(Instant, Made)>,
-    running: bool,
-    password_set: Option<Instant>,
-}
-
-/// What a look is made of: another version of a Secret, or another server, and it is due.
-type Made = (Vec<String>, BTreeMap<Node, (String, Timestamp)>);
 
 impl Kept {
     /// The role has just got the Secret's password: a new one, or once more the one that it had. Then it is noted, so that

@@ -9,11 +9,11 @@ use std::{
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::memory::Handle;
+use super::memory::{Handle, KeptSchema};
 use crate::{
     api::{Desired, DialogClusterStatus, spec::ConfigMapKey},
     citus::BUILT_IN_SCHEMA,
-    controller::Context,
+    context::Context,
     kubernetes::ObjectKey,
     snapshot::{Act, Failure, SchemaSql, Seen},
 };
@@ -52,19 +52,6 @@ pub async fn look(
     };
     memory.with(|memory| memory.schema = Some(kept));
     sql
-}
-
-/// The SQL of a ConfigMap as it was read last.
-#[derive(Clone)]
-pub struct KeptSchema {
-    /// Where it was read.
-    pub source: ConfigMapKey,
-    /// For which generation of the DialogCluster.
-    pub generation: i64,
-    /// What was read.
-    pub sql: Seen<SchemaSql>,
-    /// When.
-    pub at: Instant,
 }
 
 async fn read(

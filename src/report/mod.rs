@@ -4,6 +4,7 @@
 pub mod conditions;
 pub mod events;
 mod gauges;
+pub mod memory;
 pub mod publish;
 pub mod status;
 pub mod words;

@@ -9,14 +9,14 @@ use serde_json::json;
 use super::{
     events::{self, Story},
     gauges::gauges,
+    memory::Reported,
     writer::{self, Write},
 };
 use crate::{
     act::Done,
     api::{ClusterId, Desired, DialogCluster, DialogClusterStatus, Invalid},
-    controller::Context,
+    context::{ClusterCache, Context},
     kubernetes::{ApiError, ObjectKey},
-    observe::memory::Handle,
     plan::Plan,
     snapshot::Snapshot,
 };
@@ -30,7 +30,7 @@ const EVENT_DEADLINE: Duration = Duration::from_secs(5);
 /// When the status could not be written: then only what was done is told, and the next look tells the rest.
 pub async fn publish(
     context: &Context,
-    memory: &Handle,
+    reported: &ClusterCache<Reported>,
     desired: &Desired,
     seen: &Snapshot,
     (plan, done): (&Plan, &Done),
@@ -38,19 +38,19 @@ pub async fn publish(
     let (cluster, before) = (&desired.cluster, &seen.status);
     let after = writer::as_stored(&super::status(desired, seen, plan, done));
     context.metrics.show(&cluster.namespace, &cluster.name, gauges(&after, seen));
-    let rolling = memory.with(|memory| memory.rolling.clone());
+    let rolling = reported.with(|reported| reported.rolling.clone());
     let story = Story { before, after: &after, plan, done, rolling: &rolling, cluster };
     let (mut news, found) = events::events(&story);
-    let since = memory.with(|memory| memory.status.as_ref().map(|(_, at)| at.elapsed()));
+    let since = reported.with(|reported| reported.status.as_ref().map(|(_, at)| at.elapsed()));
     let written = match writer::write(before, &after, since) {
-        Write::Now => write(context, memory, cluster, &after).await,
+        Write::Now => write(context, reported, cluster, &after).await,
         // An event is found by comparing with what is written: what is told has to be written with it.
         Write::Later if !news.is_empty() || !found.is_empty() => {
-            write(context, memory, cluster, &after).await
+            write(context, reported, cluster, &after).await
         }
         Write::Later | Write::No => Ok(()),
     };
-    memory.with(|memory| memory.rolling = events::rolling(&story, written.is_ok()));
+    reported.with(|reported| reported.rolling = events::rolling(&story, written.is_ok()));
     if written.is_ok() {
         news.extend(found);
     }
@@ -73,12 +73,12 @@ pub async fn publish(
 /// When the status could not be written.
 pub async fn refuse(
     context: &Context,
-    memory: &Handle,
+    reported: &ClusterCache<Reported>,
     cluster: &ClusterId,
     (generation, cached): (i64, Option<&DialogClusterStatus>),
     invalid: &Invalid,
 ) -> Result<(), ApiError> {
-    let before = memory.with(|memory| memory.status(cached));
+    let before = reported.with(|reported| reported.status(cached));
     let after = writer::as_stored(&super::invalid(&before, generation, invalid, jiff::Timestamp::now()));
     let unseen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     context.metrics.show(&cluster.namespace, &cluster.name, gauges(&after, &unseen));
@@ -86,12 +86,12 @@ pub async fn refuse(
         return Ok(());
     }
     tracing::warn!(error = %invalid, "the spec cannot be followed");
-    write(context, memory, cluster, &after).await
+    write(context, reported, cluster, &after).await
 }
 
 async fn write(
     context: &Context,
-    memory: &Handle,
+    reported: &ClusterCache<Reported>,
     cluster: &ClusterId,
     status: &DialogClusterStatus,
 ) -> Result<(), ApiError> {
@@ -108,7 +108,7 @@ async fn write(
         "status": status,
     });
     context.client.apply_status(address, &cluster.uid, &object).await?;
-    memory.with(|memory| memory.status = Some((status.clone(), Instant::now())));
+    reported.with(|reported| reported.status = Some((status.clone(), Instant::now())));
     Ok(())
 }
 
