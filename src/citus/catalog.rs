@@ -9,6 +9,7 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     error::{Refusal, SqlError},
+    fragments::moving,
     obstacles,
     session::{Call, Parameter, READ, Session},
     task::{self, Place},
@@ -33,23 +34,6 @@ pub struct CatalogQuestion<'a> {
     /// Look at the sizes of shards: that asks every worker. Without it sizes of groups are `None` and of moves 0.
     pub with_sizes: bool,
 }
-
-/// The tables whose shards move: not reference tables (a placement on every node) and not local ones.
-macro_rules! moving {
-    () => {
-        "(t.partmethod <> 'n' OR (t.repmodel = 's' AND t.colocationid <> 0))"
-    };
-}
-pub(super) use moving;
-/// The qualified name of a shard's table, of `logicalrelid` and `shardid`: shard_name() leaves out the schema `public`.
-/// Not from a joined pg_namespace: the planner may try that with schemas of other tables, and such names are errors.
-macro_rules! shard_table {
-    () => {
-        "CASE (SELECT nspname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE pg_class.oid = logicalrelid)
-          WHEN 'public' THEN 'public.' ELSE '' END || shard_name(logicalrelid, shardid)"
-    };
-}
-pub(super) use shard_table;
 
 /// There is a job that has not ended, or a task of one that has ended runs all the same.
 macro_rules! open {

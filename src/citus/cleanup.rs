@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio_postgres::{Transaction, types::Type};
 
 use super::{
-    commands::{alone, begin},
     error::SqlError,
     quote,
     session::{CLUSTER_WRITE, Call, Session, WRITE},
+    transaction::{begin, execute_outside_transaction},
 };
 use crate::snapshot::{Leftover, LeftoverKind};
 
@@ -57,7 +57,7 @@ pub(super) use {moves_publication, moves_role, moves_slot, moves_subscription};
 /// Any [`SqlError`].
 pub async fn cleanup_orphans(session: &Session) -> Result<Vec<String>, SqlError> {
     let (client, call) = session.call("citus_cleanup_orphaned_resources", CLUSTER_WRITE).await?;
-    alone(&client, &call, "CALL citus_cleanup_orphaned_resources()").await?;
+    execute_outside_transaction(&client, &call, "CALL citus_cleanup_orphaned_resources()").await?;
     Ok(session.take_notices())
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use postgres_protocol::password;
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::{Client, Transaction, types::Type};
+use tokio_postgres::types::Type;
 
 pub use super::{
     cleanup::{cleanup_of, cleanup_orphans, drop_leftovers, forget_cleanup, listed_for_cleanup},
@@ -18,7 +18,8 @@ pub use super::{
 use super::{
     error::{Refusal, SqlError, Words},
     quote, roles,
-    session::{CLUSTER_WRITE, Call, LONG_WRITE, Parameter, Session, WRITE},
+    session::{CLUSTER_WRITE, LONG_WRITE, Parameter, Session, WRITE},
+    transaction::{SUPPRESS_STATEMENT_LOGGING, begin, execute_outside_transaction},
 };
 use crate::api::spec::TransferMode;
 
@@ -40,7 +41,8 @@ pub async fn prepare_server(maintenance: &Session, database: &str) -> Result<(),
     let there: bool = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
     if !there {
         call.wait(client.batch_execute(CLOSE)).await?;
-        alone(&client, &call, &format!("CREATE DATABASE {}", quote::ident(database))).await?;
+        execute_outside_transaction(&client, &call, &format!("CREATE DATABASE {}", quote::ident(database)))
+            .await?;
     }
     Ok(())
 }
@@ -53,7 +55,8 @@ pub async fn prepare_server(maintenance: &Session, database: &str) -> Result<(),
 pub async fn create_extension(session: &Session, version: Option<&str>) -> Result<(), SqlError> {
     let (client, call) = session.call("CREATE EXTENSION citus", CLUSTER_WRITE).await?;
     let version = version.map(|version| format!(" VERSION {}", quote::literal(version))).unwrap_or_default();
-    alone(&client, &call, &format!("CREATE EXTENSION IF NOT EXISTS citus{version}")).await
+    execute_outside_transaction(&client, &call, &format!("CREATE EXTENSION IF NOT EXISTS citus{version}"))
+        .await
 }
 
 /// Makes an extension that the spec names, over the application's database on the coordinator, from where Citus takes
@@ -92,7 +95,7 @@ pub async fn create_extension_of_spec(session: &Session, name: &str) -> Result<(
     }
     let schema = if own { "" } else { " SCHEMA public" };
     let statement = format!("CREATE EXTENSION IF NOT EXISTS {}{schema} CASCADE", quote::ident(name));
-    alone(&client, &call, &statement).await
+    execute_outside_transaction(&client, &call, &statement).await
 }
 
 /// `pg_reload_conf()`.
@@ -140,44 +143,6 @@ fn is_about_the_value(words: &Words) -> bool {
     state.starts_with("22") || state.starts_with("42") || matches!(state, "55P02" | "0A000")
 }
 
-/// Runs a statement that may not be in a transaction, with a server-side timeout that fits the call's deadline.
-pub(super) async fn alone(client: &Client, call: &Call<'_>, statement: &str) -> Result<(), SqlError> {
-    let limit = format!("SET statement_timeout = '{}s'", call.seconds());
-    call.wait(client.batch_execute(&limit)).await?;
-    let done = call.wait(client.batch_execute(statement)).await;
-    // Back to what the session was started with; when that fails the session is broken and thrown away.
-    done.and(call.wait(client.batch_execute("RESET statement_timeout")).await)
-}
-
-/// Begins a transaction whose server-side timeouts fit the call's deadline. It is rolled back when it is dropped.
-pub(super) async fn begin<'a>(
-    client: &'a mut Client,
-    call: &Call<'_>,
-    lock: Duration,
-    statement: Duration,
-) -> Result<Transaction<'a>, SqlError> {
-    let transaction = call.wait(client.transaction()).await?;
-    call.wait(transaction.batch_execute(&limits(lock, statement))).await?;
-    Ok(transaction)
-}
-
-/// The server-side timeouts of one transaction.
-pub(super) fn limits(lock: Duration, statement: Duration) -> String {
-    format!(
-        "SET LOCAL lock_timeout = '{}ms'; SET LOCAL statement_timeout = '{}ms'",
-        lock.as_millis(),
-        statement.as_millis()
-    )
-}
-
-/// For transactions in which roles are made, here or (Citus passes SET LOCAL on first) on workers: no log shows the
-/// verifier of a password.
-pub(super) const QUIET: &str =
-    "SET LOCAL citus.propagate_set_commands = 'local'; SET LOCAL log_statement = 'none';
-    SET LOCAL log_min_error_statement = 'panic'; SET LOCAL log_min_duration_statement = -1;
-    SET LOCAL log_min_duration_sample = -1; SET LOCAL log_transaction_sample_rate = 0;
-    SET LOCAL citus.log_remote_commands = off";
-
 /// Makes the application's role, or gives it this password, and lets it make tables of its own: it may create in the
 /// database, which is not its own, and in `public`. Citus takes all of it to the workers, the role also to those that
 /// come later; what it may do there is [`grant_rights`]'s.
@@ -194,7 +159,7 @@ pub async fn create_owner(
 ) -> Result<(), SqlError> {
     let (mut client, call) = session.call("CREATE ROLE", CLUSTER_WRITE).await?;
     let transaction = begin(&mut client, &call, Duration::from_secs(15), CLUSTER_WRITE).await?;
-    call.wait(transaction.batch_execute(QUIET)).await?;
+    call.wait(transaction.batch_execute(SUPPRESS_STATEMENT_LOGGING)).await?;
     let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)";
     let exists = call.wait(transaction.query_typed_one(exists, &[(&owner, Type::TEXT)])).await?;
     let exists: bool = exists.try_get(0).map_err(|error| call.misunderstood(&error))?;
@@ -243,7 +208,7 @@ pub async fn note_owner_secret(session: &Session, database: &str, secret_uid: &s
         quote::setting(OWNER_SECRET),
         quote::literal(secret_uid)
     );
-    alone(&client, &call, &statement).await
+    execute_outside_transaction(&client, &call, &statement).await
 }
 
 /// `recover_prepared_transactions()`: finishes or undoes what a crash left prepared on the workers. Answers with how
@@ -332,5 +297,5 @@ pub async fn stop_rebalance(session: &Session, job: i64) -> Result<bool, SqlErro
 /// Any [`SqlError`].
 pub async fn checkpoint(session: &Session) -> Result<(), SqlError> {
     let (client, call) = session.call("CHECKPOINT", LONG_WRITE).await?;
-    alone(&client, &call, "CHECKPOINT").await
+    execute_outside_transaction(&client, &call, "CHECKPOINT").await
 }

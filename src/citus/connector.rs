@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::Secret;
 use secrecy::SecretString;
 
 use super::{
-    connect::{ClientTls, Target, Tls},
     error::SqlError,
     session::Session,
     sessions::{SessionKey, Sessions},
+    target::{ClientTls, Target, Tls},
 };
 use crate::{
     api::{ClusterId, Node, names::SecretKind},

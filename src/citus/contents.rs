@@ -10,12 +10,12 @@ use tokio::time::timeout;
 use tokio_postgres::types::Type;
 
 use super::{
-    catalog::{moving, shard_table},
     cleanup::{moves_publication, moves_slot, moves_subscription},
-    commands::begin,
-    connect::{Target, Tls},
     error::SqlError,
+    fragments::{moving, shard_table},
     session::{READ, Session},
+    target::{Target, Tls},
+    transaction::begin,
     words::one_line,
 };
 use crate::snapshot::{Contents, Copies, Holdings, Membership, Named, OtherDatabase};

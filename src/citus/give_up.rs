@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::{Transaction, types::Type};
 
 use super::{
-    catalog::{moving, shard_table},
-    commands::begin,
     error::{Refusal, SqlError},
+    fragments::{moving, shard_table},
     joining, quote,
     session::{Call, LONG_WRITE, Parameter, Session},
     spread::{self, Held, Lost},
+    transaction::begin,
     words::one_line,
 };
 

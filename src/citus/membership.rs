@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio_postgres::{Row, Transaction, types::Type};
 
 use super::{
-    commands::{QUIET, begin, limits},
     error::{Refusal, SqlError},
     joining,
     session::{CLUSTER_WRITE, Call, Parameter, Session},
+    transaction::{SUPPRESS_STATEMENT_LOGGING, begin, limits},
 };
 
 /// `citus_set_coordinator_host`: tells the coordinator its own address.
@@ -120,7 +120,7 @@ async fn membership(
         joining::refuse_code_of_others(&client, &call).await?;
     }
     // A new node is given the roles that there are.
-    let begin = format!("BEGIN; {}; {QUIET}", limits(LOCK, CLUSTER_WRITE));
+    let begin = format!("BEGIN; {}; {SUPPRESS_STATEMENT_LOGGING}", limits(LOCK, CLUSTER_WRITE));
     if let Err(error) = call.wait(client.batch_execute(&begin)).await {
         drop(call.wait(client.batch_execute("ROLLBACK")).await);
         return Err(error);

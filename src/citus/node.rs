@@ -3,9 +3,9 @@
 use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
-    catalog::shard_table,
     cleanup::{moves_publication, moves_role, moves_slot, moves_subscription},
     error::{Refusal, SqlError},
+    fragments::shard_table,
     roles::{self, unpinned, unsafe_mover},
     session::{Call, Parameter, READ, Session},
     words::one_line,

@@ -33,7 +33,7 @@ WITH t AS MATERIALIZED (
   FROM pg_catalog.pg_dist_partition t JOIN pg_catalog.pg_class c ON c.oid = t.logicalrelid
   JOIN pg_catalog.pg_roles r ON r.oid = c.relowner JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   WHERE ",
-    super::catalog::moving!(),
+    super::fragments::moving!(),
     " OR t.partmethod = 'n' AND t.repmodel = 't' AND EXISTS (
     SELECT FROM pg_catalog.pg_dist_node d WHERE d.isactive AND d.noderole = 'primary' AND NOT EXISTS (
       SELECT FROM pg_catalog.pg_dist_placement p JOIN pg_catalog.pg_dist_shard s USING (shardid)

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::{
-    commands::begin,
     error::SqlError,
     obstacles::PINNING,
     quote,
     session::{CLUSTER_WRITE, Session, WRITE},
+    transaction::begin,
 };
 use crate::snapshot::Pins;
 

@@ -4,8 +4,8 @@
 use tokio_postgres::types::Type;
 
 use super::{
-    catalog::moving,
     error::SqlError,
+    fragments::moving,
     session::{READ, Session},
 };
 

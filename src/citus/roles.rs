@@ -6,10 +6,10 @@ use std::{sync::LazyLock, time::Duration};
 use tokio_postgres::{Client, Transaction, types::Type};
 
 use super::{
-    commands::begin,
     error::{Refusal, SqlError},
     quote,
     session::{CLUSTER_WRITE, Call, Parameter, Session},
+    transaction::begin,
 };
 
 /// The role that runs jobs. It is no superuser: what a move runs of a table (its CHECK constraints, its domains) then

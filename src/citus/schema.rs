@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio_postgres::{Transaction, types::Type};
 
 use super::{
-    commands,
     error::{Refusal, SqlError, Words},
     quote,
     session::{Call, LONG_WRITE, Session, WRITE},
     statements::{Statement, split},
+    transaction,
 };
 
 /// The dialogs schema: what a cluster gets that asks for nothing else.
@@ -71,7 +71,7 @@ pub async fn finish(maintenance: &Session, database: &str) -> Result<bool, SqlEr
             Ok(false)
         }
         Some("committed") => {
-            let transaction = commands::begin(&mut client, &call, Duration::from_secs(5), WRITE).await?;
+            let transaction = transaction::begin(&mut client, &call, Duration::from_secs(5), WRITE).await?;
             let mark = format!("{}; {}", set(database, APPLIED_HASH, &left.hash), reset_pending(database));
             call.wait(transaction.batch_execute(&mark)).await?;
             call.wait(transaction.commit()).await?;
@@ -112,7 +112,7 @@ pub async fn apply(maintenance: &Session, owner: Session, schema: &Schema<'_>) -
         return Ok(());
     }
     let (mut client, call) = owner.call("the schema", LONG_WRITE).await?;
-    let transaction = commands::begin(&mut client, &call, Duration::from_secs(30), LONG_WRITE).await?;
+    let transaction = transaction::begin(&mut client, &call, Duration::from_secs(30), LONG_WRITE).await?;
     // Sequential: with more than one connection a node Citus refuses CREATE SCHEMA and its like after the first
     // distributed table of the transaction.
     let settings = format!(

@@ -25,9 +25,9 @@ use tokio_postgres::{
 };
 
 use super::{
-    connect::{Target, Tls},
     error::{Refusal, SqlError, Words, chain, cut},
     meter::{Meter, Plain},
+    target::{Target, Tls},
 };
 
 /// Deadline of a read.
@@ -181,7 +181,7 @@ impl Session {
         // A call may also be dropped while the program ends.
         let Ok(runtime) = Handle::try_current() else { return };
         let (token, tls) = (self.cancel.clone(), self.tls.clone());
-        runtime.spawn(tokio::time::timeout(super::connect::CONNECT_DEADLINE, async move {
+        runtime.spawn(tokio::time::timeout(super::target::CONNECT_DEADLINE, async move {
             // There is no one left to tell: the session is given up already.
             let _ = match tls {
                 Tls::Off => token.cancel_query(Plain).await,

@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
-    connect::{Target, Tls},
     error::SqlError,
     session::Session,
+    target::{Target, Tls},
 };
 use crate::api::{ClusterId, Node};
 
