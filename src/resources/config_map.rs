@@ -8,11 +8,9 @@ use serde_json::Value;
 use super::{
     Inputs, Rendered, configuration,
     meta::{About, owned, render, texts},
+    paths::START_SCRIPT,
 };
 use crate::api::{Node, names::keys};
-
-/// Key of the start script.
-pub(super) const START_SCRIPT: &str = "start.sh";
 
 /// Key of the permission to initialise, and the word with which its value begins when it permits. After it there may be
 /// the locale to initialise with.

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{Inputs, pod::NODE_TLS, text_hash};
+use super::{Inputs, paths::NODE_TLS, text_hash};
 use crate::api::{Desired, Node};
 
 /// The start script of every node.

@@ -6,23 +6,21 @@ use k8s_openapi::{
     api::core::v1::{
         Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
         ExecAction, PersistentVolumeClaimVolumeSource, PodAffinityTerm, PodAntiAffinity, PodSecurityContext,
-        PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext,
-        TopologySpreadConstraint, Volume, VolumeMount, WeightedPodAffinityTerm,
+        PodSpec, Probe, SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint,
+        Volume, VolumeMount, WeightedPodAffinityTerm,
     },
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
+    apimachinery::pkg::api::resource::Quantity,
 };
 use serde_json::{Map, Value, json};
 
 use super::{
     Inputs,
     differs::canonical_quantity,
-    meta::{About, labels, nodes_selector, texts},
-    pod_metadata, text_hash,
+    meta::nodes_selector,
+    paths::{CONFIG, DATA, NODE_TLS, RUN, SERVER_TLS, START_SCRIPT},
+    text_hash,
 };
-use crate::api::{
-    ClusterId, Desired, Node,
-    names::{SecretKind, keys},
-};
+use crate::api::{ClusterId, Desired, Node, names::SecretKind};
 
 /// Port of every server.
 pub(super) const PORT: i32 = 5432;
@@ -30,17 +28,6 @@ pub(super) const PORT: i32 = 5432;
 pub(super) const PORT_NAME: &str = "postgresql";
 /// Name of the server's container.
 pub const SERVER: &str = "postgres";
-/// Where the volume is; the data directory is `pgdata` in it.
-const DATA: &str = "/var/lib/dialog";
-/// Where the server's socket is, and the mark that it has become ready.
-const RUN: &str = "/run/dialog";
-/// Where the ConfigMap is.
-pub(super) const CONFIG: &str = "/etc/dialog/config";
-/// Where the certificate of the server is.
-const SERVER_TLS: &str = "/etc/dialog/server";
-/// Where the certificate is with which the node logs in to others.
-pub(super) const NODE_TLS: &str = "/etc/dialog/node";
-
 /// What the cluster autoscaler reads: names of volumes that keep no pod where it is.
 pub(super) const LOCAL_VOLUMES: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 
@@ -56,32 +43,7 @@ const STARTED: &str = "[ -e /run/dialog/ready ]";
 const ANSWERS: &str = "for directory in /usr/lib/postgresql/*/bin; do PATH=$PATH:$directory; done; \
                        exec pg_isready -q -h /run/dialog -p 5432 -t 4";
 
-pub(super) fn pod_template(inputs: &Inputs, node: Node, claim: &str) -> PodTemplateSpec {
-    let template = inputs.desired.template(node);
-    let spec = pod_spec(inputs, node, claim);
-    let mut pod_labels = template.pod_labels.clone();
-    pod_labels.extend(labels(&inputs.desired.cluster, About::Node(node)));
-    // A host's autoscaler moves no pod with such volumes, unless it is told that nothing on them is missed.
-    let mut annotations = texts([(LOCAL_VOLUMES, &local_volumes(&spec))]);
-    annotations.extend(template.pod_annotations.clone());
-    annotations.extend(texts([
-        (keys::USER_TEMPLATE, &user_template_hash(inputs, node)),
-        (keys::TEMPLATE, &text_hash::hex(&[&text_hash::canonical(&json!(spec))])),
-        (keys::POD_METADATA, &pod_metadata::noted(template)),
-        // What `kubectl logs` and `kubectl exec` take when a sidecar was injected.
-        ("kubectl.kubernetes.io/default-container", SERVER),
-    ]));
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(pod_labels),
-            annotations: Some(annotations),
-            ..ObjectMeta::default()
-        }),
-        spec: Some(spec),
-    }
-}
-
-fn local_volumes(spec: &PodSpec) -> String {
+pub(super) fn local_volumes(spec: &PodSpec) -> String {
     let volumes = spec.volumes.iter().flatten().filter(|volume| volume.empty_dir.is_some());
     volumes.map(|volume| volume.name.as_str()).collect::<Vec<_>>().join(",")
 }
@@ -91,7 +53,7 @@ pub(super) fn default_local_volumes(inputs: &Inputs, node: Node) -> String {
     local_volumes(&pod_spec(inputs, node, ""))
 }
 
-fn pod_spec(inputs: &Inputs, node: Node, claim: &str) -> PodSpec {
+pub(super) fn pod_spec(inputs: &Inputs, node: Node, claim: &str) -> PodSpec {
     let desired = inputs.desired;
     let cluster = &desired.cluster;
     let template = desired.template(node);
@@ -162,7 +124,7 @@ pub(super) fn secure_container(desired: &Desired, image: &str, name: &str) -> Co
 
 fn server(inputs: &Inputs, node: Node) -> Container {
     Container {
-        command: Some(vec!["sh".to_owned(), format!("{CONFIG}/{}", super::config_map::START_SCRIPT)]),
+        command: Some(vec!["sh".to_owned(), format!("{CONFIG}/{START_SCRIPT}")]),
         ports: Some(vec![ContainerPort {
             name: Some(PORT_NAME.to_owned()),
             container_port: PORT,

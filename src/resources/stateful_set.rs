@@ -8,7 +8,7 @@ use k8s_openapi::{
 use super::{
     Inputs, Rendered,
     meta::{About, identity_annotation, node_selector, owned, render, texts},
-    pod::pod_template,
+    pod_template::pod_template,
 };
 use crate::api::{Node, names::keys};
 
