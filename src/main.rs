@@ -16,7 +16,6 @@ use dialog_operator::{
     },
     metrics::Metrics,
     plan::{Plan, plan},
-    report::words::doing,
     runtime::{
         http::{self, Pages},
         shutdown,
@@ -113,9 +112,7 @@ fn told(plan: &Plan) -> String {
     let problems =
         plan.problems.iter().map(|problem| format!("problem {}: {}", problem.reason, problem.message));
     lines.extend(problems);
-    lines.extend(
-        plan.steps.iter().map(|planned| format!("step    {}: {}", doing(&planned.step), planned.why)),
-    );
+    lines.extend(plan.steps.iter().map(|planned| format!("step    {}: {}", planned.step, planned.why)));
     lines.extend(plan.holds.iter().map(|hold| format!("hold    {hold}")));
     if lines.is_empty() {
         lines.push("nothing to do, nothing to wait for".to_owned());

@@ -19,7 +19,6 @@ use crate::{
     context::Context,
     observe::memory::Handle,
     plan::{Plan, Planned, Problem, ProblemReason, Step, refusals},
-    report::words::doing,
     snapshot::{Cause, Failure, FailureReason, Snapshot},
 };
 
@@ -160,7 +159,7 @@ async fn in_order(hands: &Hands<'_>, lane: Vec<&Planned>) -> Vec<DoneStep> {
 
 /// Tries it, and remembers what came of it.
 async fn tried(hands: &Hands<'_>, step: &Step, why: &str) -> Result<Option<String>, Failure> {
-    tracing::info!(step = step.name(), why, "{}", doing(step));
+    tracing::info!(step = step.name(), why, "{step}");
     let started = Instant::now();
     let result = attempt(hands, step).await.map_err(|failure| failure.after(started.elapsed()));
     if let Err(failure) = &result {
@@ -194,7 +193,7 @@ async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failu
     }
     let deadline = deadline(step);
     tokio::time::timeout(deadline, run(hands, step)).await.unwrap_or_else(|_| {
-        let message = format!("{}: no answer within {} s", doing(step), deadline.as_secs());
+        let message = format!("{}: no answer within {} s", step, deadline.as_secs());
         Err(Failure::new(FailureReason::DeadlineExceeded, message))
     })
 }

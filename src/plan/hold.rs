@@ -1,4 +1,6 @@
-//! What a plan waits for, as data. Sentences for people are made of it in `report`.
+//! What a plan waits for, as data, and the sentence for each.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -160,4 +162,73 @@ pub enum Hold {
         /// Why.
         why: String,
     },
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Paused { steps: 0 } => write!(f, "paused"),
+            Self::Paused { steps } => write!(f, "paused: {steps} changes wait until spec.paused is false"),
+            Self::FormerObjects { object } => {
+                write!(f, "waiting until {object} of an earlier cluster of this name is gone")
+            }
+            Self::PodNotReady { node, why } => write!(f, "waiting for {node}: {why}"),
+            Self::NotAnswering { node, why } => write!(f, "waiting for {node} to answer: {why}"),
+            Self::CatalogUnknown { why } => write!(f, "waiting for the coordinator's catalog: {why}"),
+            Self::NodeNotPrepared { node } => write!(f, "preparing {node}"),
+            Self::ConfigurationOnItsWay { node } => {
+                write!(f, "waiting until {node} has the changed configuration")
+            }
+            Self::Rolling { node, cause, remaining } => {
+                write!(f, "restarting {node} ({cause}), {remaining} more after it")
+            }
+            Self::RestartWaitsForMoves { node, cause } => {
+                write!(f, "the restart of {node} ({cause}) waits until no shard is moved")
+            }
+            Self::MemberInactive { node } => write!(
+                f,
+                "no worker can be registered while {node} is inactive in pg_dist_node: it would not learn where that one's shards are"
+            ),
+            Self::RegisteredNodeSilent { node, why } => {
+                write!(f, "no worker can be registered while {node} does not answer: {why}")
+            }
+            Self::NotConnected { from, to, why } => write!(f, "{from} cannot reach {to} yet: {why}"),
+            Self::WorkerMissing { node, why, timed_out: false } => {
+                write!(f, "waiting for {node} to join: {why}")
+            }
+            Self::WorkerMissing { node, why, timed_out: true } => {
+                write!(f, "going on without {node}, which did not join in time: {why}")
+            }
+            Self::Leaving { node, shards: 0 } => write!(f, "{node} holds no shard any more and is removed"),
+            Self::Leaving { node, shards } => write!(f, "{node} is drained: {shards} shards are on it"),
+            Self::RoomUnknown { why } => {
+                write!(f, "nothing is drained before it is known whether those that stay have room: {why}")
+            }
+            Self::ContentsUnknown { node, why } => {
+                write!(f, "{node} does not go before it is known what else people keep on it: {why}")
+            }
+            Self::CleanupBlocked { node, objects, holders } if holders.is_empty() => {
+                write!(f, "{node} is removed when Citus has dropped {objects} objects that moves left on it")
+            }
+            Self::CleanupBlocked { node, objects, holders } => write!(
+                f,
+                "{node} is removed when {objects} objects that moves left on it are dropped, which is kept from it by {}",
+                holders.join("; ")
+            ),
+            Self::HeldUp { sessions, .. } => write!(f, "held up by {}", sessions.join("; ")),
+            Self::JobRunning { job } => write!(f, "rebalance job {job} runs"),
+            Self::RebalancePause { state, until } => {
+                let until = until.round(jiff::Unit::Second).unwrap_or(*until);
+                write!(f, "the last rebalance ended {state}; the next one starts at {until}")
+            }
+            Self::InspectingImage { image } => write!(f, "asking {image} what is in it"),
+            Self::VolumesGrow { volumes, moves } => volumes_grow(f, volumes, *moves),
+            Self::SchemaSource { why } => write!(f, "waiting for the schema: {why}"),
+        }
+    }
+}
+
+fn volumes_grow(f: &mut fmt::Formatter<'_>, volumes: &str, moves: bool) -> fmt::Result {
+    let when = if moves { "these volumes grow when no shard is moved" } else { "these volumes are growing" };
+    write!(f, "{when}: {volumes}")
 }

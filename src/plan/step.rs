@@ -1,6 +1,8 @@
 //! What a plan is made of: [`Step`]s to do now, [`Hold`]s that say what is waited for (`hold.rs`), [`Problem`]s that a
 //! person must solve. Data only: a table test spells them out, a log line prints them, the report reads them.
 
+mod display;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

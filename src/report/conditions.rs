@@ -11,7 +11,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 pub use balanced::balanced;
 
-use super::words;
 use crate::{
     act::Done,
     api::Node,
@@ -209,13 +208,10 @@ fn reconciles(plan: &Plan, done: &Done) -> Said {
         };
     }
     if let Some((step, failure)) = done.failures().find(|(step, _)| !is_about_moves(step)) {
-        return yes(
-            "Retrying",
-            format!("{} failed and is tried again: {}", words::doing(step), failure.message),
-        );
+        return yes("Retrying", format!("{} failed and is tried again: {}", step, failure.message));
     }
     if let Some(planned) = plan.steps.iter().find(|planned| !is_about_moves(&planned.step)) {
-        return yes(planned.step.name(), format!("{}: {}", words::doing(&planned.step), planned.why));
+        return yes(planned.step.name(), format!("{}: {}", planned.step, planned.why));
     }
     match plan.holds.iter().find(|hold| is_membership(hold)) {
         Some(hold) => yes(hold.into(), hold.to_string()),

@@ -4,10 +4,10 @@
 pub mod conditions;
 pub mod events;
 mod gauges;
+pub mod job;
 pub mod memory;
 pub mod publish;
 pub mod status;
-pub mod words;
 pub mod writer;
 
 pub use status::{invalid, status};

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{conditions, words};
+use super::{conditions, job};
 use crate::{
     act::Done,
     api::{
@@ -104,7 +104,7 @@ fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> 
     } else if hold(|hold| matches!(hold, Hold::Rolling { .. })) {
         Phase::Restarting
     } else if view.leaving().values().any(|row| view.shards(row) > 0)
-        || view.open_job().is_some_and(|job| words::purpose(view, job) == Purpose::Drain)
+        || view.open_job().is_some_and(|job| job::purpose(view, job) == Purpose::Drain)
     {
         Phase::Draining
     } else if !view.leaving().is_empty()
@@ -142,17 +142,17 @@ fn message(view: View, plan: &Plan, done: &Done, said: &[(&'static str, conditio
     let text = if let Some(problem) = plan.problems.first() {
         problem.message.clone()
     } else if let Some((step, failure)) = done.failure() {
-        format!("{} failed and is tried again: {}", words::doing(step), failure.message)
+        format!("{} failed and is tried again: {}", step, failure.message)
     } else if let Some(hold) =
         plan.holds.iter().find(|hold| matches!(hold, Hold::Paused { .. } | Hold::Rolling { .. }))
     {
         hold.to_string()
     } else if let Some(job) = view.open_job() {
-        words::last_error(view, job).unwrap_or_else(|| words::progress(view, job))
+        job::last_error(view, job).unwrap_or_else(|| job::progress(view, job))
     } else if let Some(hold) = plan.holds.iter().find(|hold| matches!(hold, Hold::CleanupBlocked { .. })) {
         hold.to_string()
     } else if let Some(planned) = plan.steps.iter().find(|planned| !is_of_the_budget(&planned.step)) {
-        format!("{}: {}", words::doing(&planned.step), planned.why)
+        format!("{}: {}", planned.step, planned.why)
     } else if let Some(hold) = plan.holds.first() {
         hold.to_string()
     } else {
@@ -239,7 +239,7 @@ fn rebalance(view: View, job: &Job) -> RebalanceStatus {
     let before = view.seen.status.rebalance.as_ref().filter(|before| before.job_id == job.id);
     RebalanceStatus {
         job_id: job.id,
-        purpose: words::purpose(view, job),
+        purpose: job::purpose(view, job),
         state: job.state.clone(),
         progress: format!("{done}/{total}"),
         moves: MoveCounts {
@@ -251,11 +251,11 @@ fn rebalance(view: View, job: &Job) -> RebalanceStatus {
         bytes: ByteCounts { total: bytes(&|_| true), done: bytes(&|task| task.state == "done") },
         started_at: job.started_at.map(Time),
         finished_at: job.finished_at.map(Time),
-        estimated_finish: words::seconds_left(view, job)
+        estimated_finish: job::seconds_left(view, job)
             .and_then(|seconds| view.seen.now.checked_add(jiff::SignedDuration::from_secs(seconds)).ok())
             .map(Time),
         // Kept after the job ends: it is what a person looks for first.
-        last_error: words::last_error(view, job)
+        last_error: job::last_error(view, job)
             .or_else(|| before.and_then(|before| before.last_error.clone())),
     }
 }

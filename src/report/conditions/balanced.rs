@@ -7,7 +7,7 @@ use crate::{
     act::Done,
     api::{spec::RebalanceMode, status::Purpose},
     plan::{Hold, Plan, View},
-    report::words,
+    report::job,
     snapshot::Seen,
 };
 
@@ -34,12 +34,12 @@ fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
     };
     let job = view.open_job();
     if let Some(job) = job
-        && let Some(error) = words::last_error(view, job)
+        && let Some(error) = job::last_error(view, job)
     {
         return no("MovesFailing", error);
     }
     if let Some((step, failure)) = done.failures().find(|(step, _)| is_about_moves(step)) {
-        let what = words::doing(step);
+        let what = step.to_string();
         return no("Retrying", format!("{what} failed and is tried again: {}", failure.message));
     }
     let missing = view.missing_workers();
@@ -47,9 +47,9 @@ fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
         return no("WorkersMissing", format!("{}: {}", view.name(first.node), first.why));
     }
     if let Some(job) = job {
-        return match words::purpose(view, job) {
-            Purpose::Even => no("Rebalancing", words::progress(view, job)),
-            Purpose::Drain => no("Draining", words::progress(view, job)),
+        return match job::purpose(view, job) {
+            Purpose::Even => no("Rebalancing", job::progress(view, job)),
+            Purpose::Drain => no("Draining", job::progress(view, job)),
         };
     }
     if let Some((node, row)) = view.leaving().first_key_value() {
