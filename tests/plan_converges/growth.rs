@@ -99,12 +99,7 @@ fn no_move_starts_without_slots_senders_and_workers_for_it() {
 fn no_worker_is_registered_before_it_is_reached_both_ways() {
     let mut world = born(1);
     world.edit(|spec| spec.workers.replicas = 2);
-    let mut seen = world.observe();
-    while !does(&world, &seen, "AddNode") {
-        world.reconcile(None);
-        world.tick();
-        seen = world.observe();
-    }
+    let mut seen = until_planned(&mut world, "AddNode");
     for number in 0..seen.connections.len() {
         let mut cut = seen.clone();
         let check = &mut cut.connections[number];
@@ -123,12 +118,7 @@ fn no_worker_is_registered_before_it_is_reached_both_ways() {
 #[test]
 fn after_a_job_that_failed_there_is_a_pause() {
     let mut world = uneven(&[]);
-    let mut seen = world.observe();
-    while !does(&world, &seen, "StartRebalance") {
-        world.reconcile(None);
-        world.tick();
-        seen = world.observe();
-    }
+    let mut seen = until_planned(&mut world, "StartRebalance");
     let now = seen.now;
     let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     citus.failed_jobs = 1;
@@ -156,12 +146,7 @@ fn after_a_job_that_failed_there_is_a_pause() {
 fn no_worker_is_registered_that_might_be_initialised_once_more() {
     let mut world = born(1);
     world.edit(|spec| spec.workers.replicas = 2);
-    let mut seen = world.observe();
-    while !does(&world, &seen, "AddNode") {
-        world.reconcile(None);
-        world.tick();
-        seen = world.observe();
-    }
+    let mut seen = until_planned(&mut world, "AddNode");
     let map = seen.objects.get_mut("ConfigMap/dialogs-worker-1").unwrap();
     map.json["data"]["initialise"] = "allowed".into();
     assert!(dialog_operator::resources::may_initialise(&map.json));

@@ -18,12 +18,7 @@ fn citus(seen: &mut Snapshot) -> &mut snapshot::Citus {
 #[test]
 fn a_job_that_was_cancelled_is_no_failure() {
     let mut world = uneven(&[]);
-    let mut seen = world.observe();
-    while !does(&world, &seen, "StartRebalance") {
-        world.reconcile(None);
-        world.tick();
-        seen = world.observe();
-    }
+    let mut seen = until_planned(&mut world, "StartRebalance");
     let now = seen.now;
     for (state, failed, starts) in [("cancelled", 0, true), ("cancelled", 3, true), ("failed", 1, false)] {
         citus(&mut seen).failed_jobs = failed;

@@ -212,12 +212,7 @@ fn a_server_that_is_not_the_recorded_one_gets_nothing_and_is_asked_for_nothing()
 fn an_emptied_coordinator_registers_nobody() {
     let mut world = born(2);
     world.edit(|spec| spec.workers.replicas = 3);
-    let mut seen = world.observe();
-    while !does(&world, &seen, "AddNode") {
-        world.reconcile(None);
-        world.tick();
-        seen = world.observe();
-    }
+    let mut seen = until_planned(&mut world, "AddNode");
     let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     citus.nodes.retain(|row| row.group_id == 0);
     assert!(!does(&world, &seen, "AddNode"), "worker-0 and worker-1 hold the last copies of the catalog");
@@ -256,12 +251,7 @@ fn nobody_gets_a_copy_of_the_metadata_for_good_while_somebody_is_inactive() {
 fn nobody_joins_while_a_member_is_inactive() {
     let mut world = born(1);
     world.edit(|spec| spec.workers.replicas = 2);
-    let mut seen = world.observe();
-    while !does(&world, &seen, "AddNode") {
-        world.reconcile(None);
-        world.tick();
-        seen = world.observe();
-    }
+    until_planned(&mut world, "AddNode");
     world.nodes[1].active = false;
     let seen = world.observe();
     assert!(does(&world, &seen, "ActivateNode") && !does(&world, &seen, "AddNode"));

@@ -153,6 +153,19 @@ fn until(world: &mut World, what: &str, wanted: impl Fn(&World) -> bool) {
     panic!("never: {what}\n{}", world.log.join("\n"));
 }
 
+/// Reconciles until the plan has such a step, which is not carried out: what was seen then.
+fn until_planned(world: &mut World, name: &str) -> Snapshot {
+    for _ in 0..500 {
+        let seen = world.observe();
+        if does(world, &seen, name) {
+            return seen;
+        }
+        world.reconcile(None);
+        world.tick();
+    }
+    panic!("never planned: {name}\n{}", world.log.join("\n"));
+}
+
 fn identity(world: &World, node: Node) -> String {
     let set = &world.objects[&format!("StatefulSet/{}", node.object_name("dialogs"))];
     set.annotation(keys::SYSTEM_IDENTIFIER).unwrap().to_owned()

@@ -28,12 +28,7 @@ fn budget(world: &World) -> u64 {
 #[test]
 fn each_obstacle_has_a_reason_and_a_statement() {
     let mut world = uneven(&[]);
-    let mut seen = world.observe();
-    while !does(&world, &seen, "StartRebalance") {
-        world.reconcile(None);
-        world.tick();
-        seen = world.observe();
-    }
+    let mut seen = until_planned(&mut world, "StartRebalance");
     for kind in ObstacleKind::iter() {
         use ObstacleKind as Kind;
         let (what, value, reason, words) = match kind {
@@ -164,12 +159,7 @@ fn what_stops_everything_starts_nothing() {
 #[test]
 fn what_everything_waits_for_is_told_first() {
     let mut world = uneven(&[]);
-    let mut seen = world.observe();
-    while !does(&world, &seen, "StartRebalance") {
-        world.reconcile(None);
-        world.tick();
-        seen = world.observe();
-    }
+    let mut seen = until_planned(&mut world, "StartRebalance");
     let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     let unlogged = Obstacle {
         kind: ObstacleKind::Unlogged,
@@ -208,12 +198,7 @@ fn what_everything_waits_for_is_told_first() {
 #[test]
 fn groups_are_pinned_as_of_now() {
     let mut world = uneven(&[]);
-    let mut seen = world.observe();
-    while !does(&world, &seen, "StartRebalance") {
-        world.reconcile(None);
-        world.tick();
-        seen = world.observe();
-    }
+    let mut seen = until_planned(&mut world, "StartRebalance");
     let base = world.desired().rebalance.strategy.clone();
     let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     citus.obstacles.listed = vec![Obstacle { colocation_id: 1, ..nologin() }];
@@ -265,12 +250,7 @@ fn a_way_of_moving_that_does_without_is_taken() {
     ] {
         let mut world = uneven(&[]);
         world.edit(|spec| spec.rebalance.transfer_mode = mode);
-        let mut seen = world.observe();
-        while !does(&world, &seen, "StartRebalance") {
-            world.reconcile(None);
-            world.tick();
-            seen = world.observe();
-        }
+        let mut seen = until_planned(&mut world, "StartRebalance");
         let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
         citus.obstacles.listed = vec![Obstacle { kind, colocation_id: 1, ..Obstacle::default() }];
         assert_eq!(does(&world, &seen, "StartRebalance"), moves, "{kind:?} with {mode}");
@@ -280,12 +260,7 @@ fn a_way_of_moving_that_does_without_is_taken() {
 #[test]
 fn a_long_limit_on_statements_is_no_obstacle() {
     let mut world = uneven(&[]);
-    let mut seen = world.observe();
-    while !does(&world, &seen, "StartRebalance") {
-        world.reconcile(None);
-        world.tick();
-        seen = world.observe();
-    }
+    let mut seen = until_planned(&mut world, "StartRebalance");
     for (value, bytes, starts) in [
         ("100ms", 0, false),
         ("30s", 1_000_000, true),

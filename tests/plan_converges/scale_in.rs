@@ -182,12 +182,7 @@ fn a_member_under_another_address_that_does_not_answer_is_not_put_aside() {
 fn the_catalog_of_another_coordinator_proves_nothing() {
     let mut world = born(3);
     world.edit(|spec| spec.workers.replicas = 2);
-    let mut seen = world.observe();
-    while !does(&world, &seen, "Delete") {
-        world.reconcile(None);
-        world.tick();
-        seen = world.observe();
-    }
+    let mut seen = until_planned(&mut world, "Delete");
     let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     assert!(citus.nodes.iter().all(|row| !row.name.starts_with("dialogs-worker-2.")), "{:?}", citus.nodes);
     citus.nodes[0].name = "dialogs-coordinator.elsewhere.svc.cluster.local".to_owned();
@@ -223,16 +218,9 @@ fn a_volume_that_was_to_be_kept_outlives_a_later_policy() {
 fn marked_and_not_removed() -> World {
     let mut world = born(3);
     world.edit(|spec| spec.workers.replicas = 2);
-    let retired = |steps: &[Planned]| steps.iter().position(|planned| planned.step.name() == "Retire");
-    loop {
-        let seen = world.observe();
-        if let Some(at) = retired(&plan(&world.desired(), &seen).steps) {
-            world.reconcile(Some(at + 1));
-            break;
-        }
-        world.reconcile(None);
-        world.tick();
-    }
+    let steps = plan(&world.desired(), &until_planned(&mut world, "Retire")).steps;
+    let retires = steps.iter().position(|planned| planned.step.name() == "Retire").unwrap();
+    world.reconcile(Some(retires + 1));
     assert_eq!((drained(&world).len(), world.nodes.len()), (1, 4), "marked, and registered still");
     world
 }
