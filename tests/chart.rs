@@ -409,7 +409,7 @@ fn copy(from: &Path, to: &Path, change: &impl Fn(&str) -> String) {
 }
 
 #[test]
-fn an_uninstall_keeps_the_clusters_and_an_upgrade_changes_the_crd() {
+fn uninstall_keeps_clusters_and_upgrade_changes_the_crd() {
     let release = Release::prepare();
     let notes = release.bring("install", &[]);
     for next in

@@ -12,6 +12,9 @@ use std::{
 /// Lines of a file, without its tests: what can be read at one sitting.
 const LONGEST_FILE: usize = 450;
 
+/// Characters of a test's name: subject, condition, expectation.
+const LONGEST_TEST_NAME: usize = 60;
+
 /// The floors of the house, from the ground up: a room imports only from floors below its own, and so none of its
 /// neighbours. A room is a file or a folder of `src`.
 const FLOORS: &[&[&str]] = &[
@@ -88,20 +91,27 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All of `src`, without the files that hold nothing but tests.
-fn sources() -> Vec<Source> {
+/// Every file of Rust below some directories.
+fn rust_files(directories: &[&str]) -> Vec<PathBuf> {
     let mut found = vec![];
-    let mut rooms = vec![root().join("src")];
+    let mut rooms: Vec<PathBuf> = directories.iter().map(|directory| root().join(directory)).collect();
     while let Some(room) = rooms.pop() {
         for entry in fs::read_dir(room).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 rooms.push(path);
-            } else if path.extension().is_some_and(|rs| rs == "rs") && !path.ends_with("tests.rs") {
-                found.push(Source::read(&path));
+            } else if path.extension().is_some_and(|rs| rs == "rs") {
+                found.push(path);
             }
         }
     }
+    found
+}
+
+/// All of `src`, without the files that hold nothing but tests.
+fn sources() -> Vec<Source> {
+    let files = rust_files(&["src"]).into_iter().filter(|path| !path.ends_with("tests.rs"));
+    let mut found: Vec<Source> = files.map(|path| Source::read(&path)).collect();
     found.sort_by(|one, other| one.path.cmp(&other.path));
     assert!(found.len() > 20, "where is src?");
     found
@@ -485,6 +495,36 @@ fn the_kubernetes_client_stays_in_its_room() {
         broken.extend(["kube::Client", "kube::Api"].iter().filter_map(|name| source.uses(name)));
     }
     none(&broken, "no Kubernetes client there");
+}
+
+/// Names of the tests in a file: of each function that follows an attribute of a test.
+fn test_names(text: &str) -> Vec<&str> {
+    let mut names = vec![];
+    let mut is_test = false;
+    for line in text.lines().map(str::trim_start) {
+        is_test |= ["#[test]", "#[tokio::test", "#[rstest"].iter().any(|start| line.starts_with(start));
+        let function = line.trim_start_matches("pub ").trim_start_matches("async ").strip_prefix("fn ");
+        let Some(function) = function.filter(|_| is_test) else { continue };
+        names.extend(function.split(['(', '<']).next());
+        is_test = false;
+    }
+    names
+}
+
+#[test]
+fn names_of_tests_are_short() {
+    let rust = "fn a() {}\n#[test]\n#[ignore]\nfn b() {}\n  #[rstest]\n  #[case(\n1)]\n  async fn c(#[case] d: u8) {}";
+    assert_eq!(test_names(rust), ["b", "c"]);
+    let (mut long, mut count) = (vec![], 0);
+    for path in rust_files(&["src", "tests", "examples"]) {
+        let text = fs::read_to_string(&path).unwrap();
+        let names = test_names(&text);
+        count += names.len();
+        let too_long = names.into_iter().filter(|name| name.len() > LONGEST_TEST_NAME);
+        long.extend(too_long.map(|name| format!("{}: {name}", path.display())));
+    }
+    assert!(count > 300, "{count} tests");
+    none(&long, "a test's name is subject, condition and expectation, and no longer than 60 characters");
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn a_worker_lets_in_nodes_and_the_operator_and_nobody_else() {
 }
 
 #[test]
-fn the_coordinator_lets_in_people_with_a_password_and_nodes_with_a_certificate() {
+fn coordinator_admits_passwords_and_node_certificates() {
     let secrets = Secrets::new();
     let node = born(Node::Coordinator, &secrets);
     let contents = secrets.contents(SecretKind::App);
@@ -164,7 +164,7 @@ fn the_coordinator_lets_in_people_with_a_password_and_nodes_with_a_certificate()
 
 /// Jobs run as it: it has no password, and gets in with the certificate of a node alone.
 #[test]
-fn the_role_that_moves_shards_gets_in_by_certificate_and_never_by_password() {
+fn mover_role_logs_in_by_certificate_and_never_by_password() {
     let secrets = Secrets::new();
     for node in [Node::Coordinator, Node::Worker(0)] {
         let node = born(node, &secrets);
@@ -205,7 +205,7 @@ fn applications_log_in_from_elsewhere_with_a_password_and_tls() {
 }
 
 #[test]
-fn the_server_certificate_has_the_names_of_all_services_and_no_other() {
+fn server_certificate_names_all_services_and_nothing_else() {
     let secrets = Secrets::new();
     let node = born(Node::Coordinator, &secrets);
     for name in [

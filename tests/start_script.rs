@@ -328,7 +328,7 @@ fn what_a_killed_initdb_left_is_removed_only_with_permission() {
 #[case::no_number("work_mem", "banana", "banana")]
 #[case::only_a_start_shows_it("huge_pages", "on", "could not map anonymous shared memory")]
 #[case::a_quote_and_a_cyrillic_letter("work_mem", "it's ы", "invalid value for parameter")]
-fn a_configuration_that_does_not_start_is_left_for_the_last_good_one(
+fn configuration_that_fails_falls_back_to_the_last_good(
     #[case] name: &str,
     #[case] value: &str,
     #[case] words: &str,
@@ -359,7 +359,7 @@ fn a_configuration_that_does_not_start_is_left_for_the_last_good_one(
 }
 
 #[test]
-fn an_access_file_that_cannot_be_read_is_part_of_the_configuration() {
+fn unreadable_pg_hba_falls_back_with_the_configuration() {
     let mut node = born(&Parameters::new());
     node.stop();
     fs::write(node.path("config/pg_hba.conf"), "nonsense\n").unwrap();
@@ -370,7 +370,7 @@ fn an_access_file_that_cannot_be_read_is_part_of_the_configuration() {
 }
 
 #[test]
-fn a_first_configuration_that_does_not_start_ends_with_the_servers_words() {
+fn first_configuration_that_fails_ends_with_its_message() {
     let mut node = node();
     node.configure(&parameters([("work_mem", "banana")]), Initialise::Allowed(None));
     node.start();
@@ -451,7 +451,7 @@ fn the_number_of_a_killed_server_may_be_somebody_elses() {
 }
 
 #[test]
-fn a_data_directory_that_the_kubelet_opened_to_the_group_still_starts() {
+fn data_directory_opened_to_the_group_still_starts() {
     let mut node = born(&Parameters::new());
     node.stop();
     let status = as_server_user("chmod").arg("g+rwx").arg(node.path("volume/pgdata")).status().unwrap();

@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nodes_are_prepared_beside_each_other_and_all_before_any_is_registered() {
+    fn nodes_are_prepared_in_parallel_before_registration() {
         let prepare = |node| Step::PrepareNode { node, extension: None };
         let record = |node| Step::RecordIdentity { node, system_identifier: "7".into(), claim: "c".into() };
         let add = |node| Step::AddNode { node, address: String::new() };

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_hold_from_yesterday_for_ten_years_for_what_they_are_for() {
+    fn certificates_are_valid_for_ten_years_and_one_use() {
         let cluster = Cluster::new();
         let authorities = cluster.authorities();
         let made = |kind| contents(kind, &cluster.request(), &authorities).unwrap().unwrap();

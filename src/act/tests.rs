@@ -167,7 +167,7 @@ async fn a_refusal_for_one_node_stops_that_node_alone() {
 }
 
 #[tokio::test]
-async fn a_refusal_for_the_cluster_stops_nothing_that_does_not_need_it() {
+async fn refusal_for_the_cluster_stops_only_what_needs_it() {
     let steps = vec![Step::Create(Box::new(service())), service_of("worker-3")];
     let (done, asked, memory) =
         all_done(steps, vec![refusal(403, "Forbidden"), (201, stored(Some("u-2")))]).await;

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_certificates_is_named_and_keys_are_not_shown() {
+    fn bad_certificates_are_named_and_keys_are_not_shown() {
         let (one, other) = (pem(), pem());
         let try_with = |ca: &str, certificate: &str, key: &str| {
             let error =

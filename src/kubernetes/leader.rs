@@ -260,7 +260,7 @@ mod tests {
 
     /// The last request before the deadline may be one that hangs.
     #[tokio::test(start_paused = true)]
-    async fn a_leader_whose_renewal_hangs_steps_down_before_another_may_lead() {
+    async fn leader_whose_renewal_hangs_steps_down_in_time() {
         let (service, mut requests) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
         let client = ApiClient::new(kube::Client::new(service, "system"), Arc::default());
         let (guard, election) = elect(client, candidate(), CancellationToken::new());
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_of_another_binds_until_it_has_not_changed_for_its_duration() {
+    fn lease_of_another_binds_until_unchanged_for_its_duration() {
         let start = Instant::now();
         let seen = (held_by("you"), start);
         assert_eq!(claim(Some(&seen), start + Duration::from_secs(14), &candidate()), None);

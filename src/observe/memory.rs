@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_value_is_old_after_a_while_and_one_that_was_taken_never() {
+    fn refused_value_gets_old_and_accepted_one_does_not() {
         let mut memory = Remembered::default();
         let Some(before) = Instant::now().checked_sub(REFUSED_FOR) else { return };
         let refused = || Some("no such tablespace".to_owned());

@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wal_level_that_we_repaired_is_told_once_although_nobody_answered_meanwhile() {
+    fn repaired_wal_level_is_told_once_despite_silence() {
         let (plan, cluster) = (Plan::default(), cluster());
         let status = |level: &str, reconciling: &str| {
             let mut status = with_condition("WalLevelLogical", level, "R");

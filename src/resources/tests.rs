@@ -231,7 +231,7 @@ fn timeouts_of_the_spec_are_for_clients() {
 }
 
 #[test]
-fn the_coordinator_connects_to_itself_by_the_name_in_its_pods_hosts_file() {
+fn coordinator_connects_to_itself_by_its_hosts_file_name() {
     with(json!({}), |inputs| {
         let conf = |node| {
             let map = config_map(inputs, node, &inputs.desired.parameters, Initialise::Allowed(None));
@@ -310,7 +310,7 @@ fn what_the_user_wrote_about_a_pod_is_a_reason_to_restart_it(#[case] change: Val
 
 /// On a running pod they are changed as they are, and nobody restarts for them.
 #[test]
-fn labels_and_annotations_are_put_on_running_pods_and_taken_away_again() {
+fn metadata_of_running_pods_is_added_and_removed() {
     let patch = |workers: Value, before: Option<&str>| {
         with(json!({"workers": workers}), |inputs| pod_metadata_patch(inputs, Node::Worker(0), before))
     };
@@ -396,7 +396,7 @@ fn a_claim_gets_the_same_name_until_it_is_there() {
 }
 
 #[test]
-fn an_identity_is_no_reason_to_apply_an_object_that_has_it_already() {
+fn identity_that_is_written_already_causes_no_apply() {
     with(json!({}), |inputs| {
         let hash = |identity| {
             let set = stateful_set(inputs, Node::Worker(0), "c", identity);

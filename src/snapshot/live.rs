@@ -132,7 +132,7 @@ mod tests {
 
     /// What `kubectl delete --cascade=orphan` leaves, and what only looks like it.
     #[test]
-    fn what_is_left_behind_is_known_by_label_and_by_what_is_written_on_it() {
+    fn what_is_left_behind_is_known_by_label_and_annotation() {
         let whose = |kind: &str,
                      labels: serde_json::Value,
                      annotations: serde_json::Value,

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn one_success_forgets_all_and_so_does_what_is_not_wanted_for_a_while() {
+    fn refusals_end_with_a_success_or_when_unwanted_for_long() {
         let lasting = after(&[(0, "42501"), (30, "42501"), (60, "42501")]);
         let mut healed = lasting.clone();
         healed.succeeded(&Act::Catalog);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn two_words_in_turns_are_no_news_and_new_words_are_told_in_the_end() {
+    fn alternating_messages_are_no_news_and_new_ones_are_told() {
         let mut refusals = Refusals::default();
         let mut said = Vec::new();
         for (second, words) in

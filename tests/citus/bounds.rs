@@ -11,7 +11,7 @@ use crate::{
 
 /// Lists that people, or a long life, can make of any length.
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_of_any_length_cost_a_look_little_and_each_group_keeps_a_row() {
+async fn long_lists_cost_a_look_little_and_keep_a_row_a_group() {
     let cluster = Cluster::start(1, 1, "").await;
     let session = cluster.session().await;
     let coordinator = &cluster.coordinator;

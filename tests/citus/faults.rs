@@ -292,7 +292,7 @@ async fn a_call_that_nobody_waits_for_is_ended(server: &Server) {
 /// A registration writes on two servers. Whoever asked for it may be killed, or stopped with Citus' locks in its hands,
 /// at any moment: the commit must not depend on it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_that_is_killed_in_a_registration_leaves_no_half_of_it() {
+async fn operator_killed_in_a_registration_leaves_no_half_of_it() {
     let cluster = Cluster::start(2, 1, "").await;
     let (added, target) = (&cluster.workers[1], cluster.coordinator.target(DATABASE));
     let port = added.port;

@@ -8,7 +8,7 @@ use crate::harness::{Cluster, DATABASE, OWNER, OnlyCitus, skipped};
 const PASSWORD: &str = "secret-of-the-shop";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_applications_role_asks_every_worker_over_new_connections_and_reads_no_row() {
+async fn login_check_reaches_every_worker_and_reads_no_row() {
     let cluster = Cluster::start(2, 2, "log_connections = on\nmax_connections = 30").await;
     let coordinator = &cluster.coordinator;
     let operator = coordinator.session(DATABASE).await;

@@ -58,7 +58,7 @@ async fn members_are_activated() {
 
 /// A copy of the metadata is one of what is active.
 #[tokio::test]
-async fn a_copy_that_is_made_while_a_member_is_inactive_lacks_its_placements() {
+async fn metadata_copied_while_a_member_is_inactive_lacks_it() {
     let cluster = Cluster::start(2, 1, "").await;
     let session = cluster.session().await;
     with_dialogs(&cluster, &session).await;
@@ -289,7 +289,7 @@ async fn who_holds_what_is_to_be_dropped_is_named() {
 
 /// An application may call what it makes as Citus calls its own, as often as it likes.
 #[tokio::test]
-async fn what_people_make_under_names_of_moves_is_theirs_and_costs_nothing() {
+async fn foreign_objects_with_names_of_moves_are_left_alone() {
     let server = Server::start("shop-worker-0", "").await;
     server.prepare().await;
     let session = server.session(DATABASE).await;

@@ -20,7 +20,7 @@ fn three_workers_at_once_make_one_rebalance() {
 }
 
 #[test]
-fn a_wrong_wal_level_is_repaired_before_the_rebalance_by_one_restart() {
+fn wrong_wal_level_before_a_rebalance_is_one_restart() {
     let mut world = born(1);
     world.edit(|spec| spec.paused = true);
     world.tampered.insert(Node::Worker(0));
@@ -41,7 +41,7 @@ fn a_wrong_wal_level_is_repaired_before_the_rebalance_by_one_restart() {
 }
 
 #[test]
-fn no_move_starts_under_a_wrong_wal_level_that_no_restart_may_repair_now() {
+fn no_move_starts_while_a_wrong_wal_level_cannot_be_healed() {
     // The first worker does not start with it: nobody else is restarted.
     let mut world = uneven(&[("max_connections", "1000000")]);
     let seen = world.observe();
@@ -184,7 +184,7 @@ fn a_worker_that_may_have_no_shards_yet_is_not_balanced() {
 }
 
 #[test]
-fn no_node_can_be_evicted_from_before_the_first_move_to_after_the_last() {
+fn no_node_can_be_evicted_while_shards_move() {
     let mut world = born(1);
     let allowed = |world: &World| {
         world.objects["PodDisruptionBudget/dialogs"].json["spec"]["maxUnavailable"].as_i64().unwrap()
@@ -206,7 +206,7 @@ fn no_node_can_be_evicted_from_before_the_first_move_to_after_the_last() {
 }
 
 #[test]
-fn a_worker_that_never_gets_ready_holds_the_others_only_until_the_timeout() {
+fn unready_worker_delays_the_others_until_the_timeout() {
     let mut world = born(1);
     world.edit(|spec| {
         spec.workers.replicas = 3;
@@ -225,7 +225,7 @@ fn a_worker_that_never_gets_ready_holds_the_others_only_until_the_timeout() {
 }
 
 #[test]
-fn an_operator_started_with_another_cluster_domain_registers_nobody_twice() {
+fn another_cluster_domain_registers_nobody_twice() {
     let mut world = born(2);
     world.cluster_domain = "example.internal".to_owned();
     settle(&mut world);
@@ -250,7 +250,7 @@ fn workers_that_join_together_reach_each_other() {
 }
 
 #[test]
-fn a_worker_whose_volume_cannot_be_made_keeps_nobody_else_from_joining() {
+fn worker_without_a_volume_keeps_nobody_from_joining() {
     let mut world = born(1);
     world.quota = Some(4);
     world.edit(|spec| spec.workers.replicas = 5);
@@ -294,7 +294,7 @@ fn nodes_known_by_other_names_are_restarted_one_by_one_as_well() {
 }
 
 #[test]
-fn a_node_whose_names_are_taken_is_not_made_and_the_others_serve_on() {
+fn node_whose_names_are_taken_is_skipped_and_others_serve() {
     let mut world = born(1);
     for (kind, name) in [("ConfigMap", "dialogs-worker-1"), ("Service", "dialogs-worker-2")] {
         world.put_stranger(kind, name);

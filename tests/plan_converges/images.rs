@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::LocalObjectReference;
 use super::*;
 
 #[test]
-fn an_image_of_the_same_versions_is_taken_while_the_coordinator_cannot_run() {
+fn image_of_the_same_versions_heals_a_coordinator() {
     let mut world = born(2);
     let asked = "postgres:elsewhere";
     world.edit(|spec| spec.image = Some(asked.to_owned()));
@@ -64,7 +64,7 @@ fn images(plan: &Plan) -> BTreeSet<&str> {
 
 /// `spec.image` is absent: the image that the cluster runs, whatever new clusters are made with by now.
 #[test]
-fn no_statefulset_that_is_missing_brings_a_cluster_to_another_image() {
+fn missing_statefulsets_keep_the_image_that_runs() {
     let mut world = born(2);
     let runs = world.observe().operator.default_image;
     for sets in
@@ -84,7 +84,7 @@ fn no_statefulset_that_is_missing_brings_a_cluster_to_another_image() {
 
 /// A cluster that takes its volumes back with an image of other versions, and one that the spec then corrects.
 #[test]
-fn volumes_that_are_taken_back_are_not_opened_with_another_citus() {
+fn volumes_taken_back_are_not_opened_with_another_citus() {
     let mut world = born(2);
     let runs = world.observe().operator.default_image;
     world.edit(|spec| spec.image = Some("postgres:newer".to_owned()));
@@ -108,7 +108,7 @@ fn volumes_that_are_taken_back_are_not_opened_with_another_citus() {
 }
 
 #[test]
-fn an_image_is_asked_again_when_what_it_was_asked_with_has_changed() {
+fn image_is_inspected_again_when_its_pod_would_differ() {
     let mut world = born(1);
     let asked = "postgres:private";
     world.edit(|spec| spec.image = Some(asked.to_owned()));
@@ -157,7 +157,7 @@ fn an_image_is_asked_again_when_what_it_was_asked_with_has_changed() {
 
 /// A webhook that takes all images from a mirror: from the birth of a cluster, or on one that runs.
 #[test]
-fn what_admission_makes_of_images_is_written_once_and_what_people_make_of_them_is_set_back() {
+fn image_rewritten_by_admission_stays_and_by_people_is_reset() {
     const MIRROR: &str = "mirror.example/registry.example/a-team/with-quite-a-long-name";
     let mut world = World::new(json!({"workers": {"replicas": 2}}));
     world.mirror = Some(MIRROR);

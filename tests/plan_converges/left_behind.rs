@@ -73,7 +73,7 @@ fn a_server_that_its_volume_does_not_know_is_not_taken_over() {
 }
 
 #[test]
-fn without_its_volumes_and_under_other_names_nothing_is_taken_over() {
+fn nothing_is_adopted_without_volumes_or_under_other_names() {
     let adopts = |world: &World, seen: &Snapshot| -> Vec<String> {
         let steps = plan(&world.desired(), seen).steps.into_iter();
         steps
@@ -124,7 +124,7 @@ fn without_its_volumes_and_under_other_names_nothing_is_taken_over() {
 }
 
 #[test]
-fn what_cannot_be_taken_over_keeps_the_rest_waiting_for_a_minute_only() {
+fn adoption_that_fails_delays_the_rest_for_a_minute_only() {
     let mut world = born(1);
     world.orphan_and_make_again();
     world.refuses.insert("Adopt ConfigMap/dialogs-worker-0".to_owned(), u32::MAX);

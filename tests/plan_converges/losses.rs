@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_lost_worker_is_given_up_when_a_person_names_it_and_only_once() {
+fn lost_worker_when_named_is_given_up_once() {
     let mut world = born(3);
     let lost = identity(&world, Node::Worker(1));
     for wrong in [
@@ -184,7 +184,7 @@ fn a_pod_whose_machine_is_gone_is_told_with_what_to_type() {
 }
 
 #[test]
-fn a_server_that_is_not_the_recorded_one_gets_nothing_and_is_asked_for_nothing() {
+fn server_that_is_not_the_recorded_one_gets_nothing() {
     let mut world = born(2);
     let claim = world.pods[&Node::Worker(1)].claim.clone();
     let other = |world: &mut World, identity: &str| {
@@ -226,7 +226,7 @@ fn an_emptied_coordinator_registers_nobody() {
 
 /// Citus copies its metadata without the placements of members that are inactive.
 #[test]
-fn nobody_gets_a_copy_of_the_metadata_for_good_while_somebody_is_inactive() {
+fn metadata_copied_beside_an_inactive_member_is_renewed() {
     let mut world = born(3);
     let activated = |world: &mut World| -> Vec<Node> {
         let seen = world.observe();
@@ -283,7 +283,7 @@ fn an_emptied_worker_is_never_initialised_again() {
 }
 
 #[test]
-fn a_cluster_made_again_gets_its_volumes_its_rows_and_a_working_password_back() {
+fn cluster_made_again_has_its_rows_and_a_new_password() {
     let mut world = born(2);
     let identities: Vec<_> = world.volumes.values().map(|data| data.system_identifier.clone()).collect();
     world.delete_and_make_again();
@@ -298,7 +298,7 @@ fn a_cluster_made_again_gets_its_volumes_its_rows_and_a_working_password_back() 
 }
 
 #[test]
-fn a_cluster_made_again_without_its_coordinators_volume_initialises_nothing() {
+fn cluster_made_again_without_a_volume_initialises_nothing() {
     let mut world = born(2);
     world.delete_and_make_again();
     world.objects.retain(|key, _| !key.starts_with("PersistentVolumeClaim/dialogs-coordinator"));
@@ -310,7 +310,7 @@ fn a_cluster_made_again_without_its_coordinators_volume_initialises_nothing() {
 }
 
 #[test]
-fn a_node_whose_claim_was_deleted_is_not_restarted_and_can_be_drained() {
+fn node_with_a_deleted_claim_is_drained_and_not_restarted() {
     let mut world = born(3);
     let claim = world.pods[&Node::Worker(2)].claim.clone();
     // Kubernetes keeps the claim as long as its pod runs.
@@ -336,7 +336,7 @@ fn a_node_whose_claim_was_deleted_is_not_restarted_and_can_be_drained() {
 }
 
 #[test]
-fn a_worker_that_is_lost_before_the_first_registration_is_told_and_can_be_given_up() {
+fn worker_lost_before_registration_can_be_given_up() {
     let mut world = World::new(json!({"workers": {"replicas": 3}}));
     world.silent.insert(Node::Coordinator, 60);
     until(&mut world, "three workers are born", |world| {

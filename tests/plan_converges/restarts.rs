@@ -32,7 +32,7 @@ fn no_node_is_restarted_while_moves_run() {
 }
 
 #[test]
-fn the_coordinator_is_restarted_last_also_when_it_loads_its_configuration_first() {
+fn coordinator_that_loads_first_is_restarted_last() {
     let mut world = born(2);
     world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
     for _ in 0..40 {
@@ -81,7 +81,7 @@ fn a_parameter_that_postgres_refuses_restarts_nothing_and_heals() {
 }
 
 #[test]
-fn a_parameter_that_only_a_start_shows_stops_at_the_first_worker_and_heals() {
+fn parameter_that_fails_at_start_stops_at_one_worker() {
     let mut world = born(3);
     world.edit(|spec| {
         drop(spec.postgres.parameters.insert("max_connections".to_owned(), "1000000".to_owned()))
@@ -114,7 +114,7 @@ fn a_server_that_hangs_at_its_start_is_healed_by_the_next_spec() {
 }
 
 #[test]
-fn a_pod_that_cannot_pull_its_image_is_made_again_when_that_may_help_and_only_then() {
+fn pod_that_cannot_pull_is_made_again_when_that_may_help() {
     let mut world = born(1);
     world.edit(|spec| spec.workers.replicas = 2);
     world.reconcile(None);
@@ -140,7 +140,7 @@ fn a_pod_that_cannot_pull_its_image_is_made_again_when_that_may_help_and_only_th
 }
 
 #[test]
-fn a_coordinator_that_no_machine_can_take_is_mended_before_workers_are_restarted() {
+fn unschedulable_coordinator_is_mended_before_workers() {
     let mut world = born(2);
     ask_for(&mut world, 1, 100);
     until(&mut world, "the coordinator has no machine", |world| {

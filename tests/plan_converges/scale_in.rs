@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn workers_are_drained_and_removed_and_the_next_of_that_name_starts_clean() {
+fn next_worker_of_a_removed_ones_name_starts_clean() {
     let mut world = born(5);
     let volumes = world.volumes.clone();
     world.edit(|spec| spec.workers.replicas = 2);
@@ -27,7 +27,7 @@ fn workers_are_drained_and_removed_and_the_next_of_that_name_starts_clean() {
 }
 
 #[test]
-fn volumes_of_removed_workers_are_deleted_where_that_is_asked_for() {
+fn volumes_of_removed_workers_with_delete_are_deleted() {
     let mut world = born(3);
     world.edit(|spec| {
         spec.workers.replicas = 1;
@@ -39,7 +39,7 @@ fn volumes_of_removed_workers_are_deleted_where_that_is_asked_for() {
 }
 
 #[test]
-fn a_worker_that_is_wanted_again_in_the_middle_of_its_drain_gets_its_shards_back() {
+fn worker_wanted_again_in_its_drain_gets_its_shards_back() {
     let mut world = born(5);
     world.edit(|spec| spec.workers.replicas = 2);
     until(&mut world, "a drain runs", |world| moves_done(world) >= 2);
@@ -51,7 +51,7 @@ fn a_worker_that_is_wanted_again_in_the_middle_of_its_drain_gets_its_shards_back
 }
 
 #[test]
-fn a_scale_in_without_room_is_refused_with_its_numbers_and_changes_nothing() {
+fn scale_in_without_room_is_refused_with_its_numbers() {
     let mut world = born(3);
     world.free = 110_000_000;
     world.edit(|spec| spec.workers.replicas = 1);
@@ -97,7 +97,7 @@ fn a_scale_in_with_mode_off_is_refused() {
 }
 
 #[test]
-fn a_worker_is_not_removed_while_something_of_it_is_left_to_clean_up() {
+fn worker_is_not_removed_before_its_cleanup() {
     let mut world = born(2);
     world.held.insert(Node::Worker(1), 60);
     world.edit(|spec| spec.workers.replicas = 1);
@@ -161,7 +161,7 @@ fn an_operator_with_another_cluster_domain_removes_nobody() {
 }
 
 #[test]
-fn a_member_under_another_address_that_does_not_answer_is_not_put_aside() {
+fn silent_member_under_another_address_is_not_retired() {
     let mut world = born(3);
     let row = world.nodes.iter_mut().find(|row| row.name.starts_with("dialogs-worker-2.")).unwrap();
     row.name = "dialogs-worker-2.elsewhere.svc.cluster.local".to_owned();
@@ -226,7 +226,7 @@ fn marked_and_not_removed() -> World {
 }
 
 #[test]
-fn a_worker_that_is_wanted_again_when_it_is_retired_goes_and_comes_back_clean() {
+fn retired_worker_when_wanted_again_comes_back_clean() {
     let mut world = marked_and_not_removed();
     let before = identity(&world, Node::Worker(2));
     world.edit(|spec| spec.workers.replicas = 3);
@@ -237,7 +237,7 @@ fn a_worker_that_is_wanted_again_when_it_is_retired_goes_and_comes_back_clean() 
 }
 
 #[test]
-fn a_new_template_while_nobody_knows_whether_a_retired_worker_was_removed_is_no_deadlock() {
+fn new_template_beside_a_retired_worker_is_no_deadlock() {
     let mut world = marked_and_not_removed();
     world.silent.insert(Node::Coordinator, 40);
     ask_for(&mut world, 2, 1);
@@ -269,7 +269,7 @@ fn refusal(world: &World) -> String {
 }
 
 #[test]
-fn what_people_keep_on_a_worker_keeps_it_from_being_drained_whatever_becomes_of_its_volume() {
+fn foreign_data_keeps_a_worker_from_being_drained() {
     for policy in [VolumePolicy::Retain, VolumePolicy::Delete] {
         let mut world = born(3);
         world.put(Node::Worker(2), Some(world::Theirs::Table(1000)));
@@ -313,7 +313,7 @@ fn a_worker_that_cannot_be_looked_at_is_waited_for() {
 }
 
 #[test]
-fn what_comes_in_the_middle_of_a_drain_keeps_the_worker_from_being_removed() {
+fn foreign_data_that_comes_in_a_drain_stops_the_removal() {
     let mut world = born(3);
     world.edit(|spec| {
         spec.workers.replicas = 2;
@@ -342,7 +342,7 @@ fn what_comes_in_the_middle_of_a_drain_keeps_the_worker_from_being_removed() {
 }
 
 #[test]
-fn a_worker_that_was_removed_by_hand_keeps_what_people_have_on_it() {
+fn worker_removed_by_hand_keeps_foreign_data() {
     let mut world = born(3);
     world.edit(|spec| spec.workers.replicas = 2);
     until(&mut world, "drained", |world| {

@@ -99,7 +99,7 @@ fn authorities_without_one_of_their_keys_are_told() {
 }
 
 #[test]
-fn new_authorities_are_made_when_a_person_asks_and_nothing_of_the_old_is_left() {
+fn new_authorities_when_asked_for_replace_all_of_the_old() {
     let mut world = born(2);
     world.objects.remove(CA).unwrap();
     ask_for_new(&mut world, "1");
@@ -160,7 +160,7 @@ fn a_changed_password_is_taken_once_and_every_key_follows() {
 }
 
 #[test]
-fn a_password_that_cannot_be_used_is_told_and_the_role_keeps_its_own() {
+fn unusable_password_is_told_and_the_role_keeps_its_own() {
     let mut world = born(1);
     let before = world.owner.clone();
     world.objects.get_mut("Secret/dialogs-app").unwrap().json["metadata"]["resourceVersion"] = json!("100");
@@ -196,7 +196,7 @@ fn told(world: &World, reach: snapshot::Reach) -> (String, String, String) {
 }
 
 #[test]
-fn ready_falls_when_two_looks_in_a_row_find_that_no_new_connection_can_be_made() {
+fn ready_falls_after_two_looks_without_a_new_connection() {
     let world = born(2);
     let why = "coordinator to worker-1: certificate verify failed".to_owned();
     let reach = |failures, broken: &[&String], application| snapshot::Reach {
@@ -278,7 +278,7 @@ fn ready_falls_when_two_looks_in_a_row_take_too_long() {
 
 /// A cluster that is made again on its volumes: its servers trust nobody yet.
 #[test]
-fn authorities_that_could_not_be_made_for_a_moment_are_made_before_any_server() {
+fn authorities_that_failed_are_made_before_any_server() {
     let mut world = born(1);
     world.refuses.insert("CreateSecret".to_owned(), 20);
     world.delete_and_make_again();
@@ -293,7 +293,7 @@ fn authorities_that_could_not_be_made_for_a_moment_are_made_before_any_server() 
 
 /// The Secret of a cluster that was deleted is still there, and goes a moment later.
 #[test]
-fn no_node_is_made_beside_the_authorities_of_a_cluster_that_goes() {
+fn no_node_is_made_beside_authorities_of_a_deleted_cluster() {
     let mut world = born(1);
     world.delete_and_make_again();
     // The first Secret and no more; then a cache that does not show that it went with its cluster.

@@ -28,7 +28,7 @@ fn said<'a>(status: &'a DialogClusterStatus, kind: &str) -> (&'a str, &'a str, &
 }
 
 #[test]
-fn a_failure_about_moves_is_told_by_balanced_and_by_nothing_else() {
+fn failure_of_moves_is_told_by_balanced_alone() {
     let mut world = born(2);
     let seen = world.observe();
     let status = status(&world, &seen, Some((Step::RecoverTransactions, FailureReason::DeadlineExceeded)));
@@ -71,7 +71,7 @@ fn an_extension_of_the_spec_is_made_before_the_schema() {
 
 /// Who has the name is found out by a create, and looked at again now and then.
 #[test]
-fn a_taken_name_is_told_in_the_same_words_by_the_create_and_by_the_plan() {
+fn taken_name_has_the_same_message_from_create_and_plan() {
     let mut world = born(1);
     let mut seen = world.observe();
     let key = "Secret/dialogs-app";

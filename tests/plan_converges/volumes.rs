@@ -22,7 +22,7 @@ fn asked(world: &World) -> Vec<String> {
 }
 
 #[test]
-fn volumes_that_cannot_grow_keep_nothing_else_from_being_done_and_there_is_a_way_back() {
+fn volumes_that_cannot_grow_block_nothing_and_can_go_back() {
     let mut world = born(2);
     world.expands = false;
     size(&mut world, "40Gi");
@@ -201,7 +201,7 @@ fn a_growth_waits_until_no_shard_is_moved_and_says_so() {
 
 /// A quota of so many claims, used up by those of workers that came and went.
 #[test]
-fn a_new_volume_that_a_quota_refuses_is_told_with_those_that_may_be_deleted() {
+fn volume_refused_by_a_quota_is_told_with_kept_ones() {
     let mut world = born(2);
     for _ in 0..2 {
         world.edit(|spec| spec.workers.replicas = 1);

@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn installed_from_the_chart_it_makes_a_cluster_and_leaves_it_behind() {
+async fn operator_from_the_chart_makes_a_cluster_and_leaves_it() {
     story("chart", async |story| {
         let images = kubernetes::repository("infrastructure/local-kubernetes/images.sh");
         kubernetes::run(Command::new(images).args(["operator", env!("CARGO_BIN_EXE_dialog-operator")]));

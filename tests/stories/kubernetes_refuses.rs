@@ -40,7 +40,7 @@ async fn claims(cluster: &Cluster, labels: &str) -> Vec<PersistentVolumeClaim> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn storage_that_is_not_to_be_had_keeps_nothing_else_from_being_done() {
+async fn storage_that_is_refused_blocks_nothing_else() {
     story("storage", async |story| {
         let _operator = story.operator();
         let fixed = json!({

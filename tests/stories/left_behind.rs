@@ -22,7 +22,7 @@ async fn leave_behind(story: &Story, cluster: &Cluster) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_cluster_left_behind_is_taken_over_by_the_next_of_its_name() {
+async fn next_cluster_of_the_name_adopts_what_was_left_behind() {
     story("left", async |story| {
         let _operator = story.operator();
         let spec = || with(spec(2), &json!({"schema": {"shardCount": 8}}));

@@ -179,7 +179,7 @@ async fn in_a_pod(cluster: &Cluster, name: &str, key: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_that_are_deleted_come_back_and_authorities_are_waited_for() {
+async fn deleted_secrets_come_back_and_authorities_are_awaited() {
     story("secrets", async |story| {
         let _operator = story.operator();
         let cluster = story.settled_cluster("talk", spec(2)).await;

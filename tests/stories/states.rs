@@ -145,7 +145,7 @@ async fn a_job_started_by_hand_is_adopted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_tries_for_ever_for_want_of_wal_level_is_stopped_healed_and_started_again() {
+async fn job_that_lacks_wal_level_is_stopped_and_started_again() {
     story("retries", async |story| {
         let operator = story.operator();
         let cluster = uneven(story).await;
@@ -178,7 +178,7 @@ async fn a_job_that_tries_for_ever_for_want_of_wal_level_is_stopped_healed_and_s
 /// The trap: a move with `block_writes` between a commit on the coordinator and its COMMIT PREPARED on the worker loses
 /// what was committed.
 #[tokio::test(flavor = "multi_thread")]
-async fn committed_rows_that_are_only_prepared_on_a_worker_survive_a_scale_out() {
+async fn rows_in_doubt_on_a_worker_survive_a_scale_out() {
     story("in-doubt", async |story| {
         let _operator = story.operator();
         let block = json!({"rebalance": {"transferMode": "block_writes"}});
