@@ -3,7 +3,7 @@ LOCAL := infrastructure/local-kubernetes
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test bench model guards chaos partitions check fmt up down install crds deny
+.PHONY: help demo demo-down test bench model golden guards chaos partitions check fmt up down install crds deny
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ bench: ## how much faster moves are with the operator's settings; four minutes o
 
 model: ## many random histories of the planner against its model: PROPTEST_CASES=50000 (per test, of two) for a night
 	PROPTEST_CASES=$${PROPTEST_CASES:-5000} $(CARGO) test --locked --release --test plan_converges
+
+golden: ## write the golden plans again (tests/plan_converges/golden, docs/plans, README.md), to read what changed
+	UPDATE_GOLDEN=1 $(CARGO) test --locked --test plan_converges golden
 
 guards: ## remove each guard of the planner in turn and expect a test to fail (about a minute each)
 	$(CARGO) test --locked --test guards -- --ignored --nocapture

@@ -4,6 +4,7 @@
 // A model reads better without the ceremony that a program needs.
 #![allow(missing_docs, clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod golden;
 mod growth;
 mod histories;
 mod images;
@@ -38,9 +39,15 @@ use world::World;
 
 /// Reconciles until nothing is planned and nothing changes, and says how many seconds of the model that took.
 fn settle(world: &mut World) -> u32 {
+    settle_and(world, |_, _| ())
+}
+
+/// The same, and each reconcile is looked at.
+fn settle_and(world: &mut World, mut look: impl FnMut(&World, &Plan)) -> u32 {
     let mut quiet = 0;
     for passed in 0..3_000 {
         let plan = world.reconcile(None);
+        look(world, &plan);
         // A job with moves from or to a lost worker ends when that one is given up, and not before.
         let busy = world.job.as_ref().is_some_and(|model| model.job.is_open() && world.lost.is_empty());
         quiet = if plan.steps.is_empty() && !busy && world.silent.is_empty() { quiet + 1 } else { 0 };

@@ -9,7 +9,7 @@ mod time;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dialog_operator::{
-    act::lanes,
+    act::{Failure, lanes},
     api::{
         Desired, DialogCluster, DialogClusterSpec, Node,
         names::{SecretKind, keys},
@@ -19,7 +19,7 @@ use dialog_operator::{
     resources::{self, Rendered},
     snapshot::{
         ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable, Group,
-        Holdings, Job, Leftover, LiveObject, Move, Obstacle, Obstacles, OperatorConfig, Ownership, Pins, Pod,
+        Holdings, ImageFacts, Job, Leftover, LiveObject, LocalTable, Move, Obstacle, Obstacles, OperatorConfig, Ownership, Pins, Pod,
         Postgres, Reach, Refusals, RejectedConfiguration, Rewritten, SchemaSql, Seen, Snapshot, Task,
         Waiting,
     },
@@ -160,6 +160,8 @@ pub struct World {
     /// What the last look at new connections found.
     pub reach: Option<Reach>,
     pub trials: BTreeMap<String, Option<String>>,
+    /// What the images that were asked about have in them.
+    pub images: BTreeMap<String, Seen<ImageFacts>>,
     pub next: u64,
     pub restarts: BTreeMap<Node, u32>,
     pub jobs_started: u32,
@@ -172,10 +174,17 @@ pub struct World {
     /// What the operator remembers of it.
     pub refusals: Refusals,
     pub log: Vec<String>,
+    /// What the last reconcile tried, and what came of it.
+    pub tried: Vec<(Planned, Result<(), Failure>)>,
 }
 
 fn time() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
+}
+
+/// As the API server makes them, but told apart by a number.
+fn uid(number: u64) -> String {
+    format!("00000000-0000-4000-8000-{number:012x}")
 }
 
 impl World {
@@ -183,7 +192,7 @@ impl World {
         let mut cluster =
             DialogCluster::new("dialogs", serde_json::from_value::<DialogClusterSpec>(spec).unwrap());
         cluster.metadata.namespace = Some("shop".to_owned());
-        cluster.metadata.uid = Some("uid-1".to_owned());
+        cluster.metadata.uid = Some(uid(1));
         cluster.metadata.generation = Some(1);
         Self {
             now: time(),
@@ -223,6 +232,7 @@ impl World {
             application: ApplicationSecret::default(),
             reach: None,
             trials: BTreeMap::new(),
+            images: BTreeMap::new(),
             next: 1,
             restarts: BTreeMap::new(),
             jobs_started: 0,
@@ -230,6 +240,7 @@ impl World {
             refuses: BTreeMap::new(),
             refusals: Refusals::default(),
             log: Vec::new(),
+            tried: Vec::new(),
         }
     }
 
@@ -244,7 +255,7 @@ impl World {
 
     fn id(&mut self) -> String {
         self.next += 1;
-        format!("id-{}", self.next)
+        uid(self.next)
     }
 
     fn address(node: Node) -> String {

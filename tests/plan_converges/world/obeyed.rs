@@ -16,6 +16,7 @@ impl World {
             .unwrap_or_else(|broken| panic!("{broken}\n{}", self.log.join("\n")));
         let acts: Vec<_> = decided.steps.iter().map(|planned| refusals::act(&planned.step)).collect();
         self.refusals.wanted(&acts, self.now);
+        self.tried.clear();
         let mut done = dialog_operator::act::Done::default();
         let mut stopped = lanes::Stopped::default();
         let put_off = |step: &Step| {
@@ -34,7 +35,11 @@ impl World {
             }
             let result = match put_off {
                 Some(failure) => Err(failure.clone()),
-                None => self.try_to_obey(planned, desired.generation),
+                None => {
+                    let result = self.try_to_obey(planned, desired.generation);
+                    self.tried.push((planned.clone(), result.clone()));
+                    result
+                }
             };
             if let Err(failure) = &result {
                 stopped.after(&planned.step, failure);
@@ -107,7 +112,11 @@ impl World {
                 if object.kind == "PersistentVolumeClaim"
                     && self.quota.is_some_and(|quota| claims.count() >= quota)
                 {
-                    return Self::fail("exceeded quota");
+                    let words = "is forbidden: exceeded quota: volumes, requested: persistentvolumeclaims=1";
+                    return Err(Self::refusal(
+                        true,
+                        format!("persistentvolumeclaims {} {words}", object.name),
+                    ));
                 }
                 self.admit(object);
             }
@@ -301,9 +310,11 @@ impl World {
                     }
                 }
             }
-            Step::InspectImage { .. } | Step::ForgetInspection { .. } => {
-                unreachable!("the model changes no image")
+            Step::InspectImage { image } => {
+                let facts = ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
+                self.images.insert(image.clone(), Seen::Known(facts));
             }
+            Step::ForgetInspection { .. } => unreachable!("the model makes no pod that asks an image"),
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ impl World {
             contents: BTreeMap::new(),
             trials: self.trials.clone(),
             old_trials: BTreeSet::new(),
-            images: BTreeMap::new(),
+            images: self.images.clone(),
             schema_sql: Seen::Known(SchemaSql {
                 sql: "create table".to_owned(),
                 hash: "schema-1".to_owned(),
@@ -86,7 +86,8 @@ impl World {
             _ if !self.answers(node) => Seen::Unknown("timeout expired".to_owned()),
             None => Seen::Known(Contents::default()),
             Some(Theirs::Table(rows)) => {
-                let local = Holdings { tables: 1, rows, ..Holdings::default() };
+                let first = vec![LocalTable { name: "public.notes".to_owned(), rows: Some(rows) }];
+                let local = Holdings { tables: 1, rows, first, ..Holdings::default() };
                 Seen::Known(Contents { local, ..Contents::default() })
             }
             Some(Theirs::Hidden) => Seen::Unknown("lock timeout".to_owned()),

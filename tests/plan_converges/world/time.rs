@@ -110,7 +110,8 @@ impl World {
     fn tick_pod(&mut self, node: Node) {
         let Some((config, may_initialise)) = self.config(node) else { return };
         let now = self.now;
-        let fresh = self.id();
+        self.next += 1;
+        let fresh = format!("{}", 7_400_000_000_000_000_000 + self.next);
         let pod = self.pods.get_mut(&node).unwrap();
         // The kubelet starts no container whose Secrets are not there.
         let mounted = |name: &str| self.objects.contains_key(&format!("Secret/dialogs-{name}"));
