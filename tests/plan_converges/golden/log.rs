@@ -9,7 +9,6 @@ use std::{
     path::Path,
 };
 
-use dialog_operator::report::words::doing;
 use jiff::Timestamp;
 
 use super::super::*;
@@ -167,7 +166,7 @@ impl Told {
             {
                 self.call(&object.name);
             }
-            let what = doing(&planned.step);
+            let what = planned.step.to_string();
             tried.insert(what.clone());
             let (word, why) = match result {
                 Ok(()) => ("step", &planned.why),

@@ -3,6 +3,7 @@
 //! does changes them, and is seen in review. `make golden` writes them again. Rules are tested elsewhere.
 
 mod log;
+mod plans;
 
 use super::*;
 use log::Log;

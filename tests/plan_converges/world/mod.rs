@@ -9,7 +9,7 @@ mod time;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dialog_operator::{
-    act::{Failure, lanes},
+    act::lanes,
     api::{
         Desired, DialogCluster, DialogClusterSpec, Node,
         names::{SecretKind, keys},
@@ -18,10 +18,10 @@ use dialog_operator::{
     plan::{Plan, Planned, Step, View, contents, invariants, plan, refusals, view::PORT, wanted},
     resources::{self, Rendered},
     snapshot::{
-        ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable, Group,
-        Holdings, ImageFacts, Job, Leftover, LiveObject, LocalTable, Move, Obstacle, Obstacles, OperatorConfig, Ownership, Pins, Pod,
-        Postgres, Reach, Refusals, RejectedConfiguration, Rewritten, SchemaSql, Seen, Snapshot, Task,
-        Waiting,
+        ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable, Failure,
+        Group, Holdings, ImageFacts, Job, Leftover, LiveObject, LocalTable, Move, Obstacle, Obstacles,
+        OperatorConfig, Ownership, Pins, Pod, Postgres, Reach, Refusals, RejectedConfiguration, Rewritten,
+        SchemaSql, Seen, Snapshot, Task, Waiting,
     },
 };
 use jiff::{SignedDuration, Timestamp};

@@ -1,6 +1,6 @@
 //! What the model does when the operator asks for it, and what it must never be asked for.
 
-use dialog_operator::snapshot::{Act, Cause, Failure, FailureReason};
+use dialog_operator::snapshot::{Act, Cause, FailureReason};
 
 use super::*;
 
