@@ -651,7 +651,7 @@ fn every_file_that_the_architecture_names_exists() {
 
 /// The column "checked on every plan" of the table of invariants is what `invariants.rs` does.
 #[test]
-fn the_architecture_says_which_invariants_are_checked_on_every_plan() {
+fn architecture_says_which_invariants_every_plan_keeps() {
     let number = |text: &str| {
         let digits: String = text.trim_start().chars().take_while(char::is_ascii_digit).collect();
         digits.parse::<u8>().ok()
