@@ -29,7 +29,7 @@ use crate::{
     context::{ClusterCache, ClusterCaches, Context},
     kubernetes::{
         ApiError,
-        caches::{Scope, Stored},
+        caches::{GuardedCluster, WatchScope},
     },
     observe::{memory::Remembered, observe},
     plan::{View, checked, contents, refusals},
@@ -105,7 +105,7 @@ pub async fn run(operator: Arc<Operator>) {
     while !context.stop.is_cancelled() {
         tokio::select! {
             () = context.stop.cancelled() => return,
-            () = context.leader.until(true) => {}
+            () = context.leader.wait_until(true) => {}
         }
         // Another operator may have led meanwhile: what is remembered may no longer be so.
         operator.clear();
@@ -113,15 +113,15 @@ pub async fn run(operator: Arc<Operator>) {
             context.caches.scopes.iter().map(|scope| lead(Arc::clone(&operator), Arc::clone(scope)));
         tokio::select! {
             // Reconciles that run are dropped: this operator may no longer act.
-            () = context.leader.until(false) => context.metrics.forget_all(),
+            () = context.leader.wait_until(false) => context.metrics.forget_all(),
             _ = futures::future::join_all(controllers) => {}
         }
     }
 }
 
 /// One queue a namespace: one that cannot be looked at (it is gone, or its Role is) stops no other.
-async fn lead(operator: Arc<Operator>, scope: Arc<Scope>) {
-    scope.filled().await;
+async fn lead(operator: Arc<Operator>, scope: Arc<WatchScope>) {
+    scope.wait_for_sync().await;
     let everything = stream::once(async {});
     let stop = operator.context.stop.clone();
     let controller = Controller::for_shared_stream(stream::empty(), scope.clusters.clone())
@@ -159,7 +159,7 @@ fn forget_gone(operator: &Operator) {
 }
 
 /// One look at a cluster and what follows from it. It never fails: what fails is told and tried again.
-async fn reconcile(cluster: Arc<Stored>, operator: Arc<Operator>) -> Result<Action, Infallible> {
+async fn reconcile(cluster: Arc<GuardedCluster>, operator: Arc<Operator>) -> Result<Action, Infallible> {
     let id = identity(&cluster);
     let context = &operator.context;
     let queued = operator.queued.of(&id.uid);
@@ -203,7 +203,7 @@ async fn reconcile(cluster: Arc<Stored>, operator: Arc<Operator>) -> Result<Acti
 
 async fn one(
     operator: &Operator,
-    cluster: &Stored,
+    cluster: &GuardedCluster,
     id: &ClusterId,
     queued: &ClusterCache<Queued>,
 ) -> Result<Duration, ApiError> {
@@ -233,7 +233,7 @@ async fn one(
     Ok(pause.min(again.unwrap_or(Duration::MAX)))
 }
 
-fn identity(cluster: &Stored) -> ClusterId {
+fn identity(cluster: &GuardedCluster) -> ClusterId {
     ClusterId {
         namespace: cluster.namespace().unwrap_or_default(),
         name: cluster.name_any(),
@@ -241,7 +241,7 @@ fn identity(cluster: &Stored) -> ClusterId {
     }
 }
 
-fn desired(cluster: &Stored) -> Result<Desired, Invalid> {
+fn desired(cluster: &GuardedCluster) -> Result<Desired, Invalid> {
     match &cluster.0 {
         Ok(cluster) => Desired::try_from(cluster),
         Err(unreadable) => Err(Invalid { field: "*".to_owned(), problem: unreadable.error.clone() }),

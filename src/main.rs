@@ -12,7 +12,7 @@ use dialog_operator::{
     kubernetes::{
         ApiClient,
         caches::Caches,
-        leader::{self, Candidate},
+        leader::{self, LeaseIdentity},
     },
     metrics::Metrics,
     plan::{Plan, plan},
@@ -133,7 +133,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let metrics = Arc::<Metrics>::default();
     let api = ApiClient::new(client.clone(), Arc::clone(&metrics));
     let candidate =
-        Candidate { namespace: arguments.lease_namespace, name: LEASE.to_owned(), identity: identity() };
+        LeaseIdentity { namespace: arguments.lease_namespace, name: LEASE.to_owned(), identity: identity() };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity = candidate.identity, "starting");
     let reporter = Reporter { controller: LEASE.to_owned(), instance: Some(candidate.identity.clone()) };
     // The Lease is given back when `end` is cancelled: after the last step, not before.
@@ -180,7 +180,7 @@ fn pages(operator: &Arc<Operator>) -> Arc<Pages> {
     let (caches, snapshots) = (Arc::clone(operator), Arc::clone(operator));
     Arc::new(Pages {
         metrics: Arc::clone(&operator.context().metrics),
-        waiting: Box::new(move || caches.context().caches.waiting()),
+        waiting: Box::new(move || caches.context().caches.unsynced()),
         snapshot: Box::new(move |namespace, name| {
             let (desired, snapshot) = snapshots.snapshot(namespace, name)?;
             serde_json::to_string_pretty(&Situation { desired, snapshot: snapshot.as_ref() }).ok()

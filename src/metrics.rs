@@ -95,7 +95,7 @@ impl Metrics {
         self.statements.get_or_create(&[("statement", statement.to_owned())]).observe(took.as_secs_f64());
     }
     /// What the cluster shows from now on.
-    pub fn show(&self, namespace: &str, name: &str, gauges: ClusterGauges) {
+    pub fn set(&self, namespace: &str, name: &str, gauges: ClusterGauges) {
         let key = (namespace.to_owned(), name.to_owned());
         self.clusters.lock().insert(key, gauges);
     }

@@ -19,7 +19,7 @@ use crate::{
     kubernetes::{
         ApiClient, ObjectKey,
         caches::Caches,
-        leader::{self, Candidate},
+        leader::{self, LeaseIdentity},
     },
     metrics::Metrics,
     observe::memory::Handle,
@@ -64,7 +64,7 @@ fn context(client: &Client) -> Context {
     let metrics = Arc::<Metrics>::default();
     let api = ApiClient::new(client.clone(), Arc::clone(&metrics));
     let candidate =
-        Candidate { namespace: "system".into(), name: "dialog-operator".into(), identity: "me".into() };
+        LeaseIdentity { namespace: "system".into(), name: "dialog-operator".into(), identity: "me".into() };
     let (leader, _election) = leader::elect(api.clone(), candidate, CancellationToken::new());
     Context {
         client: api,

@@ -46,23 +46,23 @@ use crate::api::{DialogCluster, names::keys};
 pub const CACHE_LAG: Duration = Duration::from_secs(5);
 
 /// A stored DialogCluster, or what is wrong with it: one that cannot be read must not stop the watch of all.
-pub type Stored = DeserializeGuard<DialogCluster>;
+pub type GuardedCluster = DeserializeGuard<DialogCluster>;
 
 /// The caches of all namespaces that are watched.
 pub struct Caches {
     /// One for all namespaces, or one for each that was named.
-    pub scopes: Vec<Arc<Scope>>,
+    pub scopes: Vec<Arc<WatchScope>>,
 }
 
 /// The caches of one namespace, or of all.
-pub struct Scope {
+pub struct WatchScope {
     /// `None`: all namespaces.
     pub namespace: Option<String>,
     /// DialogClusters.
-    pub clusters: Store<Stored>,
-    /// Wakes DialogClusters while somebody listens.
-    pub wakes: Arc<Wakes>,
-    filled: Vec<Filled>,
+    pub clusters: Store<GuardedCluster>,
+    /// ReconcileTrigger DialogClusters while somebody listens.
+    pub wakes: Arc<ReconcileTrigger>,
+    filled: Vec<CacheSync>,
     pub(crate) stateful_sets: Store<StatefulSet>,
     pub(crate) pods: Store<Pod>,
     pub(crate) claims: Store<PersistentVolumeClaim>,
@@ -74,21 +74,21 @@ pub struct Scope {
     pub(crate) warnings: Arc<Warnings>,
 }
 
-impl Scope {
+impl WatchScope {
     /// A Secret with one of our labels.
     #[must_use]
     pub fn secret(&self, namespace: &str, name: &str) -> Option<Arc<Secret>> {
         self.secrets.get(&ObjectRef::new(name).within(namespace))
     }
     /// Waits until every cache was filled once. What is not in a cache before that may still be there.
-    pub async fn filled(&self) {
+    pub async fn wait_for_sync(&self) {
         for cache in &self.filled {
             cache.done.cancelled().await;
         }
     }
 }
 
-struct Filled {
+struct CacheSync {
     kind: String,
     /// Cancelled when the cache is filled: a flag that can be waited for.
     done: CancellationToken,
@@ -96,16 +96,16 @@ struct Filled {
 
 /// Where a change is told: to the controller, while this operator leads.
 #[derive(Default)]
-pub struct Wakes(Mutex<Option<UnboundedSender<ObjectRef<Stored>>>>);
+pub struct ReconcileTrigger(Mutex<Option<UnboundedSender<ObjectRef<GuardedCluster>>>>);
 
-impl Wakes {
+impl ReconcileTrigger {
     /// Listens from now on; an earlier listener hears no more.
-    pub fn listen(&self) -> UnboundedReceiver<ObjectRef<Stored>> {
+    pub fn listen(&self) -> UnboundedReceiver<ObjectRef<GuardedCluster>> {
         let (sender, receiver) = unbounded();
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         receiver
     }
-    fn wake(&self, cluster: ObjectRef<Stored>) {
+    fn wake(&self, cluster: ObjectRef<GuardedCluster>) {
         if let Some(sender) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             // Nobody listens any more: this operator no longer leads.
             let _ = sender.unbounded_send(cluster);
@@ -124,7 +124,7 @@ impl Caches {
     ) -> Self {
         let scope = |namespace| {
             let starter =
-                Starter { client, namespace, tasks, stop, filled: Vec::new(), wakes: Arc::default() };
+                CachesBuilder { client, namespace, tasks, stop, filled: Vec::new(), wakes: Arc::default() };
             Arc::new(starter.scope())
         };
         let scopes = if namespaces.is_empty() {
@@ -138,7 +138,7 @@ impl Caches {
     }
     /// The caches in which objects of this namespace are.
     #[must_use]
-    pub fn of(&self, namespace: &str) -> Option<&Scope> {
+    pub fn of(&self, namespace: &str) -> Option<&WatchScope> {
         self.scopes
             .iter()
             .find(|scope| scope.namespace.as_deref().is_none_or(|watched| watched == namespace))
@@ -146,30 +146,31 @@ impl Caches {
     }
     /// Kinds whose cache has not been filled once.
     #[must_use]
-    pub fn waiting(&self) -> Vec<String> {
+    pub fn unsynced(&self) -> Vec<String> {
         let waiting = self.scopes.iter().flat_map(|scope| &scope.filled);
         waiting.filter(|cache| !cache.done.is_cancelled()).map(|cache| cache.kind.clone()).collect()
     }
 }
 
-struct Starter<'a> {
+struct CachesBuilder<'a> {
     client: &'a Client,
     namespace: Option<String>,
     tasks: &'a TaskTracker,
     stop: &'a CancellationToken,
-    filled: Vec<Filled>,
-    wakes: Arc<Wakes>,
+    filled: Vec<CacheSync>,
+    wakes: Arc<ReconcileTrigger>,
 }
 
-impl Starter<'_> {
-    fn scope(mut self) -> Scope {
+impl CachesBuilder<'_> {
+    fn scope(mut self) -> WatchScope {
         let mut last = HashMap::new();
-        let without_owners = |cluster: &mut Stored| cluster.managed_fields_mut().clear();
-        let clusters = self.watch(watched(), without_owners, move |cluster: &Stored| {
-            let changed = last.insert(cluster.uid(), interest(cluster)) != Some(interest(cluster));
+        let without_owners = |cluster: &mut GuardedCluster| cluster.managed_fields_mut().clear();
+        let clusters = self.watch(watched(), without_owners, move |cluster: &GuardedCluster| {
+            let changed = last.insert(cluster.uid(), reconcile_fingerprint(cluster))
+                != Some(reconcile_fingerprint(cluster));
             changed.then(|| ObjectRef::from_obj(cluster))
         });
-        Scope {
+        WatchScope {
             stateful_sets: self.children(),
             pods: self.children(),
             claims: self.children(),
@@ -241,7 +242,7 @@ impl Starter<'_> {
         &mut self,
         config: watcher::Config,
         trim: impl FnMut(&mut K) + Send + 'static,
-        mut whose: impl FnMut(&K) -> Option<ObjectRef<Stored>> + Send + 'static,
+        mut whose: impl FnMut(&K) -> Option<ObjectRef<GuardedCluster>> + Send + 'static,
     ) -> Store<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -251,7 +252,7 @@ impl Starter<'_> {
         let kind = K::kind(&()).into_owned();
         let (store, writer) = reflector::store::<K>();
         let done = CancellationToken::new();
-        self.filled.push(Filled { kind: kind.clone(), done: done.clone() });
+        self.filled.push(CacheSync { kind: kind.clone(), done: done.clone() });
         let (reader, wakes, stop) = (store.clone(), Arc::clone(&self.wakes), self.stop.clone());
         self.tasks.spawn(async move {
             let changes = watcher::watcher(api, config)
@@ -290,7 +291,7 @@ fn watched() -> watcher::Config {
 }
 
 /// What of a DialogCluster is worth a reconcile: all but the status, which only this operator writes.
-fn interest(cluster: &Stored) -> u64 {
+fn reconcile_fingerprint(cluster: &GuardedCluster) -> u64 {
     let mut hasher = DefaultHasher::new();
     let meta = cluster.meta();
     meta.generation.hash(&mut hasher);
@@ -308,7 +309,7 @@ mod tests {
     use axum::http::{Request, Response};
     use kube::client::Body;
 
-    fn stored(json: serde_json::Value) -> Stored {
+    fn stored(json: serde_json::Value) -> GuardedCluster {
         serde_json::from_value(json).unwrap()
     }
 
@@ -321,10 +322,10 @@ mod tests {
         let mut with_status = base.clone();
         with_status["status"] = serde_json::json!({"message": "all is well"});
         with_status["metadata"]["resourceVersion"] = "9".into();
-        assert_eq!(interest(&stored(base.clone())), interest(&stored(with_status)));
+        assert_eq!(reconcile_fingerprint(&stored(base.clone())), reconcile_fingerprint(&stored(with_status)));
         let mut asked = base.clone();
         asked["metadata"]["annotations"] = serde_json::json!({"dialogcluster.dev/restart-requested-at": "1"});
-        assert_ne!(interest(&stored(base)), interest(&stored(asked)));
+        assert_ne!(reconcile_fingerprint(&stored(base)), reconcile_fingerprint(&stored(asked)));
     }
 
     #[test]
@@ -368,8 +369,8 @@ mod tests {
         let caches = Caches::start(&Client::new(service, "default"), &named, &tasks, &stop);
         assert_eq!(caches.scopes.len(), 2, "each namespace once");
         let a = caches.scopes.iter().find(|scope| scope.namespace.as_deref() == Some("a")).unwrap();
-        tokio::time::timeout(std::time::Duration::from_secs(10), a.filled()).await.unwrap();
-        assert!(!caches.waiting().is_empty(), "and it is told that the other one is not");
+        tokio::time::timeout(std::time::Duration::from_secs(10), a.wait_for_sync()).await.unwrap();
+        assert!(!caches.unsynced().is_empty(), "and it is told that the other one is not");
         stop.cancel();
         api.abort();
     }

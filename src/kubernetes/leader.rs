@@ -25,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Where the Lease is and who this operator is in it.
 #[derive(Clone, Debug)]
-pub struct Candidate {
+pub struct LeaseIdentity {
     /// Namespace of the Lease.
     pub namespace: String,
     /// Name of the Lease.
@@ -38,13 +38,13 @@ pub struct Candidate {
 #[derive(Clone)]
 pub struct LeaderGuard {
     client: ApiClient,
-    candidate: Candidate,
+    candidate: LeaseIdentity,
     leading: watch::Receiver<bool>,
 }
 
 /// This operator may not go on.
 #[derive(Debug, thiserror::Error)]
-pub enum NotHeld {
+pub enum LeadershipError {
     /// Another one holds the Lease, or nobody.
     #[error("the Lease {0} is held by {1}, not by this operator ({2}): nothing disruptive is done")]
     Other(String, String, String),
@@ -58,18 +58,18 @@ impl LeaderGuard {
     ///
     /// # Errors
     /// When this operator does not hold it, or nobody can tell.
-    pub async fn still_held(&self) -> Result<(), NotHeld> {
-        let Candidate { namespace, name, identity } = &self.candidate;
+    pub async fn still_held(&self) -> Result<(), LeadershipError> {
+        let LeaseIdentity { namespace, name, identity } = &self.candidate;
         let place = format!("{namespace}/{name}");
         let lease = match self.client.lease(namespace, name).await {
             Ok(lease) => lease,
-            Err(error) => return Err(NotHeld::Unknown(place, error.to_string())),
+            Err(error) => return Err(LeadershipError::Unknown(place, error.to_string())),
         };
         let holder = lease.as_ref().and_then(holder).unwrap_or("nobody");
         if holder == identity && *self.leading.borrow() {
             return Ok(());
         }
-        Err(NotHeld::Other(place, holder.to_owned(), identity.clone()))
+        Err(LeadershipError::Other(place, holder.to_owned(), identity.clone()))
     }
     /// Whether this operator led when it last looked: no request.
     #[must_use]
@@ -77,7 +77,7 @@ impl LeaderGuard {
         *self.leading.borrow()
     }
     /// Waits until this operator leads (`true`) or no longer leads (`false`).
-    pub async fn until(&self, leads: bool) {
+    pub async fn wait_until(&self, leads: bool) {
         // An error means that the elector is gone, which only happens when the program ends.
         let _ = self.leading.clone().wait_for(|now| *now == leads).await;
     }
@@ -87,7 +87,7 @@ impl LeaderGuard {
 /// at the end of the program.
 pub fn elect(
     client: ApiClient,
-    candidate: Candidate,
+    candidate: LeaseIdentity,
     stop: CancellationToken,
 ) -> (LeaderGuard, impl Future<Output = ()> + Send) {
     let (sender, leading) = watch::channel(false);
@@ -98,7 +98,7 @@ pub fn elect(
 
 struct Elector {
     client: ApiClient,
-    candidate: Candidate,
+    candidate: LeaseIdentity,
     /// The Lease as last read, and when it was first read so.
     seen: Option<(Lease, Instant)>,
     /// When this operator last wrote itself into it.
@@ -149,7 +149,7 @@ impl Elector {
 
     /// Reads the Lease (a leader trusts what it wrote last) and takes or renews it when it may.
     async fn look(&mut self) -> Result<(), ApiError> {
-        let Candidate { namespace, name, identity } = self.candidate.clone();
+        let LeaseIdentity { namespace, name, identity } = self.candidate.clone();
         if self.renewed.is_none() {
             let lease = self.client.lease(&namespace, &name).await?;
             self.remember(lease);
@@ -208,7 +208,7 @@ fn holder(lease: &Lease) -> Option<&str> {
 }
 
 /// The Lease to write now, or `None` when another one holds it.
-fn claim(seen: Option<&(Lease, Instant)>, now: Instant, candidate: &Candidate) -> Option<Lease> {
+fn claim(seen: Option<&(Lease, Instant)>, now: Instant, candidate: &LeaseIdentity) -> Option<Lease> {
     let (old, since) = match seen {
         Some((lease, since)) => (Some(lease), *since),
         None => (None, now),
@@ -245,8 +245,8 @@ mod tests {
 
     use super::*;
 
-    fn candidate() -> Candidate {
-        Candidate { namespace: "system".into(), name: "dialog-operator".into(), identity: "me".into() }
+    fn candidate() -> LeaseIdentity {
+        LeaseIdentity { namespace: "system".into(), name: "dialog-operator".into(), identity: "me".into() }
     }
     fn held_by(who: &str) -> Lease {
         let mut lease: Lease = serde_json::from_value(serde_json::json!({
@@ -272,9 +272,9 @@ mod tests {
         let (_, taken) = requests.next_request().await.unwrap();
         taken.send_response(answer(&held_by("me")));
         let start = Instant::now();
-        guard.until(true).await;
+        guard.wait_until(true).await;
         let mut hangs = Vec::new();
-        let lost = guard.until(false);
+        let lost = guard.wait_until(false);
         tokio::pin!(lost);
         loop {
             tokio::select! {

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use crate::{
     api::{ClusterId, names::SecretKind, spec::DatabaseSpec},
-    kubernetes::caches::Scope,
+    kubernetes::caches::WatchScope,
     snapshot::ApplicationSecret,
 };
 
@@ -93,7 +93,7 @@ pub fn password(data: &BTreeMap<String, ByteString>) -> Result<&str, String> {
 
 /// How the Secret is, as the cache has it. `None`: it is not there, or not ours.
 #[must_use]
-pub fn look(scope: &Scope, names: &Names<'_>) -> Option<ApplicationSecret> {
+pub fn look(scope: &WatchScope, names: &Names<'_>) -> Option<ApplicationSecret> {
     let get = |kind| {
         let name = names.cluster.secret(kind);
         let found = scope.secrets.get(&ObjectRef::new(&name).within(&names.cluster.namespace))?;
@@ -105,7 +105,7 @@ pub fn look(scope: &Scope, names: &Names<'_>) -> Option<ApplicationSecret> {
 
 /// Versions of the Secrets with which connections are made, and the application's password if it is one.
 #[must_use]
-pub fn credentials(scope: &Scope, cluster: &ClusterId) -> (Vec<String>, Option<SecretString>) {
+pub fn credentials(scope: &WatchScope, cluster: &ClusterId) -> (Vec<String>, Option<SecretString>) {
     let get = |kind| scope.secrets.get(&ObjectRef::new(&cluster.secret(kind)).within(&cluster.namespace));
     let kinds = [SecretKind::Server, SecretKind::Node, SecretKind::Superuser, SecretKind::App];
     let version = |kind| get(kind).and_then(|secret| secret.resource_version()).unwrap_or_default();

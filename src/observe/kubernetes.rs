@@ -12,14 +12,18 @@ use serde_json::Value;
 use super::memory::Remembered;
 use crate::{
     api::{ClusterId, Node, names::keys},
-    kubernetes::caches::Scope,
+    kubernetes::caches::WatchScope,
     resources::{INSPECTION, SERVER},
     snapshot::{ImageFacts, LiveObject, Pod, Seen, Waiting, Warning, live},
 };
 
 /// Every object that carries the cluster's label or is known to have one of its names, by `Kind/name`. Pods of nodes
 /// are not here: see [`pods`].
-pub fn objects(scope: &Scope, memory: &mut Remembered, cluster: &ClusterId) -> BTreeMap<String, LiveObject> {
+pub fn objects(
+    scope: &WatchScope,
+    memory: &mut Remembered,
+    cluster: &ClusterId,
+) -> BTreeMap<String, LiveObject> {
     memory.expire();
     let mut found = BTreeMap::new();
     let mut seen: BTreeMap<String, Value> = BTreeMap::new();
@@ -80,7 +84,7 @@ fn put<K: Resource<DynamicType = ()> + Serialize>(object: &K, seen: &mut BTreeMa
 /// Pods of the cluster's nodes. A pod of an earlier StatefulSet of the same name is not the node's, and neither is one
 /// whose StatefulSet is gone: it may be of a worker that was removed, and the next of that name starts clean.
 pub fn pods(
-    scope: &Scope,
+    scope: &WatchScope,
     memory: &mut Remembered,
     cluster: &ClusterId,
     objects: &BTreeMap<String, LiveObject>,
@@ -116,7 +120,7 @@ fn annotations(pod: &KubernetesPod) -> BTreeMap<String, String> {
 }
 
 /// A container that is being made says no more than that: what it waits for, its machine says in an event.
-fn say_more(scope: &Scope, cluster: &ClusterId, pod: &mut Pod) {
+fn say_more(scope: &WatchScope, cluster: &ClusterId, pod: &mut Pod) {
     let key = format!("Pod/{}", pod.name);
     if pod.ready {
         scope.warnings.forget(&cluster.namespace, &key);
@@ -131,7 +135,7 @@ fn say_more(scope: &Scope, cluster: &ClusterId, pod: &mut Pod) {
 /// What controllers say about objects that get no further; what is over is forgotten.
 #[must_use]
 pub fn warnings(
-    scope: &Scope,
+    scope: &WatchScope,
     cluster: &ClusterId,
     objects: &BTreeMap<String, LiveObject>,
     pods: &BTreeMap<Node, Pod>,
@@ -182,7 +186,7 @@ fn facts(pod: &KubernetesPod) -> Pod {
 
 /// What the pods that were asked about images have said so far: by image, `None` as long as they say nothing.
 #[must_use]
-pub fn inspections(scope: &Scope, cluster: &ClusterId) -> Vec<(String, Option<Seen<ImageFacts>>)> {
+pub fn inspections(scope: &WatchScope, cluster: &ClusterId) -> Vec<(String, Option<Seen<ImageFacts>>)> {
     let ours = |pod: &KubernetesPod| {
         !pod.labels().contains_key(keys::NODE)
             && pod.owner_references().iter().any(|owner| owner.uid == cluster.uid)

@@ -149,7 +149,7 @@ mod tests {
             };
             seen.objects.insert(format!("PersistentVolumeClaim/shop-worker-{number}-abcde"), live);
         }
-        metrics.show("market", "shop", gauges(&status(), &seen));
+        metrics.set("market", "shop", gauges(&status(), &seen));
         metrics.reconciled("market", "shop", Duration::from_millis(20));
         let page = metrics.render().unwrap();
         for line in [

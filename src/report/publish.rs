@@ -37,7 +37,7 @@ pub async fn publish(
 ) -> Result<(), ApiError> {
     let (cluster, before) = (&desired.cluster, &seen.status);
     let after = writer::as_stored(&super::status(desired, seen, plan, done));
-    context.metrics.show(&cluster.namespace, &cluster.name, gauges(&after, seen));
+    context.metrics.set(&cluster.namespace, &cluster.name, gauges(&after, seen));
     let rolling = reported.with(|reported| reported.rolling.clone());
     let story = Story { before, after: &after, plan, done, rolling: &rolling, cluster };
     let (mut news, found) = events::events(&story);
@@ -81,7 +81,7 @@ pub async fn refuse(
     let before = reported.with(|reported| reported.status(cached));
     let after = writer::as_stored(&super::invalid(&before, generation, invalid, jiff::Timestamp::now()));
     let unseen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
-    context.metrics.show(&cluster.namespace, &cluster.name, gauges(&after, &unseen));
+    context.metrics.set(&cluster.namespace, &cluster.name, gauges(&after, &unseen));
     if writer::write(&before, &after, None) == Write::No {
         return Ok(());
     }
