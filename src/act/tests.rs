@@ -292,20 +292,29 @@ async fn a_name_of_an_earlier_cluster_is_waited_for() {
 
 #[tokio::test]
 async fn an_apply_knows_the_uid_and_forces() {
-    let step = Step::Apply { object: Box::new(service()), uid: "s-1".into() };
+    let step = || Step::Apply { object: Box::new(service()), uid: "s-1".into() };
     let mut created = stored(Some("u-2"));
+    created["metadata"]["uid"] = "s-1".into();
     created["metadata"]["managedFields"] =
         json!([{"manager": "dialog-operator", "operation": "Update", "fieldsV1": {"f:spec": {}}}]);
     let after = || (200, stored(Some("u-2")));
-    let (done, asked, memory) = done(step, vec![(200, created), after(), after()]).await;
+    let (done, asked, memory) = done(step(), vec![(200, created.clone()), after(), after()]).await;
     assert_eq!(done.failure(), None);
-    assert_eq!(methods(&asked), ["PATCH", "PATCH", "PATCH"], "apply, own by apply, apply without the rest");
-    assert_eq!(asked[0].2["metadata"]["uid"], "s-1");
+    // Killed before the last one it has changed nothing that a difference is seen by: the next look does it again.
+    assert_eq!(methods(&asked), ["GET", "PATCH", "PATCH"], "owned by apply, and only then applied");
     assert_eq!(asked[1].2["metadata"]["managedFields"][0]["operation"], "Apply");
+    assert_eq!(asked[2].2["metadata"]["uid"], "s-1");
     assert!(
         memory.with(|memory| memory.writes.contains_key("Service/shop")),
         "our own write is seen at once"
     );
+
+    let (_, asked, _) = super::tests::done(step(), vec![after(), after()]).await;
+    assert_eq!(methods(&asked), ["GET", "PATCH"], "owned by apply already");
+    created["metadata"]["uid"] = "s-2".into();
+    let (_, asked, _) = super::tests::done(step(), vec![(200, created), refusal(409, "Conflict")]).await;
+    assert_eq!(methods(&asked), ["GET", "PATCH"], "an object of another uid is not written");
+    assert_eq!(asked[1].2["metadata"]["uid"], "s-1");
 }
 
 #[tokio::test]

@@ -211,49 +211,46 @@ impl ApiClient {
     /// Server-side apply under our field manager. `uid` is a precondition: with another one, or when the object is
     /// gone, the API server refuses instead of making it anew.
     ///
-    /// What we created belongs to us by a create, which an apply does not take away again: the first apply makes it ours
-    /// by apply (see `field_ownership::as_applied`).
+    /// What we created belongs to us by a create, which an apply does not take away again: before the first apply it is
+    /// made ours by apply (see `field_ownership::as_applied`). Before, and not after: an operator that is killed in
+    /// between has then changed nothing that is seen, and the next one does both. The other way round the object would
+    /// say that it is what was applied last, and keep for ever what is no longer wanted.
     ///
     /// # Errors
     /// [`ApiError::Conflict`] when the uid is another one, [`ApiError::NotFound`] when the object is gone.
     pub async fn apply(&self, address: ObjectKey<'_>, uid: &str, object: &Value) -> Result<Value, ApiError> {
         let api = self.api(address)?;
+        self.migrate_field_ownership(address, &api, uid).await?;
         let patch = Patch::Apply(with_uid(object, uid));
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        let applied =
-            self.counted("apply", address.kind, api.patch(address.name, &parameters, &patch)).await?;
-        if !self.migrate_field_ownershiphip(address, &api, &applied).await? {
-            return Ok(json(applied));
-        }
-        // Only now does what is no longer wanted go.
         self.counted("apply", address.kind, api.patch(address.name, &parameters, &patch)).await.map(json)
     }
 
-    /// Once after a create: what was created is owned as applied from now on. Says whether that was to be done.
-    async fn migrate_field_ownershiphip(
+    /// Once after a create: what was created is owned as applied from now on.
+    async fn migrate_field_ownership(
         &self,
         address: ObjectKey<'_>,
         api: &Api<DynamicObject>,
-        applied: &DynamicObject,
-    ) -> Result<bool, ApiError> {
-        let mut latest = applied.clone();
+        uid: &str,
+    ) -> Result<(), ApiError> {
         let parameters =
             PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         for _ in 0..MIGRATE_TRIES {
-            let Some(owners) = field_ownership::as_applied(latest.managed_fields()) else {
-                return Ok(latest.resource_version() != applied.resource_version());
+            let latest = self.counted("get", address.kind, api.get_metadata(address.name)).await?;
+            // Of another one nothing is written: the apply says so.
+            let ours = latest.uid().as_deref() == Some(uid);
+            let Some(owners) = field_ownership::as_applied(latest.managed_fields()).filter(|_| ours) else {
+                return Ok(());
             };
             let version = latest.resource_version();
-            let patch = Patch::Merge(
+            let patch: Patch<Value> = Patch::Merge(
                 serde_json::json!({ "metadata": { "resourceVersion": version, "managedFields": owners } }),
             );
-            let request = api.patch(address.name, &parameters, &patch);
+            let request = api.patch_metadata(address.name, &parameters, &patch);
             match self.counted("patch", address.kind, request).await {
-                Ok(_) => return Ok(true),
+                Ok(_) => return Ok(()),
                 // A controller has written its status meanwhile.
-                Err(ApiError::Conflict(_)) => {
-                    latest = self.counted("get", address.kind, api.get(address.name)).await?;
-                }
+                Err(ApiError::Conflict(_)) => {}
                 Err(other) => return Err(other),
             }
         }
