@@ -222,7 +222,9 @@ async fn a_lying_server_costs_itself_an_error_and_others_nothing() {
         };
         let error = answer.unwrap_err().to_string();
         println!("{flood:?}: after {:?}: {error}", asked.elapsed());
-        assert!(error.contains("answered with more than 16 MiB"), "{error}");
+        // On a machine that is busy the deadline may come before the sixteenth megabyte: either ends it.
+        let ends = ["answered with more than 16 MiB", "gave no answer"];
+        assert!(ends.iter().any(|end| error.contains(end)), "{error}");
         assert!(session.is_broken(), "{flood:?}");
     }
     for flood in FLOODS {
