@@ -197,13 +197,13 @@ fn identity() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dialog_operator::plan::{Hold, ProblemReason, Step};
+    use dialog_operator::plan::{Hold, ProblemReason, SqlStep};
 
     #[test]
     fn a_plan_is_told_with_its_reasons() {
         let mut plan = Plan::default();
         assert_eq!(told(&plan), "nothing to do, nothing to wait for\n");
-        plan.step(Step::RecoverTransactions, "before each job");
+        plan.step(SqlStep::RecoverTransactions, "before each job");
         plan.hold(Hold::JobRunning { job: 4 });
         plan.problem(ProblemReason::NameTaken, "rename it");
         assert_eq!(

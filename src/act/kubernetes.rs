@@ -3,12 +3,13 @@
 
 use std::time::Instant;
 
-use super::{Failure, FailureReason, Hands};
+use super::{Failure, FailureReason, Hands, secrets, sql};
 use serde_json::{Value, json};
 
 use crate::{
     api::{Node, names::keys, spec::VolumePolicy},
     observe::{kubernetes::live, snapshot::Ownership},
+    plan::KubernetesStep,
     resources::{self, Inputs, Rendered},
     runtime::door::{Address, Refusal},
 };
@@ -19,7 +20,41 @@ impl Hands<'_> {
     }
 }
 
-pub(super) async fn create(hands: &Hands<'_>, object: &Rendered) -> Result<(), Failure> {
+/// One arm a step.
+pub(super) async fn run(hands: &Hands<'_>, step: &KubernetesStep) -> Result<(), Failure> {
+    match step {
+        KubernetesStep::Create(object) => create(hands, object).await,
+        KubernetesStep::Apply { object, uid } => apply(hands, object, uid).await,
+        KubernetesStep::CreateSecret(kind) => secrets::create(hands, *kind).await,
+        KubernetesStep::SetConnectionKeys { uid, version } => {
+            secrets::set_connection_keys(hands, uid, version).await
+        }
+        KubernetesStep::InspectImage { image } => inspect_image(hands, image).await,
+        KubernetesStep::Adopt { kind, name, uid } => adopt(hands, kind, name, uid).await,
+        KubernetesStep::ForgetInspection { pod } => forget_inspection(hands, pod).await,
+        KubernetesStep::HurryConfiguration { node, pod_uid, value } => {
+            hurry(hands, *node, pod_uid, value).await
+        }
+        KubernetesStep::PatchPod { node, pod_uid, metadata } => {
+            patch_pod(hands, *node, pod_uid, metadata).await
+        }
+        KubernetesStep::RecordIdentity { node, system_identifier, claim } => {
+            record_identity(hands, *node, system_identifier, claim).await
+        }
+        KubernetesStep::RestartNode { node, pod_uid, booted, .. } => {
+            note_restart(hands, *node, booted).await?;
+            // What is on disk already need not be written by the fast shutdown, nor replayed after it.
+            sql::checkpoint(hands, *node).await;
+            delete_pod(hands, *node, pod_uid).await
+        }
+        KubernetesStep::Delete { kind, name, uid } => delete(hands, kind, name, uid).await,
+        KubernetesStep::Retire { node, claim, mark, reclaim } => {
+            retire(hands, *node, claim.as_deref(), (mark, *reclaim)).await
+        }
+    }
+}
+
+async fn create(hands: &Hands<'_>, object: &Rendered) -> Result<(), Failure> {
     let address = hands.address(&object.api_version, &object.kind, &object.name);
     match hands.context.door.create(address, &object.json).await {
         Ok(answer) => {
@@ -69,7 +104,7 @@ pub(super) async fn taken(hands: &Hands<'_>, address: Address<'_>, words: &str) 
     }
 }
 
-pub(super) async fn apply(hands: &Hands<'_>, object: &Rendered, uid: &str) -> Result<(), Failure> {
+async fn apply(hands: &Hands<'_>, object: &Rendered, uid: &str) -> Result<(), Failure> {
     let address = hands.address(&object.api_version, &object.kind, &object.name);
     let answer = hands.context.door.apply(address, uid, &object.json).await;
     let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
@@ -81,7 +116,7 @@ pub(super) async fn apply(hands: &Hands<'_>, object: &Rendered, uid: &str) -> Re
 }
 
 /// Its owner, and nothing else of it: what else is to be so the next plan says.
-pub(super) async fn adopt(hands: &Hands<'_>, kind: &str, name: &str, uid: &str) -> Result<(), Failure> {
+async fn adopt(hands: &Hands<'_>, kind: &str, name: &str, uid: &str) -> Result<(), Failure> {
     let address = hands.address(api_version(kind), kind, name);
     let seen = hands.seen.objects.get(&format!("{kind}/{name}"));
     let notes = json!({
@@ -95,28 +130,23 @@ pub(super) async fn adopt(hands: &Hands<'_>, kind: &str, name: &str, uid: &str) 
     Ok(())
 }
 
-pub(super) async fn inspect_image(hands: &Hands<'_>, image: &str) -> Result<(), Failure> {
+async fn inspect_image(hands: &Hands<'_>, image: &str) -> Result<(), Failure> {
     let inputs = Inputs { desired: hands.desired, operator: &hands.seen.operator, image };
     create(hands, &resources::inspection_pod(&inputs, image)).await
 }
 
-pub(super) async fn forget_inspection(hands: &Hands<'_>, pod: &str) -> Result<(), Failure> {
+async fn forget_inspection(hands: &Hands<'_>, pod: &str) -> Result<(), Failure> {
     match hands.seen.objects.get(&format!("Pod/{pod}")) {
         Some(seen) => delete(hands, "Pod", pod, &seen.uid).await,
         None => Ok(()),
     }
 }
 
-pub(super) async fn hurry(hands: &Hands<'_>, node: Node, pod_uid: &str, value: &str) -> Result<(), Failure> {
+async fn hurry(hands: &Hands<'_>, node: Node, pod_uid: &str, value: &str) -> Result<(), Failure> {
     patch_pod(hands, node, pod_uid, &json!({ "annotations": { keys::HURRY: value } })).await
 }
 
-pub(super) async fn patch_pod(
-    hands: &Hands<'_>,
-    node: Node,
-    pod_uid: &str,
-    metadata: &Value,
-) -> Result<(), Failure> {
+async fn patch_pod(hands: &Hands<'_>, node: Node, pod_uid: &str, metadata: &Value) -> Result<(), Failure> {
     let name = node.pod_name(&hands.desired.cluster.name);
     let address = hands.address("v1", "Pod", &name);
     let answer = hands.context.door.note(address, pod_uid, metadata).await;
@@ -124,7 +154,7 @@ pub(super) async fn patch_pod(
 }
 
 /// The claim first: it is what outlives the StatefulSet.
-pub(super) async fn record_identity(
+async fn record_identity(
     hands: &Hands<'_>,
     node: Node,
     system_identifier: &str,
@@ -150,7 +180,7 @@ pub(super) async fn record_identity(
 }
 
 /// The claim first: it is what outlives the StatefulSet.
-pub(super) async fn retire(
+async fn retire(
     hands: &Hands<'_>,
     node: Node,
     claim: Option<&str>,
@@ -178,7 +208,7 @@ pub(super) async fn retire(
     Ok(())
 }
 
-pub(super) async fn note_restart(hands: &Hands<'_>, node: Node, booted: &str) -> Result<(), Failure> {
+async fn note_restart(hands: &Hands<'_>, node: Node, booted: &str) -> Result<(), Failure> {
     let set = node.object_name(&hands.desired.cluster.name);
     let key = format!("StatefulSet/{set}");
     let address = hands.address("apps/v1", "StatefulSet", &set);
@@ -190,14 +220,14 @@ pub(super) async fn note_restart(hands: &Hands<'_>, node: Node, booted: &str) ->
     Ok(())
 }
 
-pub(super) async fn delete_pod(hands: &Hands<'_>, node: Node, pod_uid: &str) -> Result<(), Failure> {
+async fn delete_pod(hands: &Hands<'_>, node: Node, pod_uid: &str) -> Result<(), Failure> {
     let name = node.pod_name(&hands.desired.cluster.name);
     delete(hands, "Pod", &name, pod_uid).await?;
     hands.memory.with(|memory| memory.deleted_pods.insert(pod_uid.to_owned(), Instant::now()));
     Ok(())
 }
 
-pub(super) async fn delete(hands: &Hands<'_>, kind: &str, name: &str, uid: &str) -> Result<(), Failure> {
+async fn delete(hands: &Hands<'_>, kind: &str, name: &str, uid: &str) -> Result<(), Failure> {
     let address = hands.address(api_version(kind), kind, name);
     let answer = hands.context.door.delete(address, uid).await;
     answer.map_err(|refusal| Failure::refused(&address, &refusal))?;

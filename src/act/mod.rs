@@ -18,7 +18,7 @@ use crate::{
     api::{ClusterId, Desired},
     controller::Context,
     observe::{Snapshot, memory::Handle, refusals::Cause},
-    plan::{Plan, Planned, Problem, ProblemReason, Step, refusals},
+    plan::{KubernetesStep, Plan, Planned, Problem, ProblemReason, Step, refusals},
     report::words::doing,
     runtime::door::{Address, Refusal},
 };
@@ -130,13 +130,24 @@ impl Done {
                     ),
                 }),
                 // As the planner says it from the next look on: nothing changes for who reads it.
-                (FailureReason::NameTaken, Step::Create(object)) => {
+                (FailureReason::NameTaken, Step::Kubernetes(KubernetesStep::Create(object))) => {
                     Some(Problem::name_taken(&object.kind, &object.name))
                 }
-                (FailureReason::NameTaken, Step::CreateSecret(kind)) => {
+                (FailureReason::NameTaken, Step::Kubernetes(KubernetesStep::CreateSecret(kind))) => {
                     Some(Problem::name_taken("Secret", &cluster.secret(*kind)))
                 }
-                _ => None,
+                (FailureReason::NameTaken, Step::Kubernetes(_) | Step::Sql(_))
+                | (
+                    FailureReason::Kubernetes
+                    | FailureReason::Conflict
+                    | FailureReason::Postgres
+                    | FailureReason::LockTimeout
+                    | FailureReason::DeadlineExceeded
+                    | FailureReason::NotLeader
+                    | FailureReason::ShuttingDown
+                    | FailureReason::Secret,
+                    _,
+                ) => None,
             }
         };
         self.steps.iter().filter_map(problem).collect()
@@ -222,7 +233,7 @@ async fn tried(hands: &Hands<'_>, step: &Step, why: &str) -> Result<Option<Strin
     if let Ok(Some(said)) = &result {
         tracing::info!(step = step.name(), "{said}");
     }
-    let (act, node) = (refusals::act(step), lanes::node(step));
+    let (act, node) = (refusals::act(step), step.effect().scope.node());
     hands.memory.with(|memory| match &result {
         Ok(_) => memory.refusals.succeeded(&act),
         Err(failure) => {
@@ -239,7 +250,7 @@ async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failu
             "the operator is being shut down; its successor goes on",
         ));
     }
-    if step.is_disruptive() {
+    if step.effect().disruptive {
         let held = hands.context.leader.still_held().await;
         held.map_err(|error| Failure::new(FailureReason::NotLeader, error.to_string()))?;
     }
@@ -253,43 +264,17 @@ async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failu
 /// The last resort: requests and statements have shorter deadlines of their own, which end them in order.
 fn deadline(step: &Step) -> Duration {
     match step {
-        Step::ApplySchema { .. } | Step::GiveUp { .. } | Step::PrepareNode { .. } => Duration::from_mins(6),
-        _ => Duration::from_mins(2),
+        Step::Kubernetes(_) => Duration::from_mins(2),
+        Step::Sql(step) => sql::deadline(step),
     }
 }
 
 /// Does it; what it has to tell beyond that it is done.
 async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> {
     match step {
-        Step::Create(object) => kubernetes::create(hands, object).await,
-        Step::Apply { object, uid } => kubernetes::apply(hands, object, uid).await,
-        Step::CreateSecret(kind) => secrets::create(hands, *kind).await,
-        Step::SetConnectionKeys { uid, version } => secrets::set_connection_keys(hands, uid, version).await,
-        Step::InspectImage { image } => kubernetes::inspect_image(hands, image).await,
-        Step::Adopt { kind, name, uid } => kubernetes::adopt(hands, kind, name, uid).await,
-        Step::ForgetInspection { pod } => kubernetes::forget_inspection(hands, pod).await,
-        Step::HurryConfiguration { node, pod_uid, value } => {
-            kubernetes::hurry(hands, *node, pod_uid, value).await
-        }
-        Step::PatchPod { node, pod_uid, metadata } => {
-            kubernetes::patch_pod(hands, *node, pod_uid, metadata).await
-        }
-        Step::RecordIdentity { node, system_identifier, claim } => {
-            kubernetes::record_identity(hands, *node, system_identifier, claim).await
-        }
-        Step::RestartNode { node, pod_uid, booted, .. } => {
-            kubernetes::note_restart(hands, *node, booted).await?;
-            // What is on disk already need not be written by the fast shutdown, nor replayed after it.
-            sql::checkpoint(hands, *node).await;
-            kubernetes::delete_pod(hands, *node, pod_uid).await
-        }
-        Step::Delete { kind, name, uid } => kubernetes::delete(hands, kind, name, uid).await,
-        Step::Retire { node, claim, mark, reclaim } => {
-            kubernetes::retire(hands, *node, claim.as_deref(), (mark, *reclaim)).await
-        }
-        _ => return sql::run(hands, step).await,
+        Step::Kubernetes(step) => kubernetes::run(hands, step).await.map(|()| None),
+        Step::Sql(step) => sql::run(hands, step).await,
     }
-    .map(|()| None)
 }
 
 impl Hands<'_> {

@@ -102,13 +102,32 @@ fn after_hold(hold: &Hold, waited: Duration, now: Timestamp) -> Option<Duration>
             Some(until.duration_since(now).unsigned_abs().clamp(MOVING, AT_REST))
         }
         Hold::WorkerMissing { timed_out: true, .. } => Some(soon.max(Duration::from_secs(2))),
-        _ => Some(soon),
+        Hold::FormerObjects { .. }
+        | Hold::PodNotReady { .. }
+        | Hold::NotAnswering { .. }
+        | Hold::CatalogUnknown { .. }
+        | Hold::NodeNotPrepared { .. }
+        | Hold::ConfigurationOnItsWay { .. }
+        | Hold::Rolling { .. }
+        | Hold::MemberInactive { .. }
+        | Hold::RegisteredNodeSilent { .. }
+        | Hold::NotConnected { .. }
+        | Hold::WorkerMissing { timed_out: false, .. }
+        | Hold::Leaving { .. }
+        | Hold::RoomUnknown { .. }
+        | Hold::ContentsUnknown { .. }
+        | Hold::CleanupBlocked { .. }
+        | Hold::HeldUp { .. }
+        | Hold::InspectingImage { .. }
+        | Hold::VolumesGrow { .. }
+        | Hold::SchemaSource { .. } => Some(soon),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::SqlStep;
     use crate::{
         act::{DoneStep, Failure, FailureReason},
         api::{DialogCluster, Node},
@@ -123,7 +142,7 @@ mod tests {
         Snapshot::of_nothing(&OperatorFacts { default_image: String::new(), cluster_domain: String::new() })
     }
     fn did(result: Result<(), Failure>) -> Done {
-        Done { steps: vec![DoneStep { step: Step::RecoverTransactions, result, said: None }] }
+        Done { steps: vec![DoneStep { step: SqlStep::RecoverTransactions.into(), result, said: None }] }
     }
     fn waits(hold: Hold) -> Plan {
         Plan { holds: vec![hold], ..Plan::default() }

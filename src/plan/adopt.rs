@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use super::{Plan, ProblemReason, Step, View, refusals};
+use super::{KubernetesStep, Plan, ProblemReason, Step, View, refusals};
 use crate::{
     api::{
         Node,
@@ -22,7 +22,7 @@ pub fn plan(view: View, plan: &mut Plan) {
         }
         match why_not(view, kind, name, live) {
             None => plan.step(
-                Step::Adopt { kind: kind.to_owned(), name: name.to_owned(), uid: live.uid.clone() },
+                KubernetesStep::Adopt { kind: kind.to_owned(), name: name.to_owned(), uid: live.uid.clone() },
                 format!("{key} was left behind by an earlier DialogCluster of this name"),
             ),
             Some(why) => plan.problem(
@@ -40,7 +40,7 @@ pub fn plan(view: View, plan: &mut Plan) {
 #[must_use]
 pub fn comes_first(view: View, plan: &Plan) -> bool {
     plan.steps.iter().any(|planned| {
-        matches!(&planned.step, Step::Adopt { kind, .. } if kind != "Pod")
+        matches!(&planned.step, Step::Kubernetes(KubernetesStep::Adopt { kind, .. }) if kind != "Pod")
             && !view.seen.refusals.lasts(&refusals::act(&planned.step))
     })
 }

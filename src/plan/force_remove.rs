@@ -1,7 +1,7 @@
 //! Workers that are lost for good, with the only copy of their shards. Their data is given up when a person names exactly
 //! these workers and these servers, and never otherwise: the only way in which data may go.
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View, scale_in};
+use super::{Concern, Hold, Plan, ProblemReason, Server, SqlStep, View, scale_in};
 use crate::{
     api::{Node, names::keys, spec::VolumePolicy},
     observe::snapshot::LiveObject,
@@ -161,7 +161,7 @@ pub fn may_be_forgotten(view: View, node: Node) -> bool {
 }
 
 fn give_up(view: View, lost: Named, plan: &mut Plan) {
-    let restarts = plan.steps.iter().any(|planned| matches!(planned.step, Step::RestartNode { .. }));
+    let restarts = plan.steps.iter().any(|planned| planned.step.effect().concerns == Concern::Restart);
     if lost.is_empty() || restarts {
         return;
     }
@@ -175,13 +175,13 @@ fn give_up(view: View, lost: Named, plan: &mut Plan) {
     if let Some(job) = view.open_job() {
         if job.can_be_stopped() {
             let why = format!("job {} can never end while workers are lost", job.id);
-            plan.step(Step::StopRebalance { job: job.id }, why);
+            plan.step(SqlStep::StopRebalance { job: job.id }, why);
         }
         return;
     }
     let workers: Vec<_> = lost.iter().map(|(node, _)| (*node, view.address(*node))).collect();
     plan.step(
-        Step::GiveUp { workers },
+        SqlStep::GiveUp { workers },
         format!("a person gives up their data by the annotation {}", keys::FORCE_REMOVE),
     );
     for (node, _) in lost {

@@ -4,7 +4,7 @@
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View};
+use super::{Hold, KubernetesStep, Plan, ProblemReason, Server, View};
 use crate::{
     api::{Node, names::keys},
     observe::snapshot::{ImageFacts, LiveObject, Seen},
@@ -69,7 +69,7 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
         None => {
             let pod = resources::inspection_pod_name(&view.desired.cluster, asked);
             if view.object("Pod", &pod).is_none() {
-                let step = Step::InspectImage { image: asked.to_owned() };
+                let step = KubernetesStep::InspectImage { image: asked.to_owned() };
                 plan.step(step, "a new image is asked what is in it before anything restarts");
             }
             plan.hold(Hold::InspectingImage { image: asked.to_owned() });
@@ -160,7 +160,7 @@ fn forget_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
         };
         if !object.deleting {
             let pod = key.trim_start_matches("Pod/").to_owned();
-            plan.step(Step::ForgetInspection { pod }, why);
+            plan.step(KubernetesStep::ForgetInspection { pod }, why);
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Who is a node of the cluster: servers are prepared, their identities recorded, and workers registered. Nothing is
 //! removed here, and nothing is registered that could not serve.
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, pods::lacks_image, settings, view::PORT};
+use super::{
+    Concern, Hold, KubernetesStep, Plan, ProblemReason, Server, SqlStep, View, Wanted, pods::lacks_image,
+    settings, view::PORT,
+};
 use crate::{
     api::{Node, names::keys},
     observe::snapshot::{Citus, Ownership, Postgres},
@@ -39,7 +42,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         add_workers(view, wanted, plan);
     } else if matches!(view.server(Node::Coordinator), Server::Known(_)) {
         plan.step(
-            Step::SetCoordinatorHost { address },
+            SqlStep::SetCoordinatorHost { address },
             "workers must know under which address the coordinator is reached",
         );
     }
@@ -136,12 +139,12 @@ fn record(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &m
         return;
     }
     let system_identifier = postgres.system_identifier.clone();
-    let step = Step::RecordIdentity { node, system_identifier, claim: claim.to_owned() };
+    let step = KubernetesStep::RecordIdentity { node, system_identifier, claim: claim.to_owned() };
     plan.step(step, format!("{} was born; its volume is never initialised again", view.name(node)));
     let inputs = wanted.inputs(view);
     let map = resources::config_map(&inputs, node, &wanted.parameters, Initialise::Forbidden);
     if let Some(live) = view.own("ConfigMap", &map.name) {
-        let step = Step::Apply { object: Box::new(map), uid: live.uid.clone() };
+        let step = KubernetesStep::Apply { object: Box::new(map), uid: live.uid.clone() };
         plan.step(step, format!("{} may no longer initialise its volume", view.name(node)));
     }
 }
@@ -165,7 +168,7 @@ fn prepare(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
     let member = node.is_worker() && view.registration(node).is_some();
     if (bare && !member) || !postgres.role_pinned {
         plan.step(
-            Step::PrepareNode { node, extension },
+            SqlStep::PrepareNode { node, extension },
             "a node needs the settings of the operator's role, the database and the extension",
         );
     }
@@ -173,7 +176,7 @@ fn prepare(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
     let coordinator = view.postgres(Node::Coordinator).and_then(|coordinator| coordinator.owner_may_create);
     if member && coordinator == Some(true) && postgres.owner_may_create == Some(false) {
         plan.step(
-            Step::GrantRights { node, owner: view.desired.database.owner.clone() },
+            SqlStep::GrantRights { node, owner: view.desired.database.owner.clone() },
             "the application's role may do on every node what it may on the coordinator",
         );
     }
@@ -275,7 +278,7 @@ fn add_workers(view: View, wanted: &Wanted, plan: &mut Plan) {
         {
             let address = view.address(node);
             let why = format!("{address} is ready and reachable from every node, and every node from it");
-            plan.step(Step::AddNode { node, address }, why);
+            plan.step(SqlStep::AddNode { node, address }, why);
         }
     }
 }
@@ -336,10 +339,10 @@ fn permission_withdrawn(view: View, node: Node) -> bool {
 /// Both ways between the new worker and the coordinator, each registered worker and those that are registered before it
 /// by this plan, under the names they get.
 fn is_connected(view: View, node: Node, plan: &mut Plan) -> bool {
-    let joining = plan.steps.iter().filter_map(|planned| match &planned.step {
-        Step::AddNode { node, .. } => Some(*node),
-        _ => None,
-    });
+    let effects = plan.steps.iter().map(|planned| planned.step.effect());
+    let joining = effects
+        .filter(|effect| effect.concerns == Concern::Registration)
+        .filter_map(|effect| effect.scope.node());
     let members = std::iter::once(Node::Coordinator).chain(view.registered_workers().into_keys());
     let members: Vec<Node> = members.chain(joining).collect();
     let mut connected = true;

@@ -2,7 +2,8 @@
 //! is decided here.
 
 use super::{
-    Hold, Plan, Problem, ProblemReason, Server, Step, View, Wanted, contents, image, secrets, volumes,
+    Hold, KubernetesStep, Plan, Problem, ProblemReason, Server, SqlStep, Step, View, Wanted, contents, image,
+    secrets, volumes,
 };
 use crate::{
     api::{
@@ -123,7 +124,7 @@ pub fn label_pods(view: View, wanted: &Wanted, plan: &mut Plan) {
         let Some(pod) = view.pod(node).filter(|pod| !pod.deleting) else { continue };
         let noted = pod.annotations.get(keys::POD_METADATA).map(String::as_str);
         if let Some(metadata) = resources::pod_metadata_patch(&inputs, node, noted) {
-            let step = Step::PatchPod { node, pod_uid: pod.uid.clone(), metadata };
+            let step = KubernetesStep::PatchPod { node, pod_uid: pod.uid.clone(), metadata };
             plan.step(step, "its labels and annotations are not those of the spec");
         }
     }
@@ -162,7 +163,7 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
             }
         }
         if is_forgotten(view, node, name, claim) {
-            let step = Step::Delete { kind: want.kind, name: want.name, uid: claim.uid.clone() };
+            let step = KubernetesStep::Delete { kind: want.kind, name: want.name, uid: claim.uid.clone() };
             plan.step(
                 step,
                 format!(
@@ -180,7 +181,7 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
 fn is_put_aside(name: &str, plan: &Plan) -> bool {
     plan.steps
         .iter()
-        .any(|planned| matches!(&planned.step, Step::Retire { claim: Some(claim), .. } if claim == name))
+        .any(|planned| matches!(&planned.step, Step::Kubernetes(KubernetesStep::Retire { claim: Some(claim), .. }) if claim == name))
 }
 
 /// A drained volume that was to be deleted, of a worker that pg_dist_node has verifiably forgotten.
@@ -201,9 +202,10 @@ pub fn is_forgotten(view: View, node: Node, name: &str, claim: &LiveObject) -> b
 /// The budget for evictions: none while shards move, and that before the first one does.
 pub fn protect_moves(view: View, wanted: &Wanted, plan: &mut Plan) {
     let about_moves = |planned: &super::Planned| {
-        matches!(planned.step, Step::RecoverTransactions | Step::StartRebalance { .. })
+        matches!(planned.step, Step::Sql(SqlStep::RecoverTransactions | SqlStep::StartRebalance { .. }))
     };
-    let starts = plan.steps.iter().any(|planned| matches!(planned.step, Step::StartRebalance { .. }));
+    let starts =
+        plan.steps.iter().any(|planned| matches!(planned.step, Step::Sql(SqlStep::StartRebalance { .. })));
     let moving = if starts || view.move_may_run() { Moving::Yes } else { Moving::No };
     // Moves that run are protected first of all: whatever else fails must not leave them open to evictions.
     let end = if moving == Moving::Yes { 0 } else { plan.steps.len() };
@@ -295,7 +297,8 @@ fn remove(view: View, node: Node, plan: &mut Plan) {
         if retired { "was drained and removed" } else { "is no longer asked for and was never registered" };
     for kind in ["StatefulSet", "ConfigMap", "Service"] {
         if let Some(object) = view.own(kind, &name).filter(|object| !object.deleting) {
-            let step = Step::Delete { kind: kind.to_owned(), name: name.clone(), uid: object.uid.clone() };
+            let step =
+                KubernetesStep::Delete { kind: kind.to_owned(), name: name.clone(), uid: object.uid.clone() };
             plan.step(step, format!("{name} {why}"));
         }
     }
@@ -309,13 +312,13 @@ fn ensure(view: View, want: Rendered, plan: &mut Plan) -> bool {
     match view.object(&want.kind, &want.name) {
         None => {
             let why = format!("{} does not exist yet", want.key());
-            plan.step(Step::Create(Box::new(want)), why);
+            plan.step(KubernetesStep::Create(Box::new(want)), why);
         }
         Some(live) if live.deleting => plan.hold(Hold::FormerObjects { object: want.key() }),
         Some(live) => {
             if let Some(difference) = difference(view, &want, live) {
                 let uid = live.uid.clone();
-                plan.step(Step::Apply { object: Box::new(want), uid }, difference);
+                plan.step(KubernetesStep::Apply { object: Box::new(want), uid }, difference);
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Plan, ProblemReason, Step, View};
+use super::{Plan, ProblemReason, SqlStep, View};
 use crate::{
     api::spec::TransferMode,
     observe::snapshot::{Move, Obstacle, ObstacleKind, Pins},
@@ -219,7 +219,7 @@ pub fn strategy(view: View, leave: &Leave, plan: &mut Plan) -> Option<Strategy> 
         Leave::All => {
             if citus.pins.is_some() {
                 let pins = Pins { base: base.clone(), groups: Vec::new() };
-                plan.step(Step::PinGroups(pins), "no group has to stay where it is any more");
+                plan.step(SqlStep::PinGroups(pins), "no group has to stay where it is any more");
             }
             Some(Strategy::OfTheSpec)
         }
@@ -229,7 +229,7 @@ pub fn strategy(view: View, leave: &Leave, plan: &mut Plan) -> Option<Strategy> 
                 return Some(Strategy::Pinning);
             }
             let why = format!("{} colocation groups cannot be moved, and the others can", groups.len());
-            plan.step(Step::PinGroups(pins), why);
+            plan.step(SqlStep::PinGroups(pins), why);
             None
         }
     }

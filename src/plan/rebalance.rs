@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Hold, Plan, Planned, ProblemReason, Server, Step, View, Wanted,
+    Hold, Plan, Planned, ProblemReason, Server, SqlStep, Step, View, Wanted,
+    effect::Concern,
     preflight::{self, Leave, Strategy},
     refusals, roll, settings,
 };
@@ -28,19 +29,20 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     let Some(citus) = view.citus() else { return };
     if let Some(job) = view.open_job() {
         plan.hold(Hold::JobRunning { job: job.id });
-        let stops = plan.steps.iter().any(|planned| matches!(planned.step, Step::StopRebalance { .. }));
+        let stops =
+            plan.steps.iter().any(|planned| matches!(planned.step, Step::Sql(SqlStep::StopRebalance { .. })));
         if let Some(shard) = job.lost_shard().filter(|_| !stops && job.can_be_stopped()) {
             let why = format!(
                 "job {} waits to move shard {shard}, which no longer exists: its table was dropped or distributed anew. What is left to move is planned again",
                 job.id
             );
-            plan.step(Step::StopRebalance { job: job.id }, why);
+            plan.step(SqlStep::StopRebalance { job: job.id }, why);
         } else if !stops && job.has_ended() && job.can_be_stopped() {
             let why = format!(
                 "job {} is {}, and a move of it runs that nobody was told to stop",
                 job.id, job.state
             );
-            plan.step(Step::StopRebalance { job: job.id }, why);
+            plan.step(SqlStep::StopRebalance { job: job.id }, why);
         }
         recover(view, plan);
         return;
@@ -92,7 +94,7 @@ fn recover(view: View, plan: &mut Plan) {
             "transactions are prepared on {} for more than a second, and moves are under way",
             view.name(node)
         );
-        plan.step(Step::RecoverTransactions, why);
+        plan.step(SqlStep::RecoverTransactions, why);
     }
 }
 
@@ -135,12 +137,12 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, leave: &Leave, why: 
         return;
     }
     plan.step(
-        Step::RecoverTransactions,
+        SqlStep::RecoverTransactions,
         "a move before transactions prepared on a node are recovered could lose committed rows",
     );
     let rebalance = &view.desired.rebalance;
     plan.step(
-        Step::StartRebalance {
+        SqlStep::StartRebalance {
             drain,
             strategy: match leave {
                 Leave::But(_) => PINNING.to_owned(),
@@ -210,20 +212,24 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
     let rolling = !roll::due(view, wanted, &mut Plan::default()).is_empty();
     // One that is refused again and again is not waited for.
     let lasts = |step: &Step| view.seen.refusals.lasts(&refusals::act(step));
-    let joining = plan.steps.iter().any(|Planned { step, .. }| match step {
-        Step::AddNode { .. } => !lasts(step),
-        Step::RestartNode { .. } | Step::ApplySchema { .. } => true,
-        _ => false,
+    let joining = plan.steps.iter().any(|Planned { step, .. }| match step.effect().concerns {
+        Concern::Registration => !lasts(step),
+        Concern::Restart | Concern::Schema => true,
+        Concern::Objects
+        | Concern::Evictions
+        | Concern::Question
+        | Concern::Configuration
+        | Concern::Preparation
+        | Concern::Application
+        | Concern::MovePreparation
+        | Concern::Moves
+        | Concern::Draining
+        | Concern::Removal
+        | Concern::ForceRemoval
+        | Concern::Repair => false,
     });
     let unwell = view.unwell();
-    let harmed = plan.problems.iter().any(|problem| {
-        matches!(
-            problem.reason,
-            ProblemReason::ForeignServer
-                | ProblemReason::CoordinatorEmptied
-                | ProblemReason::RestartDidNotHelp
-        )
-    });
+    let harmed = plan.problems.iter().any(|problem| problem.reason.consequence().nothing_moves);
     if waiting || rolling || joining || harmed || !unwell.is_empty() {
         return false;
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Hold, Plan, ProblemReason, Step, View, Wanted, contents, rebalance};
+use super::{Hold, KubernetesStep, Plan, ProblemReason, SqlStep, Step, View, Wanted, contents, rebalance};
 use crate::{
     api::{Node, spec::RebalanceMode, spec::VolumePolicy},
     observe::snapshot::{DistNode, Job},
@@ -39,7 +39,7 @@ fn go_on(view: View, wanted: &Wanted, leaving: Workers, plan: &mut Plan) {
         if is_unwanted(view, job) && job.can_be_stopped() {
             let why =
                 format!("job {} moves shards to or from workers that the spec now wants otherwise", job.id);
-            plan.step(Step::StopRebalance { job: job.id }, why);
+            plan.step(SqlStep::StopRebalance { job: job.id }, why);
         }
         return;
     }
@@ -76,7 +76,12 @@ fn is_unwanted(view: View, job: &Job) -> bool {
 }
 
 fn should_have_shards(view: View, node: Node, row: &DistNode, should: bool) -> Step {
-    Step::SetShouldHaveShards { node, address: view.address(node), should, shards: view.shards(row) }
+    Step::Sql(SqlStep::SetShouldHaveShards {
+        node,
+        address: view.address(node),
+        should,
+        shards: view.shards(row),
+    })
 }
 
 fn refuse(view: View, asked: &Workers, plan: &mut Plan, why: &str) {
@@ -230,14 +235,14 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
         plan.hold(Hold::CleanupBlocked { node: *node, objects: left(row), holders });
     }
     if !dirty.is_empty() {
-        plan.step(Step::CleanUp, "what the moves left on a leaving worker has to go before it is removed: a row of pg_dist_cleanup that outlives its node stops every later move of that shard");
+        plan.step(SqlStep::CleanUp, "what the moves left on a leaving worker has to go before it is removed: a row of pg_dist_cleanup that outlives its node stops every later move of that shard");
     }
     let mut free = clean;
     free.retain(|node, _| may_go(view, *node, plan));
     if free.is_empty() {
         return false;
     }
-    plan.step(Step::RecoverTransactions, "transactions prepared on a leaving worker are ended first");
+    plan.step(SqlStep::RecoverTransactions, "transactions prepared on a leaving worker are ended first");
     for node in free.into_keys() {
         let reclaim = view.desired.volumes.when_scaled;
         let claim = view.claim(node).map(ToOwned::to_owned);
@@ -248,7 +253,7 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
             plan.step(retire(view, node, reclaim), why);
         }
         let address = view.address(node);
-        plan.step(Step::RemoveNode { node, address, kept }, format!("{} is drained", view.name(node)));
+        plan.step(SqlStep::RemoveNode { node, address, kept }, format!("{} is drained", view.name(node)));
     }
     true
 }
@@ -270,10 +275,10 @@ fn may_go(view: View, node: Node, plan: &mut Plan) -> bool {
 #[must_use]
 pub fn retire(view: View, node: Node, reclaim: VolumePolicy) -> Step {
     let claim = view.claim(node).filter(|claim| view.own("PersistentVolumeClaim", claim).is_some());
-    Step::Retire {
+    Step::Kubernetes(KubernetesStep::Retire {
         node,
         claim: claim.map(ToOwned::to_owned),
         mark: view.seen.now.strftime("%Y-%m-%dT%H-%M-%SZ").to_string(),
         reclaim,
-    }
+    })
 }

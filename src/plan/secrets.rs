@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use super::{Plan, ProblemReason, Step, View, Wanted, objects::is_free};
+use super::{KubernetesStep, Plan, ProblemReason, View, Wanted, objects::is_free};
 use crate::{
     api::names::{SecretKind, keys},
     observe::snapshot::{LiveObject, Ownership},
@@ -21,7 +21,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         let free = is_free(view, "Secret", &name, plan);
         // The others are signed by the authorities.
         if free && authority && view.object("Secret", &name).is_none() {
-            plan.step(Step::CreateSecret(kind), "the cluster has no such Secret yet");
+            plan.step(KubernetesStep::CreateSecret(kind), "the cluster has no such Secret yet");
         }
     }
     application(view, plan);
@@ -38,7 +38,7 @@ fn authority(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
     {
         let object = Box::new(resources::owned_secret(&wanted.inputs(view), SecretKind::Ca));
         let why = "somebody has restored it without its labels and its owner";
-        plan.step(Step::Apply { object, uid: restored.uid.clone() }, why);
+        plan.step(KubernetesStep::Apply { object, uid: restored.uid.clone() }, why);
         return false;
     }
     if !is_free(view, "Secret", &name, plan) {
@@ -47,7 +47,7 @@ fn authority(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
     let Some(secret) = view.object("Secret", &name) else {
         let trusting = trusting(view);
         if trusting.is_empty() || wants_another(view) && signed(view).is_empty() {
-            plan.step(Step::CreateSecret(SecretKind::Ca), "the cluster has no such Secret yet");
+            plan.step(KubernetesStep::CreateSecret(SecretKind::Ca), "the cluster has no such Secret yet");
             return true;
         }
         plan.problem(
@@ -134,7 +134,8 @@ fn application(view: View, plan: &mut Plan) {
             ),
         );
     } else if !seen.stale.is_empty() && seen.version == version(secret) {
-        let step = Step::SetConnectionKeys { uid: secret.uid.clone(), version: seen.version.clone() };
+        let step =
+            KubernetesStep::SetConnectionKeys { uid: secret.uid.clone(), version: seen.version.clone() };
         plan.step(step, format!("{} of Secret {name} follow its password", seen.stale.join(", ")));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted};
+use super::{Hold, KubernetesStep, Plan, ProblemReason, Server, SqlStep, View, Wanted};
 use crate::{
     api::{Node, names::keys},
     observe::snapshot::Postgres,
@@ -72,7 +72,7 @@ fn try_it(view: View, name: &str, value: &str, plan: &mut Plan) {
     let server = nodes.into_iter().find(|node| matches!(view.server(*node), Server::Known(_)));
     match server {
         Some(node) => plan.step(
-            Step::TryParameter { node, name: name.to_owned(), value: value.to_owned() },
+            SqlStep::TryParameter { node, name: name.to_owned(), value: value.to_owned() },
             "a changed value is tried on one server before it goes anywhere",
         ),
         None => plan.hold(Hold::NotAnswering {
@@ -112,14 +112,14 @@ fn configure(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan:
         .collect();
     if !overrides.is_empty() {
         let why = format!("ALTER SYSTEM overrides {} of the spec", overrides.join(", "));
-        plan.step(Step::ResetAlterSystem { node, names: overrides }, why);
+        plan.step(SqlStep::ResetAlterSystem { node, names: overrides }, why);
     }
     if postgres.config_hash.as_ref() == Some(hash) {
         return;
     }
     plan.hold(Hold::ConfigurationOnItsWay { node });
     if postgres.file_config_hash.as_ref() == Some(hash) {
-        plan.step(Step::Reload { node }, "a changed configuration has arrived and is not loaded yet");
+        plan.step(SqlStep::Reload { node }, "a changed configuration has arrived and is not loaded yet");
     } else if config_map_is_current(view, wanted, node) {
         hurry(view, node, hash, plan);
     }
@@ -142,7 +142,7 @@ fn hurry(view: View, node: Node, hash: &str, plan: &mut Plan) {
         asked.is_some_and(|(asked, at)| asked == hash && view.seen.now.duration_since(at) < HURRY_AGAIN);
     if !lately {
         let value = format!("{hash} {}", view.seen.now);
-        let step = Step::HurryConfiguration { node, pod_uid: pod.uid.clone(), value };
+        let step = KubernetesStep::HurryConfiguration { node, pod_uid: pod.uid.clone(), value };
         plan.step(
             step,
             format!("annotation {} makes the kubelet bring the changed ConfigMap now", keys::HURRY),

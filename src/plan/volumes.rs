@@ -5,7 +5,7 @@ use super::{Hold, Plan, ProblemReason, View};
 use crate::{
     api::{Node, names::keys},
     observe::{refusals::Refused, snapshot::LiveObject},
-    resources,
+    resources::{self, Rendered},
 };
 
 /// Names in a message; of more only the number is told.
@@ -148,9 +148,9 @@ fn field(node: Node) -> &'static str {
 
 /// The growth that is refused, if it is one: which claim, and what it asks for.
 #[must_use]
-pub fn refused_growth<'a>(view: View<'a>, act: &str) -> Option<(Node, &'a str, &'a str)> {
-    let refused = act.strip_prefix("Write PersistentVolumeClaim/")?;
-    let (node, name, claim) = view.claims().find(|(_, name, _)| *name == refused)?;
+pub fn refused_growth<'a>(view: View<'a>, written: &Rendered) -> Option<(Node, &'a str, &'a str)> {
+    let is_claim = written.kind == "PersistentVolumeClaim";
+    let (node, name, claim) = view.claims().find(|(_, name, _)| is_claim && *name == written.name)?;
     Some((node, name, asked(claim).filter(|_| grows(view, node, claim))?))
 }
 

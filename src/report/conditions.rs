@@ -16,7 +16,7 @@ use crate::{
     act::{Done, FailureReason},
     api::Node,
     observe::snapshot::{Login, Reach, Seen},
-    plan::{Hold, Plan, Server, Step, View, Wanted, settings},
+    plan::{Hold, Plan, Server, View, Wanted, settings},
 };
 
 /// So many waits of one kind are spelled out.
@@ -208,13 +208,15 @@ fn reconciles(plan: &Plan, done: &Done) -> Said {
             no("Paused", "nothing waits to be changed")
         };
     }
-    if let Some((step, failure)) = done.failures().find(|(step, _)| !is_about_moves(step)) {
+    if let Some((step, failure)) = done.failures().find(|(step, _)| !step.effect().concerns.is_about_moves())
+    {
         return yes(
             "Retrying",
             format!("{} failed and is tried again: {}", words::doing(step), failure.message),
         );
     }
-    if let Some(planned) = plan.steps.iter().find(|planned| !is_about_moves(&planned.step)) {
+    if let Some(planned) = plan.steps.iter().find(|planned| !planned.step.effect().concerns.is_about_moves())
+    {
         return yes(planned.step.name(), format!("{}: {}", words::doing(&planned.step), planned.why));
     }
     match plan.holds.iter().find(|hold| is_membership(hold)) {
@@ -223,26 +225,34 @@ fn reconciles(plan: &Plan, done: &Done) -> Said {
     }
 }
 
-/// Moving shards is `Balanced`'s, never `Reconciling`'s.
-fn is_about_moves(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::RecoverTransactions
-            | Step::StartRebalance { .. }
-            | Step::StopRebalance { .. }
-            | Step::PinGroups(_)
-    ) || matches!(step, Step::Apply { object, .. } if object.kind == "PodDisruptionBudget")
-}
-
 /// What is waited for before everything of the generation is there; what a pause says is said already.
 fn is_membership(hold: &Hold) -> bool {
-    !matches!(
-        hold,
+    match hold {
         Hold::JobRunning { .. }
-            | Hold::RebalancePause { .. }
-            | Hold::Paused { .. }
-            | Hold::HeldUp { moves: true, .. }
-    )
+        | Hold::RebalancePause { .. }
+        | Hold::Paused { .. }
+        | Hold::HeldUp { moves: true, .. } => false,
+        Hold::FormerObjects { .. }
+        | Hold::PodNotReady { .. }
+        | Hold::NotAnswering { .. }
+        | Hold::CatalogUnknown { .. }
+        | Hold::NodeNotPrepared { .. }
+        | Hold::ConfigurationOnItsWay { .. }
+        | Hold::Rolling { .. }
+        | Hold::RestartWaitsForMoves { .. }
+        | Hold::MemberInactive { .. }
+        | Hold::RegisteredNodeSilent { .. }
+        | Hold::NotConnected { .. }
+        | Hold::WorkerMissing { .. }
+        | Hold::Leaving { .. }
+        | Hold::RoomUnknown { .. }
+        | Hold::ContentsUnknown { .. }
+        | Hold::CleanupBlocked { .. }
+        | Hold::HeldUp { moves: false, .. }
+        | Hold::InspectingImage { .. }
+        | Hold::VolumesGrow { .. }
+        | Hold::SchemaSource { .. } => true,
+    }
 }
 
 /// The operator cannot go on by itself.

@@ -14,7 +14,9 @@ use crate::{
         Snapshot,
         snapshot::{Job, Pod, Task},
     },
-    plan::{Hold, Plan, Problem, ProblemReason, Server, Step, View, wanted},
+    plan::{
+        Concern, Hold, KubernetesStep, Plan, Problem, ProblemReason, Server, SqlStep, Step, View, wanted,
+    },
 };
 
 /// The status of a cluster whose spec can be followed.
@@ -98,7 +100,7 @@ fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> 
     let step = |wanted: fn(&Step) -> bool| plan.steps.iter().any(|planned| wanted(&planned.step));
     if view.desired.paused {
         Phase::Paused
-    } else if plan.problems.iter().any(|problem| is_fatal(problem.reason)) {
+    } else if plan.problems.iter().any(|problem| problem.reason.consequence().not_served) {
         Phase::Failed
     } else if !plan.problems.is_empty() {
         Phase::Blocked
@@ -111,15 +113,19 @@ fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> 
     {
         Phase::Draining
     } else if !view.leaving().is_empty()
-        || step(|step| matches!(step, Step::Delete { kind, .. } if kind == "StatefulSet"))
+        || step(
+            |step| matches!(step, Step::Kubernetes(KubernetesStep::Delete { kind, .. }) if kind == "StatefulSet"),
+        )
     {
         Phase::Removing
-    } else if view.open_job().is_some() || step(|step| matches!(step, Step::StartRebalance { .. })) {
+    } else if view.open_job().is_some()
+        || step(|step| matches!(step, Step::Sql(SqlStep::StartRebalance { .. })))
+    {
         Phase::Rebalancing
     } else if !born && !view.seen.status.nodes.iter().any(|node| node.node_id.is_some()) {
         Phase::Provisioning
     } else if hold(|hold| matches!(hold, Hold::WorkerMissing { timed_out: false, .. }))
-        || step(|step| matches!(step, Step::AddNode { .. }))
+        || step(|step| matches!(step, Step::Sql(SqlStep::AddNode { .. })))
     {
         Phase::Joining
     } else if is(said, "Ready") {
@@ -128,17 +134,6 @@ fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> 
         // A node of a cluster that was born is away for a reason that is not the operator's.
         Phase::Restarting
     }
-}
-
-/// Problems with which the data is not served.
-fn is_fatal(reason: ProblemReason) -> bool {
-    matches!(
-        reason,
-        ProblemReason::VolumeLost
-            | ProblemReason::CoordinatorEmptied
-            | ProblemReason::ForeignServer
-            | ProblemReason::IncompleteVolumes
-    )
 }
 
 fn message(view: View, plan: &Plan, done: &Done, said: &[(&'static str, conditions::Said)]) -> String {
@@ -154,7 +149,10 @@ fn message(view: View, plan: &Plan, done: &Done, said: &[(&'static str, conditio
         words::last_error(view, job).unwrap_or_else(|| words::progress(view, job))
     } else if let Some(hold) = plan.holds.iter().find(|hold| matches!(hold, Hold::CleanupBlocked { .. })) {
         hold.to_string()
-    } else if let Some(planned) = plan.steps.iter().find(|planned| !is_of_the_budget(&planned.step)) {
+    // Whether evictions are allowed is nobody's concern who reads what happens.
+    } else if let Some(planned) =
+        plan.steps.iter().find(|planned| planned.step.effect().concerns != Concern::Evictions)
+    {
         format!("{}: {}", words::doing(&planned.step), planned.why)
     } else if let Some(hold) = plan.holds.first() {
         hold.to_string()
@@ -164,11 +162,6 @@ fn message(view: View, plan: &Plan, done: &Done, said: &[(&'static str, conditio
         balanced.unwrap_or("nothing to do").to_owned()
     };
     text.chars().take(1024).collect()
-}
-
-/// Whether evictions are allowed is nobody's concern who reads what happens.
-fn is_of_the_budget(step: &Step) -> bool {
-    matches!(step, Step::Apply { object, .. } if object.kind == "PodDisruptionBudget")
 }
 
 fn node_status(view: View, plan: &Plan, node: Node) -> NodeStatus {

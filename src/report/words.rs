@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{
     api::status::Purpose,
     observe::snapshot::{Job, Task},
-    plan::{Hold, Step, View},
+    plan::{Hold, KubernetesStep, SqlStep, Step, View},
 };
 
 impl fmt::Display for Hold {
@@ -81,50 +81,66 @@ fn volumes_grow(f: &mut fmt::Formatter<'_>, volumes: &str, moves: bool) -> fmt::
 #[must_use]
 pub fn doing(step: &Step) -> String {
     match step {
-        Step::Create(object) => format!("creating {}", object.key()),
-        Step::Apply { object, .. } => format!("applying {}", object.key()),
-        Step::CreateSecret(kind) => format!("creating the Secret for {kind}"),
-        Step::SetConnectionKeys { .. } => "bringing the application's Secret up to its password".to_owned(),
-        Step::InspectImage { image } => format!("asking {image} what is in it"),
-        Step::Adopt { kind, name, .. } => format!("taking over {kind}/{name}"),
-        Step::ForgetInspection { pod } => format!("removing pod {pod}"),
-        Step::HurryConfiguration { node, .. } => format!("hurrying the configuration of {node}"),
-        Step::PatchPod { node, .. } => format!("labelling the pod of {node}"),
-        Step::PrepareNode { node, .. } => format!("preparing {node}"),
-        Step::GrantRights { node, owner } => format!("giving {owner} its rights on {node}"),
-        Step::RecordIdentity { node, .. } => format!("recording who {node} is"),
-        Step::Reload { node } => format!("reloading {node}"),
-        Step::ResetAlterSystem { node, names } => format!("resetting {} on {node}", names.join(", ")),
-        Step::TryParameter { node, name, .. } => format!("trying {name} on {node}"),
-        Step::RestartNode { node, cause, .. } => format!("restarting {node} ({cause})"),
-        Step::SetCoordinatorHost { address } => format!("telling Citus the coordinator's address {address}"),
-        Step::AddNode { node, .. } => format!("registering {node}"),
-        Step::CreateExtension { name } => format!("making the extension {name}"),
-        Step::CreateOwner { owner, .. } => format!("making the role {owner}"),
-        Step::ApplySchema { .. } => "applying the schema".to_owned(),
-        Step::SetShouldHaveShards { node, should: true, .. } => format!("giving {node} shards again"),
-        Step::SetShouldHaveShards { node, should: false, .. } => {
+        Step::Kubernetes(step) => writing(step),
+        Step::Sql(step) => executing(step),
+    }
+}
+
+fn writing(step: &KubernetesStep) -> String {
+    match step {
+        KubernetesStep::Create(object) => format!("creating {}", object.key()),
+        KubernetesStep::Apply { object, .. } => format!("applying {}", object.key()),
+        KubernetesStep::CreateSecret(kind) => format!("creating the Secret for {kind}"),
+        KubernetesStep::SetConnectionKeys { .. } => {
+            "bringing the application's Secret up to its password".to_owned()
+        }
+        KubernetesStep::InspectImage { image } => format!("asking {image} what is in it"),
+        KubernetesStep::Adopt { kind, name, .. } => format!("taking over {kind}/{name}"),
+        KubernetesStep::ForgetInspection { pod } => format!("removing pod {pod}"),
+        KubernetesStep::HurryConfiguration { node, .. } => format!("hurrying the configuration of {node}"),
+        KubernetesStep::PatchPod { node, .. } => format!("labelling the pod of {node}"),
+        KubernetesStep::RecordIdentity { node, .. } => format!("recording who {node} is"),
+        KubernetesStep::RestartNode { node, cause, .. } => format!("restarting {node} ({cause})"),
+        KubernetesStep::Retire { node, .. } => format!("putting the volume of {node} aside"),
+        KubernetesStep::Delete { kind, name, .. } => format!("deleting {kind} {name}"),
+    }
+}
+
+fn executing(step: &SqlStep) -> String {
+    match step {
+        SqlStep::PrepareNode { node, .. } => format!("preparing {node}"),
+        SqlStep::GrantRights { node, owner } => format!("giving {owner} its rights on {node}"),
+        SqlStep::Reload { node } => format!("reloading {node}"),
+        SqlStep::ResetAlterSystem { node, names } => format!("resetting {} on {node}", names.join(", ")),
+        SqlStep::TryParameter { node, name, .. } => format!("trying {name} on {node}"),
+        SqlStep::SetCoordinatorHost { address } => {
+            format!("telling Citus the coordinator's address {address}")
+        }
+        SqlStep::AddNode { node, .. } => format!("registering {node}"),
+        SqlStep::CreateExtension { name } => format!("making the extension {name}"),
+        SqlStep::CreateOwner { owner, .. } => format!("making the role {owner}"),
+        SqlStep::ApplySchema { .. } => "applying the schema".to_owned(),
+        SqlStep::SetShouldHaveShards { node, should: true, .. } => format!("giving {node} shards again"),
+        SqlStep::SetShouldHaveShards { node, should: false, .. } => {
             format!("putting no shards on {node} any more")
         }
-        Step::CleanUp => "dropping what moves left behind".to_owned(),
-        Step::Retire { node, .. } => format!("putting the volume of {node} aside"),
-        Step::RemoveNode { node, .. } => format!("removing {node}"),
-        Step::GiveUp { workers } => {
+        SqlStep::CleanUp => "dropping what moves left behind".to_owned(),
+        SqlStep::RemoveNode { node, .. } => format!("removing {node}"),
+        SqlStep::GiveUp { workers } => {
             let names: Vec<String> = workers.iter().map(|(node, _)| node.to_string()).collect();
             format!("giving up the data of {}", names.join(", "))
         }
-        Step::ActivateNode { node, .. } => format!("activating {node}"),
-        Step::ForgetCleanup { records } => format!("forgetting {} rows of pg_dist_cleanup", records.len()),
-        Step::DropLeftovers { node, leftovers } => {
+        SqlStep::ActivateNode { node, .. } => format!("activating {node}"),
+        SqlStep::ForgetCleanup { records } => format!("forgetting {} rows of pg_dist_cleanup", records.len()),
+        SqlStep::DropLeftovers { node, leftovers } => {
             format!("dropping {} leftovers of moves on {node}", leftovers.len())
         }
-        Step::RecoverTransactions => "recovering prepared transactions".to_owned(),
-        Step::StartRebalance { drain: true, moves, .. } => format!("starting a drain of {moves} shards"),
-        Step::StartRebalance { moves, .. } => format!("starting a rebalance of {moves} moves"),
-        Step::PinGroups(pins) if pins.groups.is_empty() => "letting all groups move again".to_owned(),
-        Step::PinGroups(pins) => format!("keeping {} colocation groups where they are", pins.groups.len()),
-        Step::StopRebalance { job } => format!("stopping rebalance job {job}"),
-        Step::Delete { kind, name, .. } => format!("deleting {kind} {name}"),
+        SqlStep::RecoverTransactions => "recovering prepared transactions".to_owned(),
+        SqlStep::StartRebalance { drain: true, moves, .. } => format!("starting a drain of {moves} shards"),
+        SqlStep::StartRebalance { moves, .. } => format!("starting a rebalance of {moves} moves"),
+        SqlStep::PinGroups(pins) if pins.groups.is_empty() => "letting all groups move again".to_owned(),
+        SqlStep::PinGroups(pins) => format!("keeping {} colocation groups where they are", pins.groups.len()),
+        SqlStep::StopRebalance { job } => format!("stopping rebalance job {job}"),
     }
 }
 

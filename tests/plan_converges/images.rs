@@ -23,7 +23,7 @@ fn an_image_of_the_same_versions_is_taken_while_the_coordinator_cannot_run() {
     let image = |seen: &Snapshot| {
         let plan = plan(&world.desired(), seen);
         let taken = plan.steps.iter().any(|planned| {
-            matches!(&planned.step, Step::Apply { object, .. }
+            matches!(&planned.step, Step::Kubernetes(KubernetesStep::Apply { object, .. })
                 if object.name == "dialogs-coordinator" && object.json.to_string().contains(asked))
         });
         (taken, plan.problems.iter().any(|problem| problem.reason.to_string() == "UpgradeNotSupported"))
@@ -49,12 +49,16 @@ fn coordinators_claim(seen: &mut Snapshot) -> &mut serde_json::Value {
 /// The images that StatefulSets are made or changed with.
 fn images(plan: &Plan) -> BTreeSet<&str> {
     let of_set = |planned: &'_ Planned| match &planned.step {
-        Step::Create(object) | Step::Apply { object, .. } if object.kind == "StatefulSet" => Some(()),
+        Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. })
+            if object.kind == "StatefulSet" =>
+        {
+            Some(())
+        }
         _ => None,
     };
     let sets = plan.steps.iter().filter(|planned| of_set(planned).is_some());
     sets.filter_map(|planned| match &planned.step {
-        Step::Create(object) | Step::Apply { object, .. } => {
+        Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. }) => {
             object.json.pointer("/spec/template/spec/containers/0/image")?.as_str()
         }
         _ => None,
@@ -96,8 +100,11 @@ fn volumes_that_are_taken_back_are_not_opened_with_another_citus() {
         snapshot::Seen::Known(snapshot::ImageFacts { postgres_major: 15, citus: citus.to_owned() })
     };
     let planned = |seen: &Snapshot| plan(&world.desired(), seen);
-    let asks =
-        |plan: &Plan| plan.steps.iter().any(|planned| matches!(planned.step, Step::InspectImage { .. }));
+    let asks = |plan: &Plan| {
+        plan.steps
+            .iter()
+            .any(|planned| matches!(planned.step, Step::Kubernetes(KubernetesStep::InspectImage { .. })))
+    };
     assert!(asks(&planned(&seen)));
     assert_eq!(images(&planned(&seen)), BTreeSet::from([runs.as_str()]));
     seen.images.insert("postgres:newer".to_owned(), facts("14.1-1"));
@@ -136,7 +143,10 @@ fn an_image_is_asked_again_when_what_it_was_asked_with_has_changed() {
     };
     let said = |world: &World, seen: &Snapshot| {
         let plan = plan(&world.desired(), seen);
-        let again = plan.steps.iter().any(|planned| matches!(planned.step, Step::ForgetInspection { .. }));
+        let again = plan
+            .steps
+            .iter()
+            .any(|planned| matches!(planned.step, Step::Kubernetes(KubernetesStep::ForgetInspection { .. })));
         (again, plan.problems.iter().any(|problem| problem.reason.to_string() == "ImageNotUsable"))
     };
     let seen = with_pod(&mut world, &json);

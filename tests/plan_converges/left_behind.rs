@@ -20,7 +20,10 @@ fn what_is_left_behind_is_taken_over_and_nobody_is_restarted() {
         let first = world.reconcile(None);
         assert!(first.steps.len() > 10 && first.problems.is_empty(), "{first:?}");
         assert!(
-            first.steps.iter().all(|planned| matches!(planned.step, Step::Adopt { .. })),
+            first
+                .steps
+                .iter()
+                .all(|planned| matches!(planned.step, Step::Kubernetes(KubernetesStep::Adopt { .. }))),
             "nothing else before it is seen whole: {first:?}"
         );
         settle(&mut world);
@@ -78,7 +81,7 @@ fn without_its_volumes_and_under_other_names_nothing_is_taken_over() {
         let steps = plan(&world.desired(), seen).steps.into_iter();
         steps
             .filter_map(|planned| match planned.step {
-                Step::Adopt { kind, name, .. } => Some(format!("{kind}/{name}")),
+                Step::Kubernetes(KubernetesStep::Adopt { kind, name, .. }) => Some(format!("{kind}/{name}")),
                 _ => None,
             })
             .collect()

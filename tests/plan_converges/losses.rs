@@ -238,7 +238,7 @@ fn nobody_gets_a_copy_of_the_metadata_for_good_while_somebody_is_inactive() {
         let steps = plan(&world.desired(), &seen).steps.into_iter();
         steps
             .filter_map(|planned| match planned.step {
-                Step::ActivateNode { node, .. } => Some(node),
+                Step::Sql(SqlStep::ActivateNode { node, .. }) => Some(node),
                 _ => None,
             })
             .collect()

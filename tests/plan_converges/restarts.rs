@@ -128,9 +128,13 @@ fn a_pod_that_cannot_pull_its_image_is_made_again_when_that_may_help_and_only_th
         let plan = plan(&world.desired(), seen);
         let steps = plan.steps.into_iter();
         steps
-            .filter_map(
-                |planned| if let Step::RestartNode { node, .. } = planned.step { Some(node) } else { None },
-            )
+            .filter_map(|planned| {
+                if let Step::Kubernetes(KubernetesStep::RestartNode { node, .. }) = planned.step {
+                    Some(node)
+                } else {
+                    None
+                }
+            })
             .collect()
     };
     assert_eq!(restarted(&seen), [], "nothing has changed that could help");

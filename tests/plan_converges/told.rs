@@ -30,7 +30,11 @@ fn said<'a>(status: &'a DialogClusterStatus, kind: &str) -> (&'a str, &'a str, &
 fn a_failure_about_moves_is_told_by_balanced_and_by_nothing_else() {
     let mut world = born(2);
     let seen = world.observe();
-    let status = status(&world, &seen, Some((Step::RecoverTransactions, FailureReason::DeadlineExceeded)));
+    let status = status(
+        &world,
+        &seen,
+        Some((Step::Sql(SqlStep::RecoverTransactions), FailureReason::DeadlineExceeded)),
+    );
     assert_eq!(said(&status, "Reconciling").0, "False");
     let balanced = said(&status, "Balanced");
     assert_eq!((balanced.0, balanced.1), ("False", "Retrying"));
@@ -41,13 +45,14 @@ fn a_failure_about_moves_is_told_by_balanced_and_by_nothing_else() {
 fn only_sql_that_is_wrong_is_a_schema_that_failed() {
     let mut world = born(2);
     let seen = world.observe();
-    let owner = || Step::CreateOwner { owner: "dialogs".to_owned(), secret_uid: "s".to_owned() };
+    let owner =
+        || Step::Sql(SqlStep::CreateOwner { owner: "dialogs".to_owned(), secret_uid: "s".to_owned() });
     for passing in [FailureReason::ShuttingDown, FailureReason::DeadlineExceeded, FailureReason::Postgres] {
         let status = status(&world, &seen, Some((owner(), passing)));
         assert_eq!(said(&status, "SchemaApplied").0, "True", "{passing}");
         assert_eq!(said(&status, "Stalled").0, "False", "{passing}");
     }
-    let wrong = Step::ApplySchema { hash: "h".to_owned() };
+    let wrong = Step::Sql(SqlStep::ApplySchema { hash: "h".to_owned() });
     let status = status(&world, &seen, Some((wrong, FailureReason::Schema)));
     assert_eq!(said(&status, "SchemaApplied").1, "SchemaFailed");
     assert_eq!((said(&status, "Stalled").1, said(&status, "Reconciling").0), ("SchemaFailed", "False"));
@@ -61,7 +66,7 @@ fn an_extension_of_the_spec_is_made_before_the_schema() {
     assert_eq!(world.extensions, BTreeSet::from(["hstore".to_owned()]));
     world.edit(|spec| spec.database.extensions.push("no_such".to_owned()));
     let seen = world.observe();
-    let step = Step::CreateExtension { name: "no_such".to_owned() };
+    let step = Step::from(SqlStep::CreateExtension { name: "no_such".to_owned() });
     assert!(plan(&world.desired(), &seen).steps.iter().any(|planned| planned.step == step));
     let status = status(&world, &seen, Some((step, FailureReason::Extension)));
     assert_eq!((said(&status, "Stalled").1, said(&status, "Reconciling").0), ("ExtensionFailed", "False"));
@@ -77,7 +82,7 @@ fn a_taken_name_is_told_in_the_same_words_by_the_create_and_by_the_plan() {
     seen.objects.get_mut(key).unwrap().ownership = snapshot::Ownership::Stranger;
     let planned = status(&world, &seen, None);
     seen.objects.remove(key).unwrap();
-    let created = Step::CreateSecret(SecretKind::App);
+    let created = Step::Kubernetes(KubernetesStep::CreateSecret(SecretKind::App));
     let failed = status(&world, &seen, Some((created, FailureReason::NameTaken)));
     assert_eq!(said(&planned, "Stalled").1, "NameTaken");
     assert_eq!(said(&planned, "Stalled"), said(&failed, "Stalled"));
@@ -98,7 +103,7 @@ fn a_refused_value_is_tried_again_and_stays_told_meanwhile() {
         plan(&world.desired(), seen)
             .steps
             .iter()
-            .any(|planned| matches!(planned.step, Step::TryParameter { .. }))
+            .any(|planned| matches!(planned.step, Step::Sql(SqlStep::TryParameter { .. })))
     };
     assert!(!tries(&seen), "it was refused a moment ago");
     seen.old_trials.insert(tried);
@@ -152,7 +157,7 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
     let idle = seen.clone();
     let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("known") };
     citus.job = Some(job);
-    let failed = Step::AddNode { node: Node::Worker(9), address: "elsewhere".to_owned() };
+    let failed = Step::Sql(SqlStep::AddNode { node: Node::Worker(9), address: "elsewhere".to_owned() });
     let failed = Done {
         steps: vec![DoneStep {
             step: failed,
@@ -205,7 +210,7 @@ fn who_holds_up_what_goes_on_is_told() {
     let mut world = born(1);
     let mut seen = world.observe();
     seen.held_up = [(Node::Coordinator, vec![who.to_owned()])].into();
-    let failed = Step::AddNode { node: Node::Worker(1), address: "elsewhere".to_owned() };
+    let failed = Step::Sql(SqlStep::AddNode { node: Node::Worker(1), address: "elsewhere".to_owned() });
     let joining = status(&world, &seen, Some((failed, FailureReason::LockTimeout)));
     assert!(said(&joining, "Reconciling").2.ends_with(&format!("; held up by {who}")), "{joining:?}");
     assert_eq!(said(&joining, "Stalled").0, "False");

@@ -150,7 +150,7 @@ fn volumes_are_judged_by_what_they_have() {
             .steps
             .iter()
             .filter_map(|planned| match &planned.step {
-                Step::Apply { object, .. } => {
+                Step::Kubernetes(KubernetesStep::Apply { object, .. }) => {
                     object.json["spec"]["resources"]["requests"]["storage"].as_str()
                 }
                 _ => None,

@@ -24,7 +24,10 @@ use dialog_operator::{
             Waiting,
         },
     },
-    plan::{Plan, Planned, Step, View, contents, invariants, plan, refusals, view::PORT, wanted},
+    plan::{
+        KubernetesStep, Plan, Planned, SqlStep, Step, View, contents, invariants, plan, refusals, view::PORT,
+        wanted,
+    },
     resources::{self, Rendered},
 };
 use jiff::{SignedDuration, Timestamp};
