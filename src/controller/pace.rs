@@ -131,7 +131,7 @@ mod tests {
     use crate::{
         act::{DoneStep, Failure, FailureReason},
         api::{DialogCluster, Node},
-        observe::snapshot::{Citus, OperatorFacts, Seen},
+        observe::snapshot::{Citus, JobState, OperatorFacts, Seen},
     };
 
     fn desired() -> Desired {
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_job_is_watched_each_second() {
         let mut seen = nothing();
-        let job = Job { state: "running".into(), ..Job::default() };
+        let job = Job { state: JobState::Running, ..Job::default() };
         seen.citus = Seen::Known(Citus { job: Some(job), ..Citus::default() });
         let pace =
             |seen: &Snapshot| Pace::default().after(&desired(), seen, (&Plan::default(), &Done::default()));

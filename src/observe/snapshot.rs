@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use super::jobs::{Job, Move, Obstacle, ObstacleKind, Obstacles, Pins, PlanUnknown, Task};
+pub use super::jobs::{
+    Job, JobState, Move, Obstacle, ObstacleKind, Obstacles, Pins, PlanUnknown, Task, TaskState,
+};
 pub use super::{
     application::ApplicationSecret,
     contents::{Contents, Copies, Holdings, LocalTable, Membership, Named, OtherDatabase},

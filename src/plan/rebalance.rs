@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::{Node, spec::RebalanceMode},
-    observe::snapshot::{Job, Move, PlanUnknown, Seen},
+    observe::snapshot::{Job, JobState, Move, PlanUnknown, Seen},
 };
 
 /// The strategy of the operator's own, which keeps groups where they are.
@@ -263,7 +263,7 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
 /// How long to wait after a job that failed; one that somebody stopped is no failure. A server that was restarted since
 /// is a reason to try at once.
 fn pause(view: View, job: &Job, failed: u32) -> Option<Timestamp> {
-    if job.state != "failed" || failed == 0 {
+    if job.state != JobState::Failed || failed == 0 {
         return None;
     }
     let ended = job.finished_at?;

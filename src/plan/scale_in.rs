@@ -68,7 +68,7 @@ fn go_on(view: View, wanted: &Wanted, leaving: Workers, plan: &mut Plan) {
 /// The job moves shards to a worker that is to go, or drains one that is to stay.
 fn is_unwanted(view: View, job: &Job) -> bool {
     let (leaving, staying) = (view.leaving(), view.staying());
-    let open = job.tasks.iter().filter(|task| !matches!(task.state.as_str(), "done" | "cancelled"));
+    let open = job.tasks.iter().filter(|task| !task.state.has_ended());
     open.filter_map(|task| task.transfer.as_ref()).any(|transfer| {
         leaving.values().any(|row| row.node_id == transfer.to)
             || staying.values().any(|row| row.node_id == transfer.from && !row.should_have_shards)

@@ -13,6 +13,7 @@ use crate::{
         names::keys,
         status::{NodeState, NodeStatus, RebalanceStatus},
     },
+    observe::snapshot::JobState,
     plan::{Concern, KubernetesStep, Plan, ProblemReason, RestartCause, SqlStep, Step},
 };
 
@@ -299,7 +300,7 @@ fn of_conditions(story: &Story, events: &mut Vec<EventToSend>) {
 /// What became of a job between two looks: nothing is missed when it began and ended in between.
 fn of_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, events: &mut Vec<EventToSend>) {
     let before = before.filter(|before| before.job_id == job.job_id);
-    let id = job.job_id;
+    let (id, state) = (job.job_id, JobState::from(job.state.as_str()));
     let about = format!("Job{id}");
     if before.is_none() {
         let note = format!("job {id} began: {} moves", job.moves.total);
@@ -308,37 +309,37 @@ fn of_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, events: &mut 
     let quarter =
         |job: &RebalanceStatus| (job.moves.done * 4).checked_div(job.moves.total).unwrap_or_default();
     let passed = quarter(job);
-    if is_open(&job.state) && passed > before.map_or(0, quarter) && passed < 4 {
+    if !state.has_ended() && passed > before.map_or(0, quarter) && passed < 4 {
         let note = format!("job {id}: {} of {} moves done", job.moves.done, job.moves.total);
         tell(events, EventReason::RebalanceProgress, None, &format!("{about}Quarter{passed}"), note);
     }
     let words = || job.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-    if is_open(&job.state) && job.moves.failing > 0 && before.is_none_or(|before| before.moves.failing == 0) {
+    if !state.has_ended() && job.moves.failing > 0 && before.is_none_or(|before| before.moves.failing == 0) {
         let note = format!("job {id}: {} moves fail and are tried again{}", job.moves.failing, words());
         tell(events, EventReason::RebalanceFailing, None, &about, note);
     }
     if before.is_some_and(|before| before.state == job.state) {
         return;
     }
-    let (reason, note) = match job.state.as_str() {
-        "finished" => {
+    let (reason, note) = match state {
+        JobState::Finished => {
             (EventReason::RebalanceFinished, format!("job {id} finished: {} moves", job.moves.total))
         }
-        "cancelled" => (
+        JobState::Cancelled => (
             EventReason::RebalanceStopped,
             format!("job {id} was stopped after {} of {} moves", job.moves.done, job.moves.total),
         ),
-        "failed" => (
+        JobState::Failed => (
             EventReason::RebalanceFailing,
             format!("job {id} failed after {} of {} moves{}", job.moves.done, job.moves.total, words()),
         ),
-        _ => return,
+        JobState::Scheduled
+        | JobState::Running
+        | JobState::Cancelling
+        | JobState::Failing
+        | JobState::Other(_) => return,
     };
     tell(events, reason, None, &format!("{about}End"), note);
-}
-
-fn is_open(state: &str) -> bool {
-    !matches!(state, "finished" | "cancelled" | "failed")
 }
 
 fn condition<'a>(status: &'a DialogClusterStatus, kind: &str) -> Option<&'a str> {

@@ -12,7 +12,7 @@ use crate::{
     },
     observe::{
         Snapshot,
-        snapshot::{Job, Pod, Task},
+        snapshot::{Job, Pod, Task, TaskState},
     },
     plan::{
         Concern, Hold, KubernetesStep, Plan, Problem, ProblemReason, Server, SqlStep, Step, View, wanted,
@@ -222,7 +222,7 @@ fn node_state(view: View, plan: &Plan, node: Node) -> NodeState {
 fn rebalance(view: View, job: &Job) -> RebalanceStatus {
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let count = |wanted: &dyn Fn(&Task) -> bool| number(job.tasks.iter().filter(|task| wanted(task)).count());
-    let done = count(&|task| task.state == "done");
+    let done = count(&|task| task.state == TaskState::Done);
     let total = number(job.tasks.len());
     let bytes = |wanted: &dyn Fn(&Task) -> bool| {
         job.tasks
@@ -236,15 +236,15 @@ fn rebalance(view: View, job: &Job) -> RebalanceStatus {
     RebalanceStatus {
         job_id: job.id,
         purpose: words::purpose(view, job),
-        state: job.state.clone(),
+        state: job.state.to_string(),
         progress: format!("{done}/{total}"),
         moves: MoveCounts {
             total,
             done,
-            running: count(&|task| task.state == "running"),
+            running: count(&|task| task.state == TaskState::Running),
             failing: count(&Task::is_failing),
         },
-        bytes: ByteCounts { total: bytes(&|_| true), done: bytes(&|task| task.state == "done") },
+        bytes: ByteCounts { total: bytes(&|_| true), done: bytes(&|task| task.state == TaskState::Done) },
         started_at: job.started_at.map(Time),
         finished_at: job.finished_at.map(Time),
         estimated_finish: words::seconds_left(view, job)

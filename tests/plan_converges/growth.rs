@@ -134,7 +134,7 @@ fn after_a_job_that_failed_there_is_a_pause() {
     citus.failed_jobs = 1;
     citus.job = Some(snapshot::Job {
         id: 1,
-        state: "failed".to_owned(),
+        state: snapshot::JobState::Failed,
         description: "Rebalance all colocation groups".to_owned(),
         started_at: Some(now),
         finished_at: Some(now),
@@ -208,11 +208,10 @@ fn no_node_can_be_evicted_from_before_the_first_move_to_after_the_last() {
     world.edit(|spec| spec.workers.replicas = 2);
     for _ in 0..60 {
         world.reconcile(None);
-        let moves = world
-            .job
-            .iter()
-            .flat_map(|model| &model.job.tasks)
-            .any(|task| matches!(task.state.as_str(), "runnable" | "running"));
+        let moves =
+            world.job.iter().flat_map(|model| &model.job.tasks).any(|task| {
+                matches!(task.state, snapshot::TaskState::Runnable | snapshot::TaskState::Running)
+            });
         assert!(!moves || allowed(&world) == 0, "{}", world.log.join("\n"));
         world.tick();
     }

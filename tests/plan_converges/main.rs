@@ -138,7 +138,12 @@ fn drained(world: &World) -> Vec<(String, String)> {
 }
 
 fn moves_done(world: &World) -> usize {
-    world.job.iter().flat_map(|model| &model.job.tasks).filter(|task| task.state == "done").count()
+    world
+        .job
+        .iter()
+        .flat_map(|model| &model.job.tasks)
+        .filter(|task| task.state == snapshot::TaskState::Done)
+        .count()
 }
 
 /// Reconciles until something is so.

@@ -137,7 +137,7 @@ fn holds(now: jiff::Timestamp) -> Vec<Hold> {
         Hold::HeldUp { node, moves: true, sessions: vec!["pid 9 of somebody".to_owned()] },
         Hold::HeldUp { node, moves: false, sessions: vec!["pid 8 of somebody".to_owned()] },
         Hold::JobRunning { job: 4 },
-        Hold::RebalancePause { state: "failed".to_owned(), until: now },
+        Hold::RebalancePause { state: snapshot::JobState::Failed, until: now },
         Hold::InspectingImage { image: "postgres:next".to_owned() },
         Hold::VolumesGrow { volumes: "data-7 (2Gi)".to_owned(), moves: true },
         Hold::VolumesGrow { volumes: "data-8 (2Gi)".to_owned(), moves: false },
@@ -153,7 +153,7 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
     let holds = holds(seen.now);
     let names: BTreeSet<&str> = holds.iter().map(|hold| hold.into()).collect();
     assert_eq!(names, Hold::VARIANTS.iter().copied().collect(), "a kind of wait is not in this table");
-    let job = snapshot::Job { id: 4, state: "running".to_owned(), ..snapshot::Job::default() };
+    let job = snapshot::Job { id: 4, state: snapshot::JobState::Running, ..snapshot::Job::default() };
     let idle = seen.clone();
     let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("known") };
     citus.job = Some(job);

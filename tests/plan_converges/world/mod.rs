@@ -19,9 +19,9 @@ use dialog_operator::{
         Snapshot,
         snapshot::{
             ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable,
-            Group, Holdings, Job, Leftover, LiveObject, Move, Obstacle, Obstacles, OperatorFacts, Ownership,
-            Pins, Pod, Postgres, Reach, Refusals, RejectedConfiguration, Rewritten, SchemaSql, Seen, Task,
-            Waiting,
+            Group, Holdings, Job, JobState, Leftover, LiveObject, Move, Obstacle, Obstacles, OperatorFacts,
+            Ownership, Pins, Pod, Postgres, Reach, Refusals, RejectedConfiguration, Rewritten, SchemaSql,
+            Seen, Task, TaskState, Waiting,
         },
     },
     plan::{

@@ -398,8 +398,11 @@ impl World {
         // One that never got ready is not taken down.
         let up = self.pods[&node].booted.is_some();
         if member && up {
-            let running =
-                self.job.iter().flat_map(|model| &model.job.tasks).any(|task| task.state == "running");
+            let running = self
+                .job
+                .iter()
+                .flat_map(|model| &model.job.tasks)
+                .any(|task| task.state == TaskState::Running);
             assert!(!running, "{node} is restarted while a move runs");
             for row in self.nodes.clone() {
                 let other = Node::from_object_name(row.name.split('.').next().unwrap(), "dialogs").unwrap();
@@ -560,15 +563,14 @@ impl World {
             .enumerate()
             .map(|(number, transfer)| Task {
                 id: number as i64,
-                state: "runnable".to_owned(),
+                state: TaskState::Runnable,
                 transfer: Some(transfer),
                 retried: 0,
                 message: None,
                 pid: None,
             })
             .collect();
-        let job =
-            Job { id, state: "running".to_owned(), started_at: Some(self.now), tasks, ..Job::default() };
+        let job = Job { id, state: JobState::Running, started_at: Some(self.now), tasks, ..Job::default() };
         self.job = Some(ModelJob { job, parallel: 4 });
         self.jobs_started += 1;
     }
@@ -584,17 +586,19 @@ impl World {
 
     fn stop(&mut self, id: i64) {
         if let Some(model) = self.job.as_mut().filter(|model| model.job.id == id && model.job.is_open()) {
-            model.job.state = "cancelled".to_owned();
+            model.job.state = JobState::Cancelled;
             model.job.finished_at = Some(self.now);
             let unheard = std::mem::take(&mut self.unheard_stop);
             // A move that is cancelled leaves its half made copy on the target.
             let mut halves = Vec::new();
-            let stopped = |task: &&mut Task| task.state != "done" && !(unheard && task.state == "running");
+            let stopped = |task: &&mut Task| {
+                task.state != TaskState::Done && !(unheard && task.state == TaskState::Running)
+            };
             for task in model.job.tasks.iter_mut().filter(stopped) {
-                if task.state == "running" {
+                if task.state == TaskState::Running {
                     halves.extend(task.transfer.clone());
                 }
-                task.state = "cancelled".to_owned();
+                task.state = TaskState::Cancelled;
             }
             for half in halves {
                 if let Some(group) =
