@@ -110,9 +110,9 @@ async fn say(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<String>, Failur
         }
         SqlStep::TryParameter { node, name, value } => {
             let answer = commands::try_parameter(&*hands.session(*node).await?, name, value).await?;
-            hands
-                .memory
-                .with(|memory| memory.trials.insert(format!("{name}={value}"), (answer, Instant::now())));
+            hands.memory.with(|memory| {
+                memory.parameter_checks.insert(format!("{name}={value}"), (answer, Instant::now()))
+            });
             Ok(())
         }
         SqlStep::CreateExtension { name } => {

@@ -13,7 +13,7 @@ pub use super::{
     application::ApplicationSecret,
     contents::{Contents, Copies, Holdings, LocalTable, Membership, Named, OtherDatabase},
     image_facts::ImageFacts,
-    live::{LiveObject, Ownership, Pod, Rewritten, Waiting, Warning},
+    live::{LiveObject, Ownership, Pod, Rewritten, Termination, Waiting, Warning},
     reach::{ConnectionCheck, Login, Reach},
     refusals::Refusals,
 };
@@ -83,11 +83,8 @@ pub struct Snapshot {
     /// What workers that are to go hold beside what is the cluster's own; looked at when the next step may need it.
     #[serde(default)]
     pub contents: BTreeMap<Node, Seen<Contents>>,
-    /// What a server said to values that only it can judge: by `name=value`; `None` when it took them.
-    pub trials: BTreeMap<String, Option<String>>,
-    /// Which of the refused ones were refused a while ago.
-    #[serde(default)]
-    pub old_trials: BTreeSet<String>,
+    /// What a server said to values that only it can judge: by `name=value`.
+    pub parameter_checks: BTreeMap<String, ParameterCheck>,
     /// The images asked about, by image: what a pod of it said.
     pub images: BTreeMap<String, Seen<ImageFacts>>,
     /// SQL of the schema: the built-in one or the user's ConfigMap.
@@ -207,6 +204,21 @@ pub enum LeftoverKind {
     Publication,
     #[default]
     Slot,
+}
+
+/// What a server said to a value that only it can judge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum ParameterCheck {
+    /// It takes it.
+    Accepted,
+    /// It does not.
+    Rejected {
+        /// In its words.
+        message: String,
+        /// That was a while ago: what it named and was not there may be made by now.
+        retry_due: bool,
+    },
 }
 
 /// Space on a volume, in bytes.

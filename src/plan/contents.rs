@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Hold, Plan, ProblemReason, View, force_remove, scale_in};
+use super::{Hold, Plan, ProblemReason, View, force_remove};
 use crate::{
     api::{Node, names::keys},
     observe::snapshot::{Contents, Holdings, Named, OtherDatabase, Postgres, Seen},
@@ -84,7 +84,7 @@ pub fn may_be_put_aside(view: View, node: Node, plan: &mut Plan) -> bool {
     } else if let Some(found) = found(view, node, plan) {
         let what =
             format!("{name} was a member, is no longer one, and cannot be put aside: {found}. {CURE}.");
-        plan.problem(ProblemReason::ScaleInRefused, scale_in::as_told(view, what));
+        plan.problem(ProblemReason::ScaleInRefused, what);
     }
     false
 }

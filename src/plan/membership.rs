@@ -8,7 +8,7 @@ use super::{
 use crate::{
     api::{Node, names::keys},
     observe::snapshot::{Citus, Ownership, Postgres},
-    resources::{self, Initialise},
+    resources::{self, Initialise, StartFailure},
 };
 
 /// Takes every server one step further on its way to being a member.
@@ -87,13 +87,10 @@ fn node_cannot_run(view: View, node: Node, plan: &mut Plan) {
             ),
         ),
         "CreateContainerConfigError" | "CrashLoopBackOff" | "RunContainerError" => {
-            let last = pod
-                .last_termination
-                .as_ref()
-                .map_or(waiting.message.as_str(), |last| last.message.as_str())
-                .trim();
-            // The start script's word for it.
-            if last.contains(crate::resources::VOLUME_EMPTY) {
+            let last = pod.last_termination.as_ref();
+            let failure = last.and_then(|last| StartFailure::from_repr(last.exit_code));
+            let last = last.map_or(waiting.message.as_str(), |last| last.message.as_str()).trim();
+            if failure == Some(StartFailure::VolumeEmpty) {
                 plan.problem(
                     ProblemReason::VolumeLost,
                     format!("{name}: its volume {} is empty, and {name} was a node before: it is not initialised again. The pod says: {last}. Bring the volume's data back, or restore from a backup.", view.claim(node).unwrap_or("?")),

@@ -91,7 +91,7 @@ fn refuse(view: View, asked: &Workers, plan: &mut Plan, why: &str) {
         "spec.workers.replicas: {stay} of {all} workers are to stay, and {} cannot be drained: {why}. Nothing was changed; they serve.",
         names.join(", ")
     );
-    plan.problem(ProblemReason::ScaleInRefused, as_told(view, what));
+    plan.problem(ProblemReason::ScaleInRefused, what);
 }
 
 /// Nothing but the cluster's own is on those that are to go.
@@ -138,29 +138,6 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
                 plan.step(should_have_shards(view, *node, row, false), why);
             }
         }
-    }
-}
-
-/// What was told before, as long as no number in it has moved by a tenth: bytes come and go with every write of a
-/// client, and are no news.
-#[must_use]
-pub fn as_told(view: View, message: String) -> String {
-    let reason = ProblemReason::ScaleInRefused.to_string();
-    let mut conditions = view.seen.status.conditions.iter();
-    let before = conditions.find(|condition| condition.status == "True" && condition.reason == reason);
-    let near = |(before, now): (&str, &str)| match (before.parse::<f64>(), now.parse::<f64>()) {
-        (Ok(before), Ok(now)) => (before - now).abs() <= before.abs() / 10.0,
-        _ => before == now,
-    };
-    let words = |text: &'_ str| text.split([' ', '(', ')']).map(ToOwned::to_owned).collect::<Vec<_>>();
-    match before.map(|before| (&before.message, words(&before.message), words(&message))) {
-        Some((told, before, now))
-            if before.len() == now.len()
-                && before.iter().zip(&now).all(|(before, now)| near((before, now))) =>
-        {
-            told.clone()
-        }
-        _ => message,
     }
 }
 
@@ -266,7 +243,7 @@ fn may_go(view: View, node: Node, plan: &mut Plan) -> bool {
             view.name(node),
             contents::CURE
         );
-        plan.problem(ProblemReason::ScaleInRefused, as_told(view, what));
+        plan.problem(ProblemReason::ScaleInRefused, what);
     }
     contents::is_free(view, node)
 }

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Hold, KubernetesStep, Plan, ProblemReason, Server, SqlStep, View, Wanted};
 use crate::{
     api::{Node, names::keys},
-    observe::snapshot::Postgres,
+    observe::snapshot::{ParameterCheck, Postgres},
     resources,
 };
 
@@ -25,16 +25,14 @@ pub fn choose(view: View, plan: &mut Plan) -> BTreeMap<String, String> {
     let changed = asked.iter().filter(|(name, value)| used.get(*name) != Some(*value));
     let mut waiting = false;
     for (name, value) in changed {
-        let tried = format!("{name}={value}");
-        match view.seen.trials.get(&tried) {
-            Some(None) => {}
-            Some(Some(refusal)) => {
+        match view.seen.parameter_checks.get(&format!("{name}={value}")) {
+            Some(ParameterCheck::Accepted) => {}
+            Some(ParameterCheck::Rejected { message, retry_due }) => {
                 plan.problem(
                     ProblemReason::ConfigurationRejected,
-                    format!("spec.postgres.parameters.{name}: {refusal}. No node was changed or restarted. Correct the value, or remove it."),
+                    format!("spec.postgres.parameters.{name}: {message}. No node was changed or restarted. Correct the value, or remove it."),
                 );
-                // What it named and was not there may be made by now.
-                if view.seen.old_trials.contains(&tried) {
+                if *retry_due {
                     try_it(view, name, value, plan);
                 }
                 return used;

@@ -14,7 +14,7 @@ pub use balanced::balanced;
 use super::words;
 use crate::{
     act::{Done, FailureReason},
-    api::Node,
+    api::{Node, status::ConditionType},
     observe::snapshot::{Login, Reach, Seen},
     plan::{Hold, Plan, Server, View, Wanted, settings},
 };
@@ -45,29 +45,30 @@ fn unknown(reason: &str, message: impl Into<String>) -> Said {
 
 /// All conditions, in the order in which people read them.
 #[must_use]
-pub fn all(view: View, wanted: &Wanted, plan: &Plan, done: &Done) -> Vec<(&'static str, Said)> {
+pub fn all(view: View, wanted: &Wanted, plan: &Plan, done: &Done) -> Vec<(ConditionType, Said)> {
     vec![
-        ("Ready", ready(view)),
-        ("Reconciling", reconciling(plan, done)),
-        ("Stalled", stalled(plan)),
-        ("WalLevelLogical", wal_level_logical(view)),
-        ("ConfigurationApplied", configuration_applied(view, wanted, plan)),
-        ("WorkersRegistered", workers_registered(view)),
-        ("SchemaApplied", schema_applied(view, done)),
-        ("Balanced", balanced(view, plan, done)),
+        (ConditionType::Ready, ready(view)),
+        (ConditionType::Reconciling, reconciling(plan, done)),
+        (ConditionType::Stalled, stalled(plan)),
+        (ConditionType::WalLevelLogical, wal_level_logical(view)),
+        (ConditionType::ConfigurationApplied, configuration_applied(view, wanted, plan)),
+        (ConditionType::WorkersRegistered, workers_registered(view)),
+        (ConditionType::SchemaApplied, schema_applied(view, done)),
+        (ConditionType::Balanced, balanced(view, plan, done)),
     ]
 }
 
 /// Merges with the conditions of before: `lastTransitionTime` moves only when the status does.
 #[must_use]
 pub fn with_times(
-    said: Vec<(&'static str, Said)>,
+    said: Vec<(ConditionType, Said)>,
     before: &[Condition],
     generation: i64,
     now: jiff::Timestamp,
 ) -> Vec<Condition> {
     said.into_iter()
         .map(|(kind, said)| {
+            let kind: &str = kind.into();
             let kept = before.iter().find(|old| old.type_ == kind && old.status == said.status);
             Condition {
                 type_: kind.to_owned(),
@@ -130,8 +131,7 @@ fn late(view: View, unwell: &[(Node, String)]) -> Option<Said> {
     }
     let nodes: BTreeSet<Node> = unwell.iter().map(|(node, _)| *node).collect();
     let is_late = !view.seen.late.is_empty() && nodes.is_subset(&view.seen.late);
-    let before = view.seen.status.conditions.iter().find(|condition| condition.type_ == "Ready");
-    let why = why.filter(|_| is_late && before.is_some_and(|ready| ready.status == "True"))?;
+    let why = why.filter(|_| is_late && view.seen.status.is_true(ConditionType::Ready))?;
     Some(yes(
         "Serving",
         format!("{why}; its pod is ready, and one look that takes too long says nothing yet"),

@@ -11,7 +11,7 @@ use crate::{
     api::{
         ClusterId, DialogClusterStatus, Node,
         names::keys,
-        status::{NodeState, NodeStatus, RebalanceStatus},
+        status::{ConditionType, NodeState, NodeStatus, RebalanceStatus},
     },
     observe::snapshot::JobState,
     plan::{Concern, KubernetesStep, Plan, ProblemReason, RestartCause, SqlStep, Step},
@@ -250,7 +250,7 @@ fn of_restarts(story: &Story, events: &mut Vec<EventToSend>) {
 
 /// Nodes were restarted, and nothing is left to be brought to the observed generation.
 fn roll_is_over(story: &Story) -> bool {
-    let settled = condition(story.after, "Reconciling") == Some("False");
+    let settled = condition(story.after, ConditionType::Reconciling) == Some("False");
     !story.rolling.is_empty()
         && settled
         && story.after.nodes.iter().all(|node| node.state != NodeState::Restarting)
@@ -268,7 +268,7 @@ pub fn rolling(story: &Story, told: bool) -> BTreeMap<Node, RestartCause> {
 }
 
 fn of_conditions(story: &Story, events: &mut Vec<EventToSend>) {
-    let wal_level = |status| condition(status, "WalLevelLogical");
+    let wal_level = |status| condition(status, ConditionType::WalLevelLogical);
     // A node that restarts does not answer, so that False becomes Unknown before it becomes True: of our own restarts
     // it is told at their end.
     let repaired = if story.rolling.values().any(|cause| *cause == RestartCause::WalLevel) {
@@ -285,7 +285,7 @@ fn of_conditions(story: &Story, events: &mut Vec<EventToSend>) {
         (ProblemReason::ConfigurationRejected, EventReason::ConfigurationRejected),
     ] {
         let reported = |status: &DialogClusterStatus| {
-            let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled")?;
+            let stalled = status.condition(ConditionType::Stalled)?;
             (stalled.status == "True" && stalled.reason == problem.to_string())
                 .then(|| stalled.message.clone())
         };
@@ -342,12 +342,8 @@ fn of_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, events: &mut 
     tell(events, reason, None, &format!("{about}End"), note);
 }
 
-fn condition<'a>(status: &'a DialogClusterStatus, kind: &str) -> Option<&'a str> {
-    status
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == kind)
-        .map(|condition| condition.status.as_str())
+fn condition(status: &DialogClusterStatus, kind: ConditionType) -> Option<&str> {
+    status.condition(kind).map(|condition| condition.status.as_str())
 }
 
 fn find_node<'a>(status: &'a DialogClusterStatus, name: &str) -> Option<&'a NodeStatus> {

@@ -2,13 +2,16 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{conditions, words};
+use super::{conditions, words, writer};
 use crate::{
     act::Done,
     api::{
         Desired, DialogClusterStatus, Invalid, Node,
         names::keys,
-        status::{ByteCounts, MoveCounts, NodeState, NodeStatus, Phase, Purpose, RebalanceStatus, Role},
+        status::{
+            ByteCounts, ConditionType, MoveCounts, NodeState, NodeStatus, Phase, Purpose, RebalanceStatus,
+            Role,
+        },
     },
     observe::{
         Snapshot,
@@ -27,9 +30,14 @@ pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> D
     let plan = &plan;
     let view = View { desired, seen };
     let wanted = wanted(view, &mut Plan::default());
-    let said = conditions::all(view, &wanted, plan, done);
+    let mut said = conditions::all(view, &wanted, plan, done);
     let phase = phase(view, plan, &said);
-    let message = message(view, plan, done, &said);
+    let mut message = message(view, plan, done, &said);
+    // Its numbers are bytes and rows, which move with every write of a client.
+    if plan.problems.first().is_some_and(|problem| problem.reason == ProblemReason::ScaleInRefused) {
+        message = writer::as_told(seen.status.message.as_deref(), message);
+        keep_told(&seen.status, ConditionType::Stalled, &mut said);
+    }
     let nodes: Vec<NodeStatus> = view.nodes().into_iter().map(|node| node_status(view, plan, node)).collect();
     let workers = || view.nodes().into_iter().filter(|node| node.is_worker());
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
@@ -77,8 +85,8 @@ pub fn invalid(
         ..Plan::default()
     };
     let said = vec![
-        ("Reconciling", conditions::reconciling(&plan, &Done::default())),
-        ("Stalled", conditions::stalled(&plan)),
+        (ConditionType::Reconciling, conditions::reconciling(&plan, &Done::default())),
+        (ConditionType::Stalled, conditions::stalled(&plan)),
     ];
     let mut status = before.clone();
     let told = conditions::with_times(said, &before.conditions, generation, now);
@@ -90,11 +98,23 @@ pub fn invalid(
     status
 }
 
-fn is(said: &[(&'static str, conditions::Said)], kind: &str) -> bool {
+/// What a condition said before, as long as it says the same with other numbers.
+fn keep_told(
+    before: &DialogClusterStatus,
+    kind: ConditionType,
+    said: &mut [(ConditionType, conditions::Said)],
+) {
+    let told = before.condition(kind).map(|before| before.message.as_str());
+    for (_, said) in said.iter_mut().filter(|(of, _)| *of == kind) {
+        said.message = writer::as_told(told, std::mem::take(&mut said.message));
+    }
+}
+
+fn is(said: &[(ConditionType, conditions::Said)], kind: ConditionType) -> bool {
     said.iter().any(|(name, said)| *name == kind && said.status == "True")
 }
 
-fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> Phase {
+fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::Said)]) -> Phase {
     let born = view.citus().is_some_and(|citus| citus.schema_hash.is_some());
     let hold = |wanted: fn(&Hold) -> bool| plan.holds.iter().any(wanted);
     let step = |wanted: fn(&Step) -> bool| plan.steps.iter().any(|planned| wanted(&planned.step));
@@ -128,7 +148,7 @@ fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> 
         || step(|step| matches!(step, Step::Sql(SqlStep::AddNode { .. })))
     {
         Phase::Joining
-    } else if is(said, "Ready") {
+    } else if is(said, ConditionType::Ready) {
         Phase::Ready
     } else {
         // A node of a cluster that was born is away for a reason that is not the operator's.
@@ -136,7 +156,7 @@ fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> 
     }
 }
 
-fn message(view: View, plan: &Plan, done: &Done, said: &[(&'static str, conditions::Said)]) -> String {
+fn message(view: View, plan: &Plan, done: &Done, said: &[(ConditionType, conditions::Said)]) -> String {
     let text = if let Some(problem) = plan.problems.first() {
         problem.message.clone()
     } else if let Some((step, failure)) = done.failure() {
@@ -157,8 +177,10 @@ fn message(view: View, plan: &Plan, done: &Done, said: &[(&'static str, conditio
     } else if let Some(hold) = plan.holds.first() {
         hold.to_string()
     } else {
-        let balanced =
-            said.iter().find(|(kind, _)| *kind == "Balanced").map(|(_, said)| said.message.as_str());
+        let balanced = said
+            .iter()
+            .find(|(kind, _)| *kind == ConditionType::Balanced)
+            .map(|(_, said)| said.message.as_str());
         balanced.unwrap_or("nothing to do").to_owned()
     };
     text.chars().take(1024).collect()

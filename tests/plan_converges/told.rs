@@ -97,7 +97,11 @@ fn a_refused_value_is_tried_again_and_stays_told_meanwhile() {
         drop(spec.postgres.parameters.insert("default_tablespace".to_owned(), "fast".to_owned()));
     });
     let tried = "default_tablespace=fast".to_owned();
-    world.trials.insert(tried.clone(), Some("tablespace \"fast\" does not exist".to_owned()));
+    let rejected = |retry_due| snapshot::ParameterCheck::Rejected {
+        message: "tablespace \"fast\" does not exist".to_owned(),
+        retry_due,
+    };
+    world.parameter_checks.insert(tried.clone(), rejected(false));
     let mut seen = world.observe();
     let tries = |seen: &Snapshot| {
         plan(&world.desired(), seen)
@@ -106,7 +110,7 @@ fn a_refused_value_is_tried_again_and_stays_told_meanwhile() {
             .any(|planned| matches!(planned.step, Step::Sql(SqlStep::TryParameter { .. })))
     };
     assert!(!tries(&seen), "it was refused a moment ago");
-    seen.old_trials.insert(tried);
+    seen.parameter_checks.insert(tried, rejected(true));
     assert!(tries(&seen));
     assert_eq!(said(&status(&world, &seen, None), "Stalled").1, "ConfigurationRejected");
 }

@@ -20,8 +20,8 @@ use dialog_operator::{
         snapshot::{
             ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable,
             Group, Holdings, Job, JobState, Leftover, LiveObject, Move, Obstacle, Obstacles, OperatorFacts,
-            Ownership, Pins, Pod, Postgres, Reach, Refusals, RejectedConfiguration, Rewritten, SchemaSql,
-            Seen, Task, TaskState, Waiting,
+            Ownership, ParameterCheck, Pins, Pod, Postgres, Reach, Refusals, RejectedConfiguration,
+            Rewritten, SchemaSql, Seen, Task, TaskState, Termination, Waiting,
         },
     },
     plan::{
@@ -94,7 +94,7 @@ pub struct Running {
     /// Ticks until the kubelet brings a changed ConfigMap.
     pub file_in: u32,
     pub rejected: Option<RejectedConfiguration>,
-    pub refused: Option<String>,
+    pub refused: Option<(i32, String)>,
     /// Its server hangs at its start, with what it was started with.
     pub hangs: bool,
     pub started_at: Timestamp,
@@ -165,7 +165,7 @@ pub struct World {
     pub application: ApplicationSecret,
     /// What the last look at new connections found.
     pub reach: Option<Reach>,
-    pub trials: BTreeMap<String, Option<String>>,
+    pub parameter_checks: BTreeMap<String, ParameterCheck>,
     pub next: u64,
     pub restarts: BTreeMap<Node, u32>,
     pub jobs_started: u32,
@@ -228,7 +228,7 @@ impl World {
             schema: None,
             application: ApplicationSecret::default(),
             reach: None,
-            trials: BTreeMap::new(),
+            parameter_checks: BTreeMap::new(),
             next: 1,
             restarts: BTreeMap::new(),
             jobs_started: 0,

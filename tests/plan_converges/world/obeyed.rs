@@ -199,9 +199,13 @@ impl World {
                 }
             }
             Step::Sql(SqlStep::TryParameter { name, value, .. }) => {
-                let refused = (value == "garbage")
-                    .then(|| format!("invalid value for parameter \"{name}\": \"garbage\""));
-                self.trials.insert(format!("{name}={value}"), refused);
+                let check = if value == "garbage" {
+                    let message = format!("invalid value for parameter \"{name}\": \"garbage\"");
+                    ParameterCheck::Rejected { message, retry_due: false }
+                } else {
+                    ParameterCheck::Accepted
+                };
+                self.parameter_checks.insert(format!("{name}={value}"), check);
             }
             Step::Kubernetes(KubernetesStep::RestartNode { node, pod_uid, booted, .. }) => {
                 return self.restart(*node, pod_uid, booted);

@@ -132,7 +132,8 @@ impl World {
         }
         if !self.volumes.contains_key(&pod.claim) {
             if !may_initialise {
-                pod.refused = Some(format!("{}: refused", dialog_operator::resources::VOLUME_EMPTY));
+                let empty = resources::StartFailure::VolumeEmpty as i32;
+                pod.refused = Some((empty, "the volume is empty".to_owned()));
                 return;
             }
             let told = self.objects[&format!("ConfigMap/{}", node.object_name("dialogs"))].json["data"]
@@ -165,7 +166,7 @@ impl World {
                 last_good.clone()
             }
             (None, true) => {
-                pod.refused = Some("FATAL: could not map shared memory".to_owned());
+                pod.refused = Some((1, "FATAL: could not map shared memory".to_owned()));
                 return;
             }
         };
