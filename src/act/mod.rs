@@ -15,10 +15,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{ClusterId, Desired},
+    api::Desired,
     controller::Context,
     observe::{Snapshot, memory::Handle, refusals::Cause},
-    plan::{KubernetesStep, Plan, Planned, Problem, ProblemReason, Step, refusals},
+    plan::{Plan, Planned, Step, refusals},
     report::words::doing,
     runtime::door::{Address, Refusal},
 };
@@ -110,47 +110,6 @@ impl Done {
     /// All failures, in order.
     pub fn failures(&self) -> impl Iterator<Item = (&Step, &Failure)> {
         self.steps.iter().filter_map(|done| done.result.as_ref().err().map(|failure| (&done.step, failure)))
-    }
-    /// What only a person can mend, as the steps have found out. It is tried again all the same: nothing else tells
-    /// when it is mended outside the spec (an extension that the SQL needs, say).
-    #[must_use]
-    pub fn problems(&self, cluster: &ClusterId) -> Vec<Problem> {
-        let problem = |done: &DoneStep| {
-            let failure = done.result.as_ref().err()?;
-            match (failure.reason, &done.step) {
-                (FailureReason::Schema, _) => Some(Problem {
-                    reason: ProblemReason::SchemaFailed,
-                    message: format!("{}. Correct the SQL; it is then run again.", failure.message),
-                }),
-                (FailureReason::Extension, _) => Some(Problem {
-                    reason: ProblemReason::ExtensionFailed,
-                    message: format!(
-                        "{}. Use an image that has it, or take it out of spec.database.extensions; everything but the schema's SQL goes on.",
-                        failure.message
-                    ),
-                }),
-                // As the planner says it from the next look on: nothing changes for who reads it.
-                (FailureReason::NameTaken, Step::Kubernetes(KubernetesStep::Create(object))) => {
-                    Some(Problem::name_taken(&object.kind, &object.name))
-                }
-                (FailureReason::NameTaken, Step::Kubernetes(KubernetesStep::CreateSecret(kind))) => {
-                    Some(Problem::name_taken("Secret", &cluster.secret(*kind)))
-                }
-                (FailureReason::NameTaken, Step::Kubernetes(_) | Step::Sql(_))
-                | (
-                    FailureReason::Kubernetes
-                    | FailureReason::Conflict
-                    | FailureReason::Postgres
-                    | FailureReason::LockTimeout
-                    | FailureReason::DeadlineExceeded
-                    | FailureReason::NotLeader
-                    | FailureReason::ShuttingDown
-                    | FailureReason::Secret,
-                    _,
-                ) => None,
-            }
-        };
-        self.steps.iter().filter_map(problem).collect()
     }
     /// Steps that succeeded.
     pub fn succeeded(&self) -> impl Iterator<Item = &Step> {

@@ -4,7 +4,7 @@
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use super::{Hold, KubernetesStep, Plan, ProblemReason, Server, View};
+use super::{Hold, KubernetesStep, Plan, Problem, Server, View, problem::VersionsDiffer};
 use crate::{
     api::{Node, names::keys},
     observe::snapshot::{ImageFacts, LiveObject, Seen},
@@ -76,20 +76,22 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
             running.to_owned()
         }
         Some(Seen::Unknown(why)) => {
-            plan.problem(
-                ProblemReason::ImageNotUsable,
-                format!("spec.image: {asked} cannot be used: {why}. Nothing was restarted; {running} goes on. Correct spec.image."),
-            );
+            plan.problem(Problem::ImageNotUsable {
+                image: asked.to_owned(),
+                why: why.clone(),
+                running: running.to_owned(),
+            });
             running.to_owned()
         }
         Some(Seen::Known(facts)) => {
             match running_versions(view).map(|running| unsupported(&running, facts)) {
                 Some(None) => asked.to_owned(),
-                Some(Some(why)) => {
-                    plan.problem(
-                    ProblemReason::UpgradeNotSupported,
-                    format!("spec.image: {asked} {why}. Nothing was restarted; {running} goes on. Use an image of the same versions."),
-                );
+                Some(Some(differs)) => {
+                    plan.problem(Problem::UpgradeNotSupported {
+                        image: asked.to_owned(),
+                        running: running.to_owned(),
+                        differs,
+                    });
                     running.to_owned()
                 }
                 None => {
@@ -125,15 +127,12 @@ fn running_versions(view: View) -> Option<(u32, String)> {
     view.nodes().into_iter().find_map(told).or_else(noted).or_else(before)
 }
 
-fn unsupported((major, citus): &(u32, String), facts: &ImageFacts) -> Option<String> {
+fn unsupported((major, citus): &(u32, String), facts: &ImageFacts) -> Option<VersionsDiffer> {
     if facts.postgres_major != *major {
-        return Some(format!(
-            "has PostgreSQL {}, and the cluster's data is of PostgreSQL {major}",
-            facts.postgres_major
-        ));
+        return Some(VersionsDiffer::Postgres { image: facts.postgres_major, running: *major });
     }
     (citus_minor(&facts.citus) != citus_minor(citus))
-        .then(|| format!("has Citus {}, and the cluster runs Citus {citus}", facts.citus))
+        .then(|| VersionsDiffer::Citus { image: facts.citus.clone(), running: citus.clone() })
 }
 
 /// `13.2` of `13.2-1`.

@@ -113,12 +113,7 @@ pub fn checked(desired: &Desired, seen: &Snapshot) -> Plan {
     let view = View { desired, seen };
     if let Err(broken) = invariants::check(view, &wanted(view, &mut Plan::default()), &plan) {
         plan.steps.clear();
-        plan.problem(
-            ProblemReason::InvariantBroken,
-            format!(
-                "{broken}. Nothing was done. This is a bug of the operator: please report it with its snapshot."
-            ),
-        );
+        plan.problem(Problem::InvariantBroken { rule: broken.to_string() });
     }
     plan
 }

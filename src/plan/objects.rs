@@ -2,8 +2,8 @@
 //! is decided here.
 
 use super::{
-    Hold, KubernetesStep, Plan, Problem, ProblemReason, Server, SqlStep, Step, View, Wanted, contents, image,
-    secrets, volumes,
+    Hold, KubernetesStep, Plan, Problem, Server, SqlStep, Step, View, Wanted, contents, image,
+    problem::VolumeLoss, secrets, volumes,
 };
 use crate::{
     api::{
@@ -23,7 +23,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     ensure(view, resources::nodes_service(&inputs), plan);
     ensure(view, resources::application_service(&inputs), plan);
     if let Some(problem) = incomplete_volumes(view) {
-        plan.problem(ProblemReason::IncompleteVolumes, problem);
+        plan.problem(problem);
         return;
     }
     for node in view.nodes() {
@@ -47,16 +47,8 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
     if view.stateful_set(node).is_some() && view.loses_volume(node) {
         let name = view.name(node);
         let there = view.own("PersistentVolumeClaim", &claim).is_some();
-        let what = if there {
-            format!(
-                "{name}: somebody has deleted its volume claim {claim}. Its data is there as long as its pod runs, which is not restarted: copy it while you can, or drain the worker by lowering spec.workers.replicas. It is not initialised again."
-            )
-        } else {
-            format!(
-                "{name}: its volume claim {claim} is gone, and {name} was a node before: it is not initialised again. Bring the volume back under that name, or restore the cluster from a backup."
-            )
-        };
-        plan.problem(ProblemReason::VolumeLost, what);
+        let loss = if there { VolumeLoss::Deleting } else { VolumeLoss::Gone };
+        plan.problem(Problem::VolumeLost { node: name, claim: claim.clone(), loss });
         if !there {
             return;
         }
@@ -229,11 +221,7 @@ fn may_be_born(view: View, node: Node, plan: &mut Plan) -> bool {
     };
     let address = view.address(node);
     if citus.nodes.iter().any(|row| row.name == address) {
-        let name = view.name(node);
-        plan.problem(
-            ProblemReason::IncompleteVolumes,
-            format!("{name} is registered in pg_dist_node, and no volume claim of it is left: nothing is initialised in its place. Bring its volume back (labels {}, {}), or restore from a backup, or give its data up: annotation {}={name}/none.", keys::CLUSTER, keys::NODE, keys::FORCE_REMOVE),
-        );
+        plan.problem(Problem::RegisteredWithoutVolume { node: view.name(node) });
         return false;
     }
     true
@@ -252,7 +240,7 @@ fn new_claim_name(view: View, node: Node) -> String {
 }
 
 /// Workers' volumes without the coordinator's: the metadata of those shards is not here, so nothing may start.
-fn incomplete_volumes(view: View) -> Option<String> {
+fn incomplete_volumes(view: View) -> Option<Problem> {
     if view.claim(Node::Coordinator).is_some() {
         return None;
     }
@@ -262,10 +250,8 @@ fn incomplete_volumes(view: View) -> Option<String> {
             && object.label(keys::DRAINED).is_none()
             && object.annotation(keys::SYSTEM_IDENTIFIER).is_some()
     })?;
-    let claim = orphan.0.trim_start_matches("PersistentVolumeClaim/");
-    Some(format!(
-        "volume claim {claim} is of an earlier cluster of this name, and the volume claim of its coordinator is not here: nothing is initialised. Bring the coordinator's volume back, or use another name, or delete the old claims if their data is not wanted."
-    ))
+    let claim = orphan.0.trim_start_matches("PersistentVolumeClaim/").to_owned();
+    Some(Problem::CoordinatorVolumeMissing { claim })
 }
 
 /// A worker that is no longer asked for and was never registered: nothing of the cluster's data can be on it.
@@ -345,8 +331,7 @@ pub(super) fn is_free(view: View, kind: &str, name: &str, plan: &mut Plan) -> bo
         // What is wrong with it is told.
         Some(Ownership::Left) => false,
         Some(Ownership::Stranger) => {
-            let taken = Problem::name_taken(kind, name);
-            plan.problem(taken.reason, taken.message);
+            plan.problem(Problem::NameTaken { kind: kind.to_owned(), name: name.to_owned() });
             false
         }
     }

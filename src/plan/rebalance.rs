@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Hold, Plan, Planned, ProblemReason, Server, SqlStep, Step, View, Wanted,
+    Hold, Plan, Planned, Problem, Server, SqlStep, Step, View, Wanted,
     effect::Concern,
     preflight::{self, Leave, Strategy},
     refusals, roll, settings,
@@ -121,10 +121,7 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, leave: &Leave, why: 
         Purpose::Drain { shards } => (true, usize::try_from(shards).unwrap_or_default()),
     };
     if view.desired.rebalance.mode == RebalanceMode::Off {
-        plan.problem(
-            ProblemReason::ScaleInRefused,
-            "spec.rebalance.mode is Off in the middle of a drain, so the rest of the shards stays where it is and is served. Set it to Auto, or set spec.workers.replicas back.",
-        );
+        plan.problem(Problem::DrainHalted);
         return;
     }
     if !is_fit(view, wanted, plan) {
@@ -195,10 +192,9 @@ pub fn can_drain(view: View, nodes: &BTreeSet<i32>, plan: &mut Plan) -> bool {
 fn unplannable(view: View, why: &PlanUnknown, plan: &mut Plan) {
     let strategy = &view.desired.rebalance.strategy;
     match why {
-        PlanUnknown::StrategyUnknown(words) => plan.problem(
-            ProblemReason::StrategyUnknown,
-            format!("spec.rebalance.strategy: {strategy}: {words}. Use a row of pg_dist_rebalance_strategy."),
-        ),
+        PlanUnknown::StrategyUnknown(words) => {
+            plan.problem(Problem::StrategyUnknown { strategy: strategy.clone(), message: words.clone() });
+        }
         PlanUnknown::Refused { .. } | PlanUnknown::NotAnswered(_) => {
             plan.hold(Hold::CatalogUnknown { why: why.to_string() });
         }
@@ -229,7 +225,7 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
         | Concern::Repair => false,
     });
     let unwell = view.unwell();
-    let harmed = plan.problems.iter().any(|problem| problem.reason.consequence().nothing_moves);
+    let harmed = plan.problems.iter().any(|problem| problem.reason().consequence().nothing_moves);
     if waiting || rolling || joining || harmed || !unwell.is_empty() {
         return false;
     }
@@ -247,13 +243,7 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
             fit = false;
         }
         if let Some(lack) = settings::lacks_capacity(view, postgres) {
-            plan.problem(
-                ProblemReason::ConfigurationRejected,
-                format!(
-                    "{}: {lack}: no shard is moved. Raise it, or lower spec.rebalance.maxParallelMoves.",
-                    view.name(node)
-                ),
-            );
+            plan.problem(Problem::CapacityTooLow { node: view.name(node), lack });
             fit = false;
         }
     }

@@ -1,7 +1,14 @@
 //! What is refused again and again: it becomes a problem in the words of whoever refuses it, and everything that does not
 //! need it goes on. Which steps need which others is `act::lanes`'.
 
-use super::{KubernetesStep, Plan, ProblemReason, SqlStep, Step, View, effect::Concern, volumes};
+use std::collections::BTreeSet;
+
+use super::{
+    KubernetesStep, Plan, Problem, SqlStep, Step, View,
+    effect::Concern,
+    problem::{LastingRefusal, RefusalKind},
+    volumes,
+};
 use crate::{
     api::Node,
     observe::refusals::{Act, Cause, Refused},
@@ -71,7 +78,7 @@ fn about_statement(step: &SqlStep) -> String {
 /// Tells what is refused again and again, of what is wanted now.
 pub fn plan(view: View, plan: &mut Plan) {
     let mut growing: Vec<(&Refused, Vec<_>)> = Vec::new();
-    let mut told: Vec<(ProblemReason, String)> = Vec::new();
+    let mut told: Vec<Problem> = Vec::new();
     for refused in view.seen.refusals.lasting() {
         let step = plan.steps.iter().map(|planned| &planned.step).find(|step| act(step) == refused.act);
         let wanted = step.is_some() || !refused.act.is_step();
@@ -84,15 +91,12 @@ pub fn plan(view: View, plan: &mut Plan) {
                 Some((_, alike)) => alike.push(growth),
                 None => growing.push((refused, vec![growth])),
             },
-            None => told.push((reason(refused, step), sentence(view, refused, step))),
+            None => told.push(problem(view, refused, step)),
         }
     }
-    let growing = growing
-        .into_iter()
-        .map(|(refused, all)| (ProblemReason::StorageCannotGrow, volumes::cannot_grow(view, refused, &all)));
-    let growing: Vec<_> = growing.collect();
-    for (reason, message) in told.into_iter().chain(growing) {
-        plan.problem(reason, message);
+    told.extend(growing.into_iter().map(|(refused, all)| volumes::cannot_grow(view, refused, &all)));
+    for problem in told {
+        plan.problem(problem);
     }
 }
 
@@ -119,22 +123,22 @@ fn is_like(one: &Refused, other: &Refused) -> bool {
 }
 
 /// Who refuses comes before what is refused.
-fn reason(refused: &Refused, step: Option<&Step>) -> ProblemReason {
+fn kind(refused: &Refused, step: Option<&Step>) -> RefusalKind {
     match &refused.failure.cause {
-        Cause::Api(_) => ProblemReason::KubernetesRefused,
-        Cause::Login(_) => ProblemReason::LoginRefused,
+        Cause::Api(_) => RefusalKind::Kubernetes,
+        Cause::Login(_) => RefusalKind::Login,
         Cause::Sqlstate(_) | Cause::Unusable | Cause::Wait => match (&refused.act, step) {
-            (Act::Plan, _) => ProblemReason::RebalanceRefused,
-            (Act::Step(_), Some(step)) => statement_reason(step.effect().concerns),
-            (Act::Step(_) | Act::Look(_) | Act::Catalog | Act::Schema, _) => ProblemReason::StatementRefused,
+            (Act::Plan, _) => RefusalKind::Rebalance,
+            (Act::Step(_), Some(step)) => statement_kind(step.effect().concerns),
+            (Act::Step(_) | Act::Look(_) | Act::Catalog | Act::Schema, _) => RefusalKind::Statement,
         },
     }
 }
 
-fn statement_reason(concern: Concern) -> ProblemReason {
+fn statement_kind(concern: Concern) -> RefusalKind {
     match concern {
-        Concern::Registration => ProblemReason::RegistrationRefused,
-        Concern::Moves => ProblemReason::RebalanceRefused,
+        Concern::Registration => RefusalKind::Registration,
+        Concern::Moves => RefusalKind::Rebalance,
         Concern::Objects
         | Concern::Evictions
         | Concern::Question
@@ -147,7 +151,7 @@ fn statement_reason(concern: Concern) -> ProblemReason {
         | Concern::Draining
         | Concern::Removal
         | Concern::ForceRemoval
-        | Concern::Repair => ProblemReason::StatementRefused,
+        | Concern::Repair => RefusalKind::Statement,
     }
 }
 
@@ -157,36 +161,18 @@ fn unborn(view: View, step: Option<&Step>) -> bool {
     claim.is_some_and(|claim| view.object(&claim.kind, &claim.name).is_none())
 }
 
-/// What is refused, why, and what to do. It says nothing that changes from one try to the next.
-fn sentence(view: View, refused: &Refused, step: Option<&Step>) -> String {
-    let reason = reason(refused, step);
-    let words = refused.failure.message.trim_end_matches('.');
-    let coordinator = Node::Coordinator.pod_name(&view.desired.cluster.name);
-    let server = match refused.node {
-        // What a new worker is given comes from the coordinator.
-        Some(node) if reason != ProblemReason::RegistrationRefused => {
-            node.pod_name(&view.desired.cluster.name)
-        }
-        _ => coordinator,
-    };
-    let cure = match reason {
-        ProblemReason::KubernetesRefused if unborn(view, step) => format!(
-            "Raise the quota, or correct the policy, the webhook or the right that it names{}",
-            volumes::kept_in_words(view)
-        ),
-        ProblemReason::KubernetesRefused => {
-            "Raise the quota, or correct the policy, the webhook or the right that it names".to_owned()
-        }
-        ProblemReason::LoginRefused => format!(
-            "Look at the server's log (`kubectl logs {server}`), and undo what was changed: a setting of the role postgres or of the database, pg_hba.conf, or the certificates in the Secrets"
-        ),
-        _ => {
-            format!("Mend what it names (`kubectl exec -it {server} -- psql {}`)", view.desired.database.name)
-        }
-    };
-    format!(
-        "{words} ({}, again and again since {}). {cure}. It is tried again all the time, and everything that does not need it goes on.",
-        refused.failure.cause,
-        refused.since.strftime("%H:%M:%SZ")
-    )
+/// What is refused, why, and where to look.
+fn problem(view: View, refused: &Refused, step: Option<&Step>) -> Problem {
+    let kind = kind(refused, step);
+    // What a new worker is given comes from the coordinator.
+    let at = refused.node.filter(|_| kind != RefusalKind::Registration).unwrap_or(Node::Coordinator);
+    Problem::Refused(Box::new(LastingRefusal {
+        kind,
+        message: refused.failure.message.clone(),
+        cause: refused.failure.cause.clone(),
+        since: refused.since,
+        pod: at.pod_name(&view.desired.cluster.name),
+        database: view.desired.database.name.clone(),
+        unused_claims: if unborn(view, step) { volumes::unused(view) } else { BTreeSet::new() },
+    }))
 }

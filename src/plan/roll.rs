@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Hold, KubernetesStep, Plan, ProblemReason, RestartCause, Server, SqlStep, View, Wanted, objects,
+    Hold, KubernetesStep, Plan, Problem, RestartCause, Server, SqlStep, View, Wanted, objects,
     pods::lacks_image,
 };
 use crate::{
@@ -148,10 +148,10 @@ fn server_cause(
         if boots_anew {
             return Some(RestartCause::WalLevel);
         }
-        plan.problem(
-            ProblemReason::RestartDidNotHelp,
-            format!("{} runs wal_level = {} although it was started by the operator's script: something in its image or StatefulSet overrides it. No shard is moved. Look at the pod's command and environment.", view.name(node), postgres.wal_level),
-        );
+        plan.problem(Problem::RestartDidNotHelp {
+            node: view.name(node),
+            wal_level: postgres.wal_level.clone(),
+        });
     }
     let loaded = postgres.config_hash.as_ref() == Some(&hashes.config);
     // What a person set with ALTER SYSTEM is the person's to restart for.

@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use super::{Hold, KubernetesStep, Plan, ProblemReason, SqlStep, Step, View, Wanted, contents, rebalance};
+use super::{
+    Hold, KubernetesStep, Plan, Problem, SqlStep, Step, View, Wanted, contents, problem::DrainRefusal,
+    rebalance,
+};
 use crate::{
     api::{Node, spec::RebalanceMode, spec::VolumePolicy},
     observe::snapshot::{DistNode, Job},
 };
 
 /// Citus refuses a move after which less is free (`citus.desired_percent_disk_available_after_move`).
-const KEPT_FREE_PERCENT: i64 = 10;
+pub const KEPT_FREE_PERCENT: i64 = 10;
 
 type Workers<'a> = BTreeMap<Node, &'a DistNode>;
 
@@ -84,41 +87,37 @@ fn should_have_shards(view: View, node: Node, row: &DistNode, should: bool) -> S
     })
 }
 
-fn refuse(view: View, asked: &Workers, plan: &mut Plan, why: &str) {
-    let names: Vec<String> = asked.keys().map(|node| view.name(*node)).collect();
-    let (stay, all) = (view.staying().len(), view.registered_workers().len());
-    let what = format!(
-        "spec.workers.replicas: {stay} of {all} workers are to stay, and {} cannot be drained: {why}. Nothing was changed; they serve.",
-        names.join(", ")
-    );
-    plan.problem(ProblemReason::ScaleInRefused, what);
+fn refuse(view: View, asked: &Workers, why: DrainRefusal, plan: &mut Plan) {
+    plan.problem(Problem::ScaleInRefused {
+        workers: asked.keys().map(|node| view.name(*node)).collect(),
+        staying: view.staying().len(),
+        registered: view.registered_workers().len(),
+        why,
+    });
 }
 
 /// Nothing but the cluster's own is on those that are to go.
 fn is_free(view: View, asked: &Workers, plan: &mut Plan) -> bool {
-    let found: Vec<String> = asked.keys().filter_map(|node| contents::found(view, *node, plan)).collect();
+    let found =
+        asked.keys().filter_map(|node| Some((view.name(*node), contents::found(view, *node, plan)?.clone())));
+    let found: Vec<_> = found.collect();
     if !found.is_empty() {
-        let why = format!("{}. {}, or set spec.workers.replicas back", found.join(". "), contents::CURE);
-        refuse(view, asked, plan, &why);
+        refuse(view, asked, DrainRefusal::Contents(found), plan);
     }
     asked.keys().all(|node| contents::is_free(view, *node))
 }
 
 /// The last moment at which a scale-in can be refused without anything having been changed.
 fn begin(view: View, asked: &Workers, plan: &mut Plan) {
-    let refuse = |plan: &mut Plan, why: &str| refuse(view, asked, plan, why);
     if view.desired.rebalance.mode == RebalanceMode::Off {
-        refuse(
-            plan,
-            "spec.rebalance.mode is Off, and a drain moves shards; set it to Auto, or set spec.workers.replicas back",
-        );
+        refuse(view, asked, DrainRefusal::RebalanceOff, plan);
         return;
     }
     // Those who wait to join get their part first; a drain before that would move shards twice.
     let waiting =
         view.missing_workers().iter().any(|missing| !missing.timed_out && !view.is_retired(missing.node));
     if view.staying().is_empty() && !waiting {
-        refuse(plan, "no worker would stay that could take their shards");
+        refuse(view, asked, DrainRefusal::NobodyStays, plan);
         return;
     }
     if waiting {
@@ -130,7 +129,7 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
     }
     match room(view, asked) {
         Err(why) => plan.hold(Hold::RoomUnknown { why }),
-        Ok(Some(lack)) => refuse(plan, &lack),
+        Ok(Some(lack)) => refuse(view, asked, lack, plan),
         Ok(None) => {
             for (node, row) in asked {
                 let why =
@@ -147,7 +146,7 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
 ///
 /// # Errors
 /// What is not known.
-fn room(view: View, asked: &Workers) -> Result<Option<String>, String> {
+fn room(view: View, asked: &Workers) -> Result<Option<DrainRefusal>, String> {
     let citus = view.citus().ok_or("the catalog is not known")?;
     let mut total: i64 = 0;
     for (node, row) in asked {
@@ -167,29 +166,17 @@ fn room(view: View, asked: &Workers) -> Result<Option<String>, String> {
         let disk = disk.ok_or_else(|| format!("the free space of {} is not known", view.name(node)))?;
         let room = (disk.free - disk.total / 100 * KEPT_FREE_PERCENT).max(0);
         if needed > room {
-            return Ok(Some(format!(
-                "{} are to be moved, about {} to each worker that stays, a quarter for work included, and {} has room for {} ({} free of {}, {KEPT_FREE_PERCENT} % of which Citus keeps free). Grow spec.workers.storage.size, or set spec.workers.replicas back",
-                size(total),
-                size(needed),
-                view.name(node),
-                size(room),
-                size(disk.free),
-                size(disk.total)
-            )));
+            return Ok(Some(DrainRefusal::NoRoom {
+                node: view.name(node),
+                moved: total,
+                needed,
+                available: room,
+                free: disk.free,
+                capacity: disk.total,
+            }));
         }
     }
     Ok(None)
-}
-
-/// Bytes as people read them.
-fn size(bytes: i64) -> String {
-    let units = [("GiB", 1_i64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let unit = units.iter().find(|(_, unit)| bytes >= *unit);
-    unit.map_or_else(
-        || format!("{bytes} bytes"),
-        // Tenths without floating point.
-        |(name, unit)| format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
-    )
 }
 
 /// Starts the job that empties workers.
@@ -238,12 +225,7 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
 /// A person may have put something there since its drain began: then it stays, registered and without shards.
 fn may_go(view: View, node: Node, plan: &mut Plan) -> bool {
     if let Some(found) = contents::found(view, node, plan) {
-        let what = format!(
-            "{} is drained and cannot be removed: {found}. It stays registered, without shards. {}.",
-            view.name(node),
-            contents::CURE
-        );
-        plan.problem(ProblemReason::ScaleInRefused, what);
+        plan.problem(Problem::RemovalRefused { node: view.name(node), found: Box::new(found.clone()) });
     }
     contents::is_free(view, node)
 }

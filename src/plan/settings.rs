@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Hold, KubernetesStep, Plan, ProblemReason, Server, SqlStep, View, Wanted};
+use super::{Hold, KubernetesStep, Plan, Problem, Server, SqlStep, View, Wanted, problem::Shortage};
 use crate::{
     api::{Node, names::keys},
     observe::snapshot::{ParameterCheck, Postgres},
@@ -28,10 +28,7 @@ pub fn choose(view: View, plan: &mut Plan) -> BTreeMap<String, String> {
         match view.seen.parameter_checks.get(&format!("{name}={value}")) {
             Some(ParameterCheck::Accepted) => {}
             Some(ParameterCheck::Rejected { message, retry_due }) => {
-                plan.problem(
-                    ProblemReason::ConfigurationRejected,
-                    format!("spec.postgres.parameters.{name}: {message}. No node was changed or restarted. Correct the value, or remove it."),
-                );
+                plan.problem(Problem::ParameterRejected { name: name.clone(), message: message.clone() });
                 if *retry_due {
                     try_it(view, name, value, plan);
                 }
@@ -94,10 +91,8 @@ fn configure(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan:
     if let Some(rejected) = &postgres.rejected {
         // It runs with its last good configuration, which no reload can change; `roll` restarts it when there is a new one.
         if rejected.config_hash == *hash {
-            plan.problem(
-                ProblemReason::ConfigurationRejected,
-                format!("{} did not start with spec.postgres.parameters and runs with its last good ones: {}. No other node is restarted. Correct the parameters.", view.name(node), rejected.message),
-            );
+            let message = rejected.message.clone();
+            plan.problem(Problem::ConfigurationRejected { node: view.name(node), message });
         }
         return;
     }
@@ -160,14 +155,12 @@ pub fn is_configured(wanted: &Wanted, node: Node, postgres: &Postgres) -> bool {
 
 /// Why this server cannot take part in a move, if it cannot: settings too low for the moves at the same time.
 #[must_use]
-pub fn lacks_capacity(view: View, postgres: &Postgres) -> Option<String> {
+pub fn lacks_capacity(view: View, postgres: &Postgres) -> Option<Shortage> {
     let needed = i64::from(view.desired.rebalance.max_parallel_moves);
     ["max_replication_slots", "max_wal_senders", "max_logical_replication_workers", "max_worker_processes"]
         .into_iter()
         .find_map(|name| {
             let value: i64 = postgres.settings.get(name)?.parse().ok()?;
-            (value < needed).then(|| {
-                format!("{name} = {value} is less than the {needed} of spec.rebalance.maxParallelMoves")
-            })
+            (value < needed).then(|| Shortage { setting: name.to_owned(), value, needed })
         })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hold, Problem, ProblemReason};
+use super::{Hold, Problem};
 use crate::{
     api::{
         Node,
@@ -341,8 +341,7 @@ impl Plan {
         }
     }
     /// Adds a problem.
-    pub fn problem(&mut self, reason: ProblemReason, message: impl Into<String>) {
-        let problem = Problem { reason, message: message.into() };
+    pub fn problem(&mut self, problem: Problem) {
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }

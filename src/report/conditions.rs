@@ -261,8 +261,8 @@ pub fn stalled(plan: &Plan) -> Said {
     match plan.problems.first() {
         None => no("NoProblem", "nothing waits for a person"),
         Some(first) => {
-            let messages: Vec<&str> = plan.problems.iter().map(|problem| problem.message.as_str()).collect();
-            yes(first.reason.into(), messages.join(" "))
+            let messages: Vec<String> = plan.problems.iter().map(ToString::to_string).collect();
+            yes(first.reason().into(), messages.join(" "))
         }
     }
 }
@@ -316,9 +316,9 @@ pub fn configuration_applied(view: View, wanted: &Wanted, plan: &Plan) -> Said {
     let rejected = plan
         .problems
         .iter()
-        .find(|problem| problem.reason == crate::plan::ProblemReason::ConfigurationRejected);
+        .find(|problem| problem.reason() == crate::plan::ProblemReason::ConfigurationRejected);
     if let Some(problem) = rejected {
-        return no("ConfigurationRejected", problem.message.clone());
+        return no("ConfigurationRejected", problem.to_string());
     }
     if wanted.parameters != view.desired.parameters {
         return no("Checking", "changed parameters are tried on one server first");

@@ -3,6 +3,7 @@
 
 pub mod conditions;
 pub mod events;
+mod failures;
 pub mod metrics;
 pub mod publish;
 pub mod status;

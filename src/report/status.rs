@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{conditions, words, writer};
+use super::{conditions, failures, words, writer};
 use crate::{
     act::Done,
     api::{
@@ -26,7 +26,7 @@ use crate::{
 #[must_use]
 pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> DialogClusterStatus {
     let mut plan = plan.clone();
-    plan.problems.extend(done.problems(&desired.cluster));
+    plan.problems.extend(failures::problems(done, &desired.cluster));
     let plan = &plan;
     let view = View { desired, seen };
     let wanted = wanted(view, &mut Plan::default());
@@ -34,7 +34,7 @@ pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> D
     let phase = phase(view, plan, &said);
     let mut message = message(view, plan, done, &said);
     // Its numbers are bytes and rows, which move with every write of a client.
-    if plan.problems.first().is_some_and(|problem| problem.reason == ProblemReason::ScaleInRefused) {
+    if plan.problems.first().is_some_and(|problem| problem.reason() == ProblemReason::ScaleInRefused) {
         message = writer::as_told(seen.status.message.as_deref(), message);
         keep_told(&seen.status, ConditionType::Stalled, &mut said);
     }
@@ -80,10 +80,8 @@ pub fn invalid(
     invalid: &Invalid,
     now: jiff::Timestamp,
 ) -> DialogClusterStatus {
-    let plan = Plan {
-        problems: vec![Problem { reason: ProblemReason::InvalidSpec, message: invalid.to_string() }],
-        ..Plan::default()
-    };
+    let plan =
+        Plan { problems: vec![Problem::InvalidSpec { message: invalid.to_string() }], ..Plan::default() };
     let said = vec![
         (ConditionType::Reconciling, conditions::reconciling(&plan, &Done::default())),
         (ConditionType::Stalled, conditions::stalled(&plan)),
@@ -120,7 +118,7 @@ fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::Said)]) ->
     let step = |wanted: fn(&Step) -> bool| plan.steps.iter().any(|planned| wanted(&planned.step));
     if view.desired.paused {
         Phase::Paused
-    } else if plan.problems.iter().any(|problem| problem.reason.consequence().not_served) {
+    } else if plan.problems.iter().any(|problem| problem.reason().consequence().not_served) {
         Phase::Failed
     } else if !plan.problems.is_empty() {
         Phase::Blocked
@@ -158,7 +156,7 @@ fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::Said)]) ->
 
 fn message(view: View, plan: &Plan, done: &Done, said: &[(ConditionType, conditions::Said)]) -> String {
     let text = if let Some(problem) = plan.problems.first() {
-        problem.message.clone()
+        problem.to_string()
     } else if let Some((step, failure)) = done.failure() {
         format!("{} failed and is tried again: {}", words::doing(step), failure.message)
     } else if let Some(hold) =

@@ -26,7 +26,7 @@ fn an_image_of_the_same_versions_is_taken_while_the_coordinator_cannot_run() {
             matches!(&planned.step, Step::Kubernetes(KubernetesStep::Apply { object, .. })
                 if object.name == "dialogs-coordinator" && object.json.to_string().contains(asked))
         });
-        (taken, plan.problems.iter().any(|problem| problem.reason.to_string() == "UpgradeNotSupported"))
+        (taken, plan.problems.iter().any(|problem| matches!(problem, Problem::UpgradeNotSupported { .. })))
     };
     // Told by a worker, then by the volume alone, as when the DialogCluster was made again; then by nobody ever.
     seen.postgres.remove(&Node::Coordinator);
@@ -108,7 +108,7 @@ fn volumes_that_are_taken_back_are_not_opened_with_another_citus() {
     assert!(asks(&planned(&seen)));
     assert_eq!(images(&planned(&seen)), BTreeSet::from([runs.as_str()]));
     seen.images.insert("postgres:newer".to_owned(), facts("14.1-1"));
-    assert_eq!(planned(&seen).problems[0].reason.to_string(), "UpgradeNotSupported");
+    assert!(matches!(planned(&seen).problems[0], Problem::UpgradeNotSupported { .. }));
     assert_eq!(images(&planned(&seen)), BTreeSet::from([runs.as_str()]));
     seen.images.insert("postgres:newer".to_owned(), facts("13.2-1"));
     assert_eq!(images(&planned(&seen)), BTreeSet::from(["postgres:newer"]));
@@ -147,7 +147,7 @@ fn an_image_is_asked_again_when_what_it_was_asked_with_has_changed() {
             .steps
             .iter()
             .any(|planned| matches!(planned.step, Step::Kubernetes(KubernetesStep::ForgetInspection { .. })));
-        (again, plan.problems.iter().any(|problem| problem.reason.to_string() == "ImageNotUsable"))
+        (again, plan.problems.iter().any(|problem| problem.reason().to_string() == "ImageNotUsable"))
     };
     let seen = with_pod(&mut world, &json);
     assert_eq!(said(&world, &seen), (false, true), "it waits for a person");

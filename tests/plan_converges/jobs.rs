@@ -119,7 +119,7 @@ fn a_cluster_with_strategy_in_its_name_has_a_strategy() {
     ] {
         citus(&mut seen).plan = Some(Seen::Unknown(why));
         let plan = plan(&world.desired(), &seen);
-        let told = plan.problems.first().map(|problem| problem.reason.into());
+        let told = plan.problems.first().map(|problem| problem.reason().into());
         assert_eq!(told, problem, "{:?}", plan.problems);
         assert!(!plan.steps.iter().any(|planned| planned.step.name() == "StartRebalance"));
     }

@@ -28,7 +28,7 @@ use dialog_operator::{
         status::NodeState,
     },
     observe::snapshot::{self, CleanupRow, Leftover, LeftoverKind, Snapshot, Waiting},
-    plan::{Hold, KubernetesStep, Plan, Planned, SqlStep, Step, plan},
+    plan::{Hold, KubernetesStep, Plan, Planned, Problem, SqlStep, Step, plan, problem},
     report,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;

@@ -7,7 +7,7 @@ use dialog_operator::{
 
 use std::collections::BTreeSet;
 
-use dialog_operator::plan::{Problem, ProblemReason, RestartCause};
+use dialog_operator::plan::RestartCause;
 use strum::VariantNames;
 
 use super::*;
@@ -169,7 +169,7 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
             said: None,
         }],
     };
-    let problem = Problem { reason: ProblemReason::NameTaken, message: "taken".to_owned() };
+    let problem = Problem::NameTaken { kind: "Service".to_owned(), name: "dialogs".to_owned() };
     let other = Hold::CatalogUnknown { why: "something else".to_owned() };
     for hold in &holds {
         let (text, what) = (hold.to_string(), <&str>::from(hold));
