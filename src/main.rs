@@ -109,8 +109,7 @@ struct Situation<D = Desired, S = Snapshot> {
 /// A plan for people.
 fn told(plan: &Plan) -> String {
     let mut lines = Vec::new();
-    let problems =
-        plan.problems.iter().map(|problem| format!("problem {}: {}", problem.reason, problem.message));
+    let problems = plan.problems.iter().map(|problem| format!("problem {}: {problem}", problem.reason()));
     lines.extend(problems);
     lines.extend(plan.steps.iter().map(|planned| format!("step    {}: {}", planned.step, planned.why)));
     lines.extend(plan.holds.iter().map(|hold| format!("hold    {hold}")));
@@ -198,18 +197,21 @@ fn identity() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dialog_operator::plan::{Hold, ProblemReason, Step};
+    use dialog_operator::plan::{Hold, Problem, SqlStep};
 
     #[test]
     fn a_plan_is_told_with_its_reasons() {
         let mut plan = Plan::default();
         assert_eq!(told(&plan), "nothing to do, nothing to wait for\n");
-        plan.step(Step::RecoverTransactions, "before each job");
+        plan.step(SqlStep::RecoverTransactions, "before each job");
         plan.hold(Hold::JobRunning { job: 4 });
-        plan.problem(ProblemReason::NameTaken, "rename it");
+        plan.problem(Problem::StrategyUnknown {
+            strategy: "luck".into(),
+            message: "no such strategy".into(),
+        });
         assert_eq!(
             told(&plan),
-            "problem NameTaken: rename it\n\
+            "problem StrategyUnknown: spec.rebalance.strategy: luck: no such strategy. Use a row of pg_dist_rebalance_strategy.\n\
              step    recovering prepared transactions: before each job\n\
              hold    rebalance job 4 runs\n"
         );

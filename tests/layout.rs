@@ -623,7 +623,7 @@ fn every_document_that_is_named_exists() {
 /// The variants are read from the source: a new one cannot be forgotten here.
 #[test]
 fn the_runbook_has_every_reason_of_a_problem() {
-    let source = fs::read_to_string(root().join("src/plan/step.rs")).unwrap();
+    let source = fs::read_to_string(root().join("src/plan/problem/reason.rs")).unwrap();
     let (_, list) = source.split_once("pub enum ProblemReason {").expect("the enum of reasons");
     let (list, _) = list.split_once("\n}").unwrap();
     let lines = list.lines().map(|line| line.trim().trim_end_matches(','));

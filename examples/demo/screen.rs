@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use dialog_operator::api::status::RebalanceStatus;
+use dialog_operator::{api::status::RebalanceStatus, snapshot::JobState};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::watch::View;
@@ -95,7 +95,7 @@ fn quoted(argument: &str) -> String {
 }
 
 fn is_open(job: &RebalanceStatus) -> bool {
-    !matches!(job.state.as_str(), "finished" | "cancelled" | "failed")
+    !JobState::from(job.state.as_str()).has_ended()
 }
 
 fn bar(job: &RebalanceStatus) -> String {

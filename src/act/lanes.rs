@@ -1,168 +1,16 @@
 //! Which steps of a plan may be done beside each other, and which ones a failure stops. Pure.
 
 use crate::{
-    api::{
-        Node,
-        names::{SecretKind, keys},
-    },
-    plan::{Planned, Step},
+    api::Node,
+    plan::{Planned, SqlStep, Step},
     snapshot::Failure,
 };
-
-/// The node that a step is about, when it disturbs nobody else and needs nothing of another node.
-#[must_use]
-pub fn lane(step: &Step) -> Option<Node> {
-    match step {
-        Step::PrepareNode { node, .. }
-        | Step::GrantRights { node, .. }
-        | Step::RecordIdentity { node, .. }
-        | Step::Reload { node }
-        | Step::ResetAlterSystem { node, .. }
-        | Step::HurryConfiguration { node, .. }
-        | Step::PatchPod { node, .. } => Some(*node),
-        Step::Create(object) | Step::Apply { object, .. } => {
-            let labels = object.json.pointer("/metadata/labels")?;
-            labels.get(keys::NODE)?.as_str()?.parse().ok()
-        }
-        Step::AddNode { .. }
-        | Step::RestartNode { .. }
-        | Step::SetShouldHaveShards { .. }
-        | Step::Retire { .. }
-        | Step::RemoveNode { .. }
-        | Step::ActivateNode { .. }
-        | Step::DropLeftovers { .. }
-        | Step::TryParameter { .. }
-        | Step::CreateSecret(_)
-        | Step::SetConnectionKeys { .. }
-        | Step::InspectImage { .. }
-        | Step::Adopt { .. }
-        | Step::ForgetInspection { .. }
-        | Step::SetCoordinatorHost { .. }
-        | Step::CreateOwner { .. }
-        | Step::CreateExtension { .. }
-        | Step::ApplySchema { .. }
-        | Step::RecoverTransactions
-        | Step::StartRebalance { .. }
-        | Step::StopRebalance { .. }
-        | Step::PinGroups(_)
-        | Step::CleanUp
-        | Step::GiveUp { .. }
-        | Step::ForgetCleanup { .. }
-        | Step::Delete { .. } => None,
-    }
-}
-
-/// The node that a step is about, whoever else it concerns.
-#[must_use]
-pub fn node(step: &Step) -> Option<Node> {
-    match step {
-        Step::AddNode { node, .. }
-        | Step::RestartNode { node, .. }
-        | Step::SetShouldHaveShards { node, .. }
-        | Step::Retire { node, .. }
-        | Step::RemoveNode { node, .. }
-        | Step::ActivateNode { node, .. }
-        | Step::DropLeftovers { node, .. }
-        | Step::TryParameter { node, .. } => Some(*node),
-        Step::PrepareNode { .. }
-        | Step::GrantRights { .. }
-        | Step::RecordIdentity { .. }
-        | Step::Reload { .. }
-        | Step::ResetAlterSystem { .. }
-        | Step::HurryConfiguration { .. }
-        | Step::PatchPod { .. }
-        | Step::Create(_)
-        | Step::Apply { .. } => lane(step),
-        Step::CreateSecret(_)
-        | Step::SetConnectionKeys { .. }
-        | Step::InspectImage { .. }
-        | Step::Adopt { .. }
-        | Step::ForgetInspection { .. }
-        | Step::SetCoordinatorHost { .. }
-        | Step::CreateOwner { .. }
-        | Step::CreateExtension { .. }
-        | Step::ApplySchema { .. }
-        | Step::RecoverTransactions
-        | Step::StartRebalance { .. }
-        | Step::StopRebalance { .. }
-        | Step::PinGroups(_)
-        | Step::CleanUp
-        | Step::GiveUp { .. }
-        | Step::ForgetCleanup { .. }
-        | Step::Delete { .. } => None,
-    }
-}
-
-fn is_server(step: &Step) -> bool {
-    matches!(step, Step::Create(object) if object.kind == "StatefulSet")
-}
 
 /// Whether a step stands on one that failed before it: without that it would be wrong, or dangerous. Whatever does not
 /// is done all the same: what is refused for one thing must not keep everything else from being done.
 #[must_use]
 pub fn stands_on(step: &Step, failed: &Step) -> bool {
-    let of_its_node = || node(failed).is_some() && node(failed) == node(step);
-    match failed {
-        // Moves are protected from evictions before the first one starts.
-        Step::Create(object) | Step::Apply { object, .. } if object.kind == "PodDisruptionBudget" => {
-            matches!(step, Step::StartRebalance { .. })
-        }
-        Step::Create(_)
-        | Step::Apply { .. }
-        | Step::PrepareNode { .. }
-        | Step::RecordIdentity { .. }
-        | Step::Reload { .. }
-        | Step::ResetAlterSystem { .. }
-        | Step::HurryConfiguration { .. }
-        | Step::RestartNode { .. }
-        | Step::AddNode { .. }
-        | Step::Retire { .. }
-        | Step::RemoveNode { .. } => of_its_node(),
-        // Certificates are signed with what is in the first Secret; the owner's password is in the last.
-        // A server that is there is taken to trust authorities that were there before it.
-        Step::CreateSecret(SecretKind::Ca) if is_server(step) => true,
-        Step::CreateSecret(_) => matches!(step, Step::CreateSecret(_) | Step::CreateOwner { .. }),
-        Step::SetCoordinatorHost { .. } => matches!(step, Step::AddNode { .. }),
-        // The schema may use what is in them.
-        Step::CreateOwner { .. } | Step::CreateExtension { .. } => matches!(step, Step::ApplySchema { .. }),
-        // No move starts, and no worker goes, before what is prepared is ended. From its mark on there is no way back.
-        Step::RecoverTransactions => {
-            matches!(step, Step::StartRebalance { .. } | Step::Retire { .. } | Step::RemoveNode { .. })
-        }
-        Step::SetShouldHaveShards { .. } => of_its_node() || matches!(step, Step::StartRebalance { .. }),
-        // Of several that are inactive each gets a copy of the metadata in its turn; nothing may change it meanwhile.
-        Step::ActivateNode { .. } => matches!(
-            step,
-            Step::ActivateNode { .. }
-                | Step::AddNode { .. }
-                | Step::StartRebalance { .. }
-                | Step::SetShouldHaveShards { .. }
-                | Step::Retire { .. }
-                | Step::RemoveNode { .. }
-        ),
-        Step::GiveUp { workers } => {
-            node(step).is_some_and(|node| workers.iter().any(|(given_up, _)| *given_up == node))
-        }
-        // Every move of such a shard fails.
-        Step::ForgetCleanup { .. } => matches!(step, Step::StartRebalance { .. }),
-        Step::Delete { name, .. } => matches!(step, Step::Delete { name: other, .. } if other == name),
-        // The role gets the password of a Secret whose keys agree with it.
-        Step::SetConnectionKeys { .. } => matches!(step, Step::CreateOwner { .. }),
-        // Questions and tidying up: until they are answered or done the plan is one without them. The schema is needed
-        // by nothing else in a plan; a job that cannot be started or stopped, by nothing that is planned beside it.
-        Step::InspectImage { .. }
-        | Step::Adopt { .. }
-        | Step::ForgetInspection { .. }
-        | Step::TryParameter { .. }
-        | Step::DropLeftovers { .. }
-        | Step::PatchPod { .. }
-        | Step::CleanUp
-        | Step::GrantRights { .. }
-        | Step::ApplySchema { .. }
-        | Step::PinGroups(_)
-        | Step::StartRebalance { .. }
-        | Step::StopRebalance { .. } => false,
-    }
+    step.effect().stands_on(&failed.effect())
 }
 
 /// The steps of a plan in the order in which they are tried: those that have failed lately, and what stands on them, come
@@ -185,7 +33,7 @@ pub fn in_turn(steps: &[Planned], failed_lately: impl Fn(&Step) -> bool) -> Vec<
 pub fn is_for_nothing(step: &Step, steps: &[Planned], put_off: impl Fn(&Step) -> bool) -> bool {
     let mut others =
         steps.iter().map(|planned| &planned.step).filter(|other| stands_on(other, step)).peekable();
-    *step == Step::RecoverTransactions && others.peek().is_some() && others.all(put_off)
+    *step == Step::Sql(SqlStep::RecoverTransactions) && others.peek().is_some() && others.all(put_off)
 }
 
 /// What failures have stopped of a plan.
@@ -214,7 +62,7 @@ impl Stopped {
 pub fn batches(steps: &[Planned]) -> Vec<Vec<Vec<&Planned>>> {
     let mut batches: Vec<Vec<(Option<Node>, Vec<&Planned>)>> = Vec::new();
     for planned in steps {
-        let node = lane(&planned.step);
+        let node = planned.step.effect().lane();
         let open =
             batches.last_mut().filter(|batch| node.is_some() && batch.iter().all(|(of, _)| of.is_some()));
         match open {
@@ -231,12 +79,16 @@ pub fn batches(steps: &[Planned]) -> Vec<Vec<Vec<&Planned>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::KubernetesStep;
 
     #[test]
     fn nodes_are_prepared_in_parallel_before_registration() {
-        let prepare = |node| Step::PrepareNode { node, extension: None };
-        let record = |node| Step::RecordIdentity { node, system_identifier: "7".into(), claim: "c".into() };
-        let add = |node| Step::AddNode { node, address: String::new() };
+        let prepare = |node| Step::from(SqlStep::PrepareNode { node, extension: None });
+        let record = |node| {
+            let claim = "c".to_owned();
+            Step::from(KubernetesStep::RecordIdentity { node, system_identifier: "7".into(), claim })
+        };
+        let add = |node| Step::from(SqlStep::AddNode { node, address: String::new() });
         let (a, b) = (Node::Worker(0), Node::Worker(1));
         let steps = [
             record(a),
@@ -245,7 +97,7 @@ mod tests {
             prepare(b),
             add(a),
             add(b),
-            Step::RecoverTransactions,
+            SqlStep::RecoverTransactions.into(),
             prepare(a),
         ];
         let steps: Vec<Planned> =

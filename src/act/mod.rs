@@ -15,10 +15,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{ClusterId, Desired},
+    api::Desired,
     context::Context,
     observe::memory::Handle,
-    plan::{Plan, Planned, Problem, ProblemReason, Step, refusals},
+    plan::{KubernetesStep, Plan, Planned, Step, refusals},
     snapshot::{Cause, Failure, FailureReason, Snapshot},
 };
 
@@ -58,36 +58,6 @@ impl Done {
     /// All failures, in order.
     pub fn failures(&self) -> impl Iterator<Item = (&Step, &Failure)> {
         self.steps.iter().filter_map(|done| done.result.as_ref().err().map(|failure| (&done.step, failure)))
-    }
-    /// What only a person can mend, as the steps have found out. It is tried again all the same: nothing else tells
-    /// when it is mended outside the spec (an extension that the SQL needs, say).
-    #[must_use]
-    pub fn problems(&self, cluster: &ClusterId) -> Vec<Problem> {
-        let problem = |done: &DoneStep| {
-            let failure = done.result.as_ref().err()?;
-            match (failure.reason, &done.step) {
-                (FailureReason::Schema, _) => Some(Problem {
-                    reason: ProblemReason::SchemaFailed,
-                    message: format!("{}. Correct the SQL; it is then run again.", failure.message),
-                }),
-                (FailureReason::Extension, _) => Some(Problem {
-                    reason: ProblemReason::ExtensionFailed,
-                    message: format!(
-                        "{}. Use an image that has it, or take it out of spec.database.extensions; everything but the schema's SQL goes on.",
-                        failure.message
-                    ),
-                }),
-                // As the planner says it from the next look on: nothing changes for who reads it.
-                (FailureReason::NameTaken, Step::Create(object)) => {
-                    Some(Problem::name_taken(&object.kind, &object.name))
-                }
-                (FailureReason::NameTaken, Step::CreateSecret(kind)) => {
-                    Some(Problem::name_taken("Secret", &cluster.secret(*kind)))
-                }
-                _ => None,
-            }
-        };
-        self.steps.iter().filter_map(problem).collect()
     }
     /// Steps that succeeded.
     pub fn succeeded(&self) -> impl Iterator<Item = &Step> {
@@ -170,7 +140,7 @@ async fn tried(hands: &Hands<'_>, step: &Step, why: &str) -> Result<Option<Strin
     if let Ok(Some(said)) = &result {
         tracing::info!(step = step.name(), "{said}");
     }
-    let (act, node) = (refusals::act(step), lanes::node(step));
+    let (act, node) = (refusals::act(step), step.effect().scope.node());
     hands.memory.with(|memory| match &result {
         Ok(_) => memory.refusals.succeeded(&act),
         Err(failure) => {
@@ -187,7 +157,7 @@ async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failu
             "the operator is being shut down; its successor goes on",
         ));
     }
-    if step.is_disruptive() {
+    if step.effect().disruptive {
         let held = hands.context.leader.still_held().await;
         held.map_err(|error| Failure::new(FailureReason::NotLeader, error.to_string()))?;
     }
@@ -201,43 +171,51 @@ async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failu
 /// The last resort: requests and statements have shorter deadlines of their own, which end them in order.
 fn deadline(step: &Step) -> Duration {
     match step {
-        Step::ApplySchema { .. } | Step::GiveUp { .. } | Step::PrepareNode { .. } => Duration::from_mins(6),
-        _ => Duration::from_mins(2),
+        Step::Kubernetes(_) => Duration::from_mins(2),
+        Step::Sql(step) => sql::deadline(step),
     }
 }
 
 /// Does it; what it has to tell beyond that it is done.
 async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> {
     match step {
-        Step::Create(object) => kubernetes::create(hands, object).await,
-        Step::Apply { object, uid } => kubernetes::apply(hands, object, uid).await,
-        Step::CreateSecret(kind) => secrets::create(hands, *kind).await,
-        Step::SetConnectionKeys { uid, version } => secrets::set_connection_keys(hands, uid, version).await,
-        Step::InspectImage { image } => kubernetes::inspect_image(hands, image).await,
-        Step::Adopt { kind, name, uid } => kubernetes::adopt(hands, kind, name, uid).await,
-        Step::ForgetInspection { pod } => kubernetes::forget_inspection(hands, pod).await,
-        Step::HurryConfiguration { node, pod_uid, value } => {
+        Step::Kubernetes(step) => write(hands, step).await.map(|()| None),
+        Step::Sql(step) => sql::run(hands, step).await,
+    }
+}
+
+/// Writes it: one arm a step.
+async fn write(hands: &Hands<'_>, step: &KubernetesStep) -> Result<(), Failure> {
+    match step {
+        KubernetesStep::Create(object) => kubernetes::create(hands, object).await,
+        KubernetesStep::Apply { object, uid } => kubernetes::apply(hands, object, uid).await,
+        KubernetesStep::CreateSecret(kind) => secrets::create(hands, *kind).await,
+        KubernetesStep::SetConnectionKeys { uid, version } => {
+            secrets::set_connection_keys(hands, uid, version).await
+        }
+        KubernetesStep::InspectImage { image } => kubernetes::inspect_image(hands, image).await,
+        KubernetesStep::Adopt { kind, name, uid } => kubernetes::adopt(hands, kind, name, uid).await,
+        KubernetesStep::ForgetInspection { pod } => kubernetes::forget_inspection(hands, pod).await,
+        KubernetesStep::HurryConfiguration { node, pod_uid, value } => {
             kubernetes::hurry(hands, *node, pod_uid, value).await
         }
-        Step::PatchPod { node, pod_uid, metadata } => {
+        KubernetesStep::PatchPod { node, pod_uid, metadata } => {
             kubernetes::patch_pod(hands, *node, pod_uid, metadata).await
         }
-        Step::RecordIdentity { node, system_identifier, claim } => {
+        KubernetesStep::RecordIdentity { node, system_identifier, claim } => {
             kubernetes::record_identity(hands, *node, system_identifier, claim).await
         }
-        Step::RestartNode { node, pod_uid, booted, .. } => {
+        KubernetesStep::RestartNode { node, pod_uid, booted, .. } => {
             kubernetes::note_restart(hands, *node, booted).await?;
             // What is on disk already need not be written by the fast shutdown, nor replayed after it.
             sql::checkpoint(hands, *node).await;
             kubernetes::delete_pod(hands, *node, pod_uid).await
         }
-        Step::Delete { kind, name, uid } => kubernetes::delete(hands, kind, name, uid).await,
-        Step::Retire { node, claim, mark, reclaim } => {
+        KubernetesStep::Delete { kind, name, uid } => kubernetes::delete(hands, kind, name, uid).await,
+        KubernetesStep::Retire { node, claim, mark, reclaim } => {
             kubernetes::retire(hands, *node, claim.as_deref(), (mark, *reclaim)).await
         }
-        _ => return sql::run(hands, step).await,
     }
-    .map(|()| None)
 }
 
 impl Hands<'_> {

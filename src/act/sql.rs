@@ -1,12 +1,15 @@
 //! Steps that are said to a server: one arm a step, one call an arm. No SQL is written here.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::Hands;
 use crate::{
     api::{Node, names::SecretKind, spec::TransferMode},
     citus::{self, NodeConnector, PORT, Schema, Session, commands},
-    plan::Step,
+    plan::SqlStep,
     snapshot::{Failure, FailureReason, Leftover, Seen},
 };
 
@@ -32,38 +35,65 @@ impl Hands<'_> {
     }
 }
 
-pub(super) async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> {
+pub(super) async fn run(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<String>, Failure> {
     let started = Instant::now();
-    let result = match step {
-        Step::GiveUp { workers } => give_up(hands, workers).await.map(Some),
-        _ => say(hands, step).await.map(|()| None),
-    };
-    hands.context.metrics.sql(step.name(), started.elapsed());
+    let result = say(hands, step).await;
+    hands.context.metrics.sql(step.into(), started.elapsed());
     result
 }
 
-async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
+/// The last resort, as [`super::deadline`] says.
+pub(super) fn deadline(step: &SqlStep) -> Duration {
     match step {
-        Step::PrepareNode { node, extension } => prepare(hands, *node, extension.as_deref()).await,
-        Step::GrantRights { node, owner } => {
+        SqlStep::ApplySchema { .. } | SqlStep::GiveUp { .. } | SqlStep::PrepareNode { .. } => {
+            Duration::from_mins(6)
+        }
+        SqlStep::GrantRights { .. }
+        | SqlStep::Reload { .. }
+        | SqlStep::ResetAlterSystem { .. }
+        | SqlStep::TryParameter { .. }
+        | SqlStep::SetCoordinatorHost { .. }
+        | SqlStep::AddNode { .. }
+        | SqlStep::CreateExtension { .. }
+        | SqlStep::CreateOwner { .. }
+        | SqlStep::RecoverTransactions
+        | SqlStep::StartRebalance { .. }
+        | SqlStep::PinGroups(_)
+        | SqlStep::StopRebalance { .. }
+        | SqlStep::SetShouldHaveShards { .. }
+        | SqlStep::CleanUp
+        | SqlStep::RemoveNode { .. }
+        | SqlStep::ActivateNode { .. }
+        | SqlStep::ForgetCleanup { .. }
+        | SqlStep::DropLeftovers { .. } => Duration::from_mins(2),
+    }
+}
+
+/// One arm a step; what it has to tell beyond that it is done.
+#[allow(clippy::too_many_lines)] // one arm a step
+async fn say(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<String>, Failure> {
+    match step {
+        SqlStep::GiveUp { workers } => return give_up(hands, workers).await.map(Some),
+        SqlStep::PrepareNode { node, extension } => prepare(hands, *node, extension.as_deref()).await,
+        SqlStep::GrantRights { node, owner } => {
             let session = hands.session(*node).await?;
             Ok(commands::grant_rights(&session, owner, &hands.desired.database.name).await?)
         }
-        Step::Reload { node } => Ok(commands::reload(&*hands.session(*node).await?).await?),
-        Step::ResetAlterSystem { node, names } => {
+        SqlStep::Reload { node } => Ok(commands::reload(&*hands.session(*node).await?).await?),
+        SqlStep::ResetAlterSystem { node, names } => {
             // Loaded at once: afterwards nothing shows that the server still has the old values.
             let session = hands.session(*node).await?;
             commands::reset_alter_system(&session, names).await?;
             Ok(commands::reload(&session).await?)
         }
-        Step::TryParameter { node, name, value } => {
+        SqlStep::TryParameter { node, name, value } => {
             let answer = commands::try_parameter(&*hands.session(*node).await?, name, value).await?;
-            hands
-                .memory
-                .with(|memory| memory.trials.insert(format!("{name}={value}"), (answer, Instant::now())));
+            hands.memory.with(|memory| {
+                memory.parameter_checks.insert(format!("{name}={value}"), (answer, Instant::now()))
+            });
             Ok(())
         }
-        Step::CreateExtension { name } => {
+        SqlStep::CreateExtension { name } => {
             let made = commands::create_extension_of_spec(&*hands.coordinator().await?, name).await;
             made.map_err(|error| {
                 let failure = Failure::from(error);
@@ -74,7 +104,7 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
                 }
             })
         }
-        Step::CreateOwner { owner, secret_uid } => {
+        SqlStep::CreateOwner { owner, secret_uid } => {
             let password = hands.application_password().await?;
             let database = &hands.desired.database.name;
             let coordinator = hands.coordinator().await?;
@@ -86,23 +116,53 @@ async fn say(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
             hands.memory.with(|memory| memory.reach.password_was_set(again));
             Ok(())
         }
-        Step::ApplySchema { hash } => apply_schema(hands, hash).await,
-        Step::RecoverTransactions => {
+        SqlStep::ApplySchema { hash } => apply_schema(hands, hash).await,
+        SqlStep::RecoverTransactions => {
             let recovered = commands::recover_transactions(&*hands.coordinator().await?).await?;
             if recovered > 0 {
                 tracing::info!(recovered, "prepared transactions were recovered");
             }
             Ok(())
         }
-        Step::StartRebalance { drain, strategy, transfer_mode, parallel_colocated, .. } => {
+        SqlStep::StartRebalance { drain, strategy, transfer_mode, parallel_colocated, .. } => {
             start(hands, *drain, (strategy, *transfer_mode, *parallel_colocated)).await
         }
-        Step::PinGroups(pins) => Ok(commands::pin_groups(&*hands.coordinator().await?, pins).await?),
-        Step::StopRebalance { job } => {
+        SqlStep::PinGroups(pins) => Ok(commands::pin_groups(&*hands.coordinator().await?, pins).await?),
+        SqlStep::StopRebalance { job } => {
             Ok(commands::stop_rebalance(&*hands.coordinator().await?, *job).await.map(drop)?)
         }
-        _ => about_members(hands, step).await,
+        SqlStep::SetCoordinatorHost { address } => {
+            Ok(commands::set_coordinator_host(&*hands.coordinator().await?, address, PORT).await?)
+        }
+        SqlStep::AddNode { address, .. } => {
+            Ok(commands::add_node(&*hands.coordinator().await?, address, PORT).await.map(drop)?)
+        }
+        SqlStep::SetShouldHaveShards { address, should, .. } => {
+            let coordinator = hands.coordinator().await?;
+            Ok(commands::set_should_have_shards(&coordinator, address, PORT, *should).await?)
+        }
+        SqlStep::CleanUp => {
+            let warnings = commands::cleanup_orphans(&*hands.coordinator().await?).await?;
+            if !warnings.is_empty() {
+                tracing::info!(
+                    warnings = warnings.join(" "),
+                    "citus_cleanup_orphaned_resources left something"
+                );
+            }
+            Ok(())
+        }
+        SqlStep::RemoveNode { address, .. } => {
+            Ok(commands::remove_node(&*hands.coordinator().await?, address, PORT).await?)
+        }
+        SqlStep::ActivateNode { address, .. } => {
+            Ok(commands::activate_node(&*hands.coordinator().await?, address, PORT).await?)
+        }
+        SqlStep::ForgetCleanup { records } => {
+            Ok(commands::forget_cleanup(&*hands.coordinator().await?, records).await.map(drop)?)
+        }
+        SqlStep::DropLeftovers { node, leftovers } => drop_leftovers(hands, *node, leftovers).await,
     }
+    .map(|()| None)
 }
 
 async fn start(
@@ -125,44 +185,6 @@ async fn start(
         return Err(Failure::new(FailureReason::Postgres, message));
     }
     Ok(())
-}
-
-/// Steps about who is a member, and what members hold.
-async fn about_members(hands: &Hands<'_>, step: &Step) -> Result<(), Failure> {
-    match step {
-        Step::SetCoordinatorHost { address } => {
-            Ok(commands::set_coordinator_host(&*hands.coordinator().await?, address, PORT).await?)
-        }
-        Step::AddNode { address, .. } => {
-            Ok(commands::add_node(&*hands.coordinator().await?, address, PORT).await.map(drop)?)
-        }
-        Step::SetShouldHaveShards { address, should, .. } => {
-            let coordinator = hands.coordinator().await?;
-            Ok(commands::set_should_have_shards(&coordinator, address, PORT, *should).await?)
-        }
-        Step::CleanUp => {
-            let warnings = commands::cleanup_orphans(&*hands.coordinator().await?).await?;
-            if !warnings.is_empty() {
-                tracing::info!(
-                    warnings = warnings.join(" "),
-                    "citus_cleanup_orphaned_resources left something"
-                );
-            }
-            Ok(())
-        }
-        Step::RemoveNode { address, .. } => {
-            Ok(commands::remove_node(&*hands.coordinator().await?, address, PORT).await?)
-        }
-        Step::ActivateNode { address, .. } => {
-            Ok(commands::activate_node(&*hands.coordinator().await?, address, PORT).await?)
-        }
-        Step::ForgetCleanup { records } => {
-            Ok(commands::forget_cleanup(&*hands.coordinator().await?, records).await.map(drop)?)
-        }
-        Step::DropLeftovers { node, leftovers } => drop_leftovers(hands, *node, leftovers).await,
-        // The other steps are Kubernetes'. A new one that is forgotten here fails loudly.
-        other => Err(Failure::new(FailureReason::Postgres, format!("{} is no statement", other.name()))),
-    }
 }
 
 async fn prepare(hands: &Hands<'_>, node: Node, extension: Option<&str>) -> Result<(), Failure> {

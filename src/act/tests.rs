@@ -23,6 +23,7 @@ use crate::{
     },
     metrics::Metrics,
     observe::memory::Handle,
+    plan::{KubernetesStep, SqlStep},
     report::{memory::Reported, publish},
     resources::Rendered,
     snapshot::{OperatorConfig, Ownership},
@@ -134,7 +135,7 @@ fn methods(asked: &[Asked]) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_name_taken_by_a_stranger_is_told_and_remembered() {
-    let step = Step::Create(Box::new(service()));
+    let step = Step::from(KubernetesStep::Create(Box::new(service())));
     let (done, asked, memory) = done(step, vec![refusal(409, "AlreadyExists"), (200, stored(None))]).await;
     let (_, failure) = done.failure().unwrap();
     assert_eq!(failure.reason, FailureReason::NameTaken);
@@ -146,7 +147,7 @@ async fn a_name_taken_by_a_stranger_is_told_and_remembered() {
 
 #[tokio::test]
 async fn a_name_taken_by_our_own_object_is_no_failure() {
-    let step = Step::Create(Box::new(service()));
+    let step = Step::from(KubernetesStep::Create(Box::new(service())));
     let (done, ..) = done(step, vec![refusal(409, "AlreadyExists"), (200, stored(Some("u-2")))]).await;
     assert_eq!(done.failure(), None);
 }
@@ -155,12 +156,16 @@ fn service_of(node: &str) -> Step {
     let mut service = service();
     service.name = format!("shop-{node}");
     service.json["metadata"]["labels"] = json!({"dialogcluster.dev/node": node});
-    Step::Create(Box::new(service))
+    Step::Kubernetes(KubernetesStep::Create(Box::new(service)))
 }
 
 #[tokio::test]
 async fn a_refusal_for_one_node_stops_that_node_alone() {
-    let steps = vec![service_of("worker-3"), service_of("worker-3"), Step::Create(Box::new(service()))];
+    let steps = vec![
+        service_of("worker-3"),
+        service_of("worker-3"),
+        Step::Kubernetes(KubernetesStep::Create(Box::new(service()))),
+    ];
     let (done, asked, _) = all_done(steps, vec![refusal(403, "Forbidden"), (200, stored(Some("u-2")))]).await;
     assert_eq!(done.failure().unwrap().1.reason, FailureReason::Kubernetes);
     assert_eq!((methods(&asked).len(), done.succeeded().count()), (2, 1), "{asked:?}");
@@ -168,18 +173,18 @@ async fn a_refusal_for_one_node_stops_that_node_alone() {
 
 #[tokio::test]
 async fn refusal_for_the_cluster_stops_only_what_needs_it() {
-    let steps = vec![Step::Create(Box::new(service())), service_of("worker-3")];
+    let steps = vec![Step::Kubernetes(KubernetesStep::Create(Box::new(service()))), service_of("worker-3")];
     let (done, asked, memory) =
         all_done(steps, vec![refusal(403, "Forbidden"), (201, stored(Some("u-2")))]).await;
     assert_eq!((methods(&asked).len(), done.succeeded().count()), (2, 1), "{asked:?}");
-    let act = refusals::act(&Step::Create(Box::new(service())));
+    let act = refusals::act(&Step::Kubernetes(KubernetesStep::Create(Box::new(service()))));
     let cause = memory.with(|memory| memory.refusals.of(&act).map(|one| one.failure.cause.clone()));
     assert_eq!(cause, Some(Cause::Api("Forbidden".to_owned())), "it is remembered with its reason");
 }
 
 #[tokio::test]
 async fn an_api_server_that_is_overloaded_is_asked_nothing_else() {
-    let steps = vec![Step::Create(Box::new(service())), service_of("worker-3")];
+    let steps = vec![Step::Kubernetes(KubernetesStep::Create(Box::new(service()))), service_of("worker-3")];
     let (done, asked, _) = all_done(steps, vec![refusal(503, "ServiceUnavailable")]).await;
     assert_eq!((done.steps.len(), methods(&asked).len()), (1, 1));
 }
@@ -191,7 +196,7 @@ async fn what_failed_a_moment_ago_is_told_and_tried_last_and_later() {
     let memory = Handle::default();
     let seen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     let mut plan = Plan::default();
-    plan.step(Step::Create(Box::new(service())), "a test wants it");
+    plan.step(KubernetesStep::Create(Box::new(service())), "a test wants it");
     let mut both = plan.clone();
     both.step(service_of("worker-3"), "a test wants it");
     let hands = |seen| Hands { context: &context, desired: &desired, seen, memory: memory.clone() };
@@ -208,7 +213,10 @@ async fn what_failed_a_moment_ago_is_told_and_tried_last_and_later() {
 
 #[tokio::test]
 async fn a_question_that_cannot_be_asked_stops_nothing() {
-    let steps = vec![Step::InspectImage { image: "wanted".into() }, service_of("worker-3")];
+    let steps = vec![
+        Step::Kubernetes(KubernetesStep::InspectImage { image: "wanted".into() }),
+        service_of("worker-3"),
+    ];
     let (done, asked, _) = all_done(steps, vec![refusal(403, "Forbidden"), (201, stored(Some("u-2")))]).await;
     assert_eq!(done.failure().unwrap().0.name(), "InspectImage", "and it is told");
     assert_eq!((methods(&asked).len(), done.succeeded().count()), (2, 1), "{asked:?}");
@@ -216,13 +224,13 @@ async fn a_question_that_cannot_be_asked_stops_nothing() {
 
 #[test]
 fn a_schema_that_fails_stops_the_schema_and_nothing_else() {
-    let owner = Step::CreateOwner { owner: "dialogs".into(), secret_uid: "s".into() };
-    let schema = Step::ApplySchema { hash: "h".into() };
+    let owner = Step::Sql(SqlStep::CreateOwner { owner: "dialogs".into(), secret_uid: "s".into() });
+    let schema = Step::Sql(SqlStep::ApplySchema { hash: "h".into() });
     let failure = Failure::new(FailureReason::Postgres, "no");
     let mut stopped = lanes::Stopped::default();
     stopped.after(&owner, &failure);
-    assert!(stopped.includes(&schema) && !stopped.includes(&Step::RecoverTransactions));
-    stopped.after(&Step::DropLeftovers { node: Node::Worker(1), leftovers: vec![] }, &failure);
+    assert!(stopped.includes(&schema) && !stopped.includes(&Step::Sql(SqlStep::RecoverTransactions)));
+    stopped.after(&Step::Sql(SqlStep::DropLeftovers { node: Node::Worker(1), leftovers: vec![] }), &failure);
     assert!(!stopped.includes(&service_of("worker-1")));
 }
 
@@ -231,34 +239,42 @@ fn a_schema_that_fails_stops_the_schema_and_nothing_else() {
 fn nothing_is_done_that_stands_on_what_was_refused() {
     let address = String::new;
     let (one, two) = (Node::Worker(1), Node::Worker(2));
-    let start = Step::StartRebalance {
+    let start = Step::Sql(SqlStep::StartRebalance {
         drain: false,
         strategy: String::new(),
         transfer_mode: crate::api::spec::TransferMode::Auto,
         parallel_colocated: false,
         moves: 1,
+    });
+    let retire = |node| {
+        Step::Kubernetes(KubernetesStep::Retire {
+            node,
+            claim: None,
+            mark: String::new(),
+            reclaim: crate::api::spec::VolumePolicy::Retain,
+        })
     };
-    let retire = |node| Step::Retire {
-        node,
-        claim: None,
-        mark: String::new(),
-        reclaim: crate::api::spec::VolumePolicy::Retain,
+    let remove = |node| Step::Sql(SqlStep::RemoveNode { node, address: address(), kept: None });
+    let add = |node| Step::Sql(SqlStep::AddNode { node, address: address() });
+    let activate = |node| Step::Sql(SqlStep::ActivateNode { node, address: address() });
+    let record = |node| {
+        Step::Kubernetes(KubernetesStep::RecordIdentity {
+            node,
+            system_identifier: "7".into(),
+            claim: "c".into(),
+        })
     };
-    let remove = |node| Step::RemoveNode { node, address: address(), kept: None };
-    let add = |node| Step::AddNode { node, address: address() };
-    let activate = |node| Step::ActivateNode { node, address: address() };
-    let record = |node| Step::RecordIdentity { node, system_identifier: "7".into(), claim: "c".into() };
     for (step, failed) in [
-        (&start, Step::RecoverTransactions),
-        (&remove(one), Step::RecoverTransactions),
-        (&retire(one), Step::RecoverTransactions),
+        (&start, Step::Sql(SqlStep::RecoverTransactions)),
+        (&remove(one), Step::Sql(SqlStep::RecoverTransactions)),
+        (&retire(one), Step::Sql(SqlStep::RecoverTransactions)),
         (&remove(one), retire(one)),
         (&add(one), record(one)),
         (&add(one), service_of("worker-1")),
-        (&add(one), Step::SetCoordinatorHost { address: address() }),
+        (&add(one), Step::Sql(SqlStep::SetCoordinatorHost { address: address() })),
         (&add(two), activate(one)),
         (&activate(two), activate(one)),
-        (&retire(one), Step::GiveUp { workers: vec![(one, address())] }),
+        (&retire(one), Step::Sql(SqlStep::GiveUp { workers: vec![(one, address())] })),
     ] {
         assert!(lanes::stands_on(step, &failed), "{} after {}", step.name(), failed.name());
     }
@@ -266,8 +282,8 @@ fn nothing_is_done_that_stands_on_what_was_refused() {
         (&add(two), add(one)),
         (&remove(two), remove(one)),
         (&start, add(one)),
-        (&add(one), Step::Create(Box::new(service()))),
-        (&retire(two), Step::GiveUp { workers: vec![(one, address())] }),
+        (&add(one), Step::Kubernetes(KubernetesStep::Create(Box::new(service())))),
+        (&retire(two), Step::Sql(SqlStep::GiveUp { workers: vec![(one, address())] })),
     ] {
         assert!(!lanes::stands_on(step, &failed), "{} after {}", step.name(), failed.name());
     }
@@ -275,9 +291,10 @@ fn nothing_is_done_that_stands_on_what_was_refused() {
 
 #[test]
 fn nothing_is_prepared_for_what_is_put_off() {
-    let remove = Step::RemoveNode { node: Node::Worker(1), address: String::new(), kept: None };
-    let steps = [Step::RecoverTransactions, remove].map(|step| Planned { step, why: String::new() });
-    let is_remove = |step: &Step| matches!(step, Step::RemoveNode { .. });
+    let remove = Step::Sql(SqlStep::RemoveNode { node: Node::Worker(1), address: String::new(), kept: None });
+    let steps =
+        [Step::Sql(SqlStep::RecoverTransactions), remove].map(|step| Planned { step, why: String::new() });
+    let is_remove = |step: &Step| matches!(step, Step::Sql(SqlStep::RemoveNode { .. }));
     assert!(lanes::is_for_nothing(&steps[0].step, &steps, is_remove));
     assert!(!lanes::is_for_nothing(&steps[0].step, &steps, |_| false));
     assert!(!lanes::is_for_nothing(&steps[0].step, &steps[..1], is_remove), "in the middle of a job");
@@ -285,14 +302,14 @@ fn nothing_is_prepared_for_what_is_put_off() {
 
 #[tokio::test]
 async fn a_name_of_an_earlier_cluster_is_waited_for() {
-    let step = Step::Create(Box::new(service()));
+    let step = Step::from(KubernetesStep::Create(Box::new(service())));
     let (done, ..) = done(step, vec![refusal(409, "AlreadyExists"), (200, stored(Some("u-1")))]).await;
     assert_eq!(done.failure().unwrap().1.reason, FailureReason::Conflict);
 }
 
 #[tokio::test]
 async fn an_apply_knows_the_uid_and_forces() {
-    let step = || Step::Apply { object: Box::new(service()), uid: "s-1".into() };
+    let step = || Step::from(KubernetesStep::Apply { object: Box::new(service()), uid: "s-1".into() });
     let mut created = stored(Some("u-2"));
     created["metadata"]["uid"] = "s-1".into();
     created["metadata"]["managedFields"] =
@@ -320,8 +337,12 @@ async fn an_apply_knows_the_uid_and_forces() {
 #[tokio::test]
 async fn nothing_is_deleted_without_the_lease() {
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "dialog-operator"}, "spec": {"holderIdentity": "another"}});
-    let step = Step::Delete { kind: "StatefulSet".into(), name: "shop-worker-2".into(), uid: "s-9".into() };
-    let (done, asked, _) = done(step, vec![(200, lease)]).await;
+    let step = KubernetesStep::Delete {
+        kind: "StatefulSet".into(),
+        name: "shop-worker-2".into(),
+        uid: "s-9".into(),
+    };
+    let (done, asked, _) = done(step.into(), vec![(200, lease)]).await;
     let (_, failure) = done.failure().unwrap();
     assert_eq!(failure.reason, FailureReason::NotLeader);
     assert!(failure.message.contains("held by another"), "{failure}");
@@ -349,7 +370,7 @@ async fn what_was_done_is_told_also_when_the_status_cannot_be_written() {
     let (context, desired) = (context(&client), desired());
     let (memory, seen) =
         (ClusterCache::<Reported>::default(), Snapshot::empty(&context.operator, jiff::Timestamp::now()));
-    let step = Step::GiveUp { workers: vec![] };
+    let step = Step::from(SqlStep::GiveUp { workers: vec![] });
     let said = Some("about 7 rows in 1 shards".to_owned());
     let done = Done { steps: vec![DoneStep { step, result: Ok(()), said }] };
     publish::publish(&context, &memory, &desired, &seen, (&Plan::default(), &done)).await.unwrap_err();

@@ -40,6 +40,36 @@ pub struct DialogClusterStatus {
     pub handled: BTreeMap<String, String>,
 }
 
+/// Types of conditions, in the order in which people read them.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, strum::Display, strum::EnumIter, strum::IntoStaticStr,
+)]
+#[allow(missing_docs)] // crds/ and README tell what each means
+pub enum ConditionType {
+    Ready,
+    Reconciling,
+    Stalled,
+    WalLevelLogical,
+    ConfigurationApplied,
+    WorkersRegistered,
+    SchemaApplied,
+    Balanced,
+}
+
+impl DialogClusterStatus {
+    /// The condition of a type, when there is one.
+    #[must_use]
+    pub fn condition(&self, kind: ConditionType) -> Option<&Condition> {
+        let kind: &str = kind.into();
+        self.conditions.iter().find(|condition| condition.type_ == kind)
+    }
+    /// Whether the condition of a type is `True`.
+    #[must_use]
+    pub fn is_true(&self, kind: ConditionType) -> bool {
+        self.condition(kind).is_some_and(|condition| condition.status == "True")
+    }
+}
+
 /// One word for people about a whole cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display)]
 #[allow(missing_docs)] // the words are their own explanation

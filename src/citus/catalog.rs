@@ -285,7 +285,7 @@ fn assemble(
     let tasks = catalog.tasks.into_iter().map(|task| names.task(task)).collect();
     let job = catalog.job.map(|job| Job {
         id: job.id,
-        state: job.state,
+        state: job.state.into(),
         description: job.description,
         started_at: job.started_at,
         finished_at: job.finished_at,
@@ -372,7 +372,7 @@ impl Names<'_> {
         let table = task.table.unwrap_or_default();
         Task {
             id: task.id,
-            state: task.state,
+            state: task.state.into(),
             transfer: task::parse(&task.command)
                 .and_then(|command| self.transfer(command.shard, table, &command.from, &command.to)),
             retried: task.retried,

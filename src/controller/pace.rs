@@ -102,17 +102,36 @@ fn after_hold(hold: &Hold, waited: Duration, now: Timestamp) -> Option<Duration>
             Some(until.duration_since(now).unsigned_abs().clamp(MOVING, AT_REST))
         }
         Hold::WorkerMissing { timed_out: true, .. } => Some(soon.max(Duration::from_secs(2))),
-        _ => Some(soon),
+        Hold::FormerObjects { .. }
+        | Hold::PodNotReady { .. }
+        | Hold::NotAnswering { .. }
+        | Hold::CatalogUnknown { .. }
+        | Hold::NodeNotPrepared { .. }
+        | Hold::ConfigurationOnItsWay { .. }
+        | Hold::Rolling { .. }
+        | Hold::MemberInactive { .. }
+        | Hold::RegisteredNodeSilent { .. }
+        | Hold::NotConnected { .. }
+        | Hold::WorkerMissing { timed_out: false, .. }
+        | Hold::Leaving { .. }
+        | Hold::RoomUnknown { .. }
+        | Hold::ContentsUnknown { .. }
+        | Hold::CleanupBlocked { .. }
+        | Hold::HeldUp { .. }
+        | Hold::InspectingImage { .. }
+        | Hold::VolumesGrow { .. }
+        | Hold::SchemaSource { .. } => Some(soon),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::SqlStep;
     use crate::{
         act::DoneStep,
         api::{DialogCluster, Node},
-        snapshot::{Citus, Failure, FailureReason, OperatorConfig, Seen},
+        snapshot::{Citus, Failure, FailureReason, JobState, OperatorConfig, Seen},
     };
 
     fn desired() -> Desired {
@@ -126,7 +145,7 @@ mod tests {
         }
     }
     fn did(result: Result<(), Failure>) -> Done {
-        Done { steps: vec![DoneStep { step: Step::RecoverTransactions, result, said: None }] }
+        Done { steps: vec![DoneStep { step: SqlStep::RecoverTransactions.into(), result, said: None }] }
     }
     fn waits(hold: Hold) -> Plan {
         Plan { holds: vec![hold], ..Plan::default() }
@@ -174,7 +193,7 @@ mod tests {
     #[test]
     fn a_job_is_watched_each_second() {
         let mut seen = nothing();
-        let job = Job { state: "running".into(), ..Job::default() };
+        let job = Job { state: JobState::Running, ..Job::default() };
         seen.citus = Seen::Known(Citus { job: Some(job), ..Citus::default() });
         let pace =
             |seen: &Snapshot| Pace::default().after(&desired(), seen, (&Plan::default(), &Done::default()));

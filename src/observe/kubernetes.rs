@@ -14,7 +14,7 @@ use crate::{
     api::{ClusterId, Node, names::keys},
     kubernetes::caches::WatchScope,
     resources::{INSPECTION, SERVER},
-    snapshot::{ImageFacts, LiveObject, Pod, Seen, Waiting, Warning, live},
+    snapshot::{ImageFacts, LiveObject, Pod, Seen, Termination, Waiting, Warning, live},
 };
 
 /// Every object that carries the cluster's label or is known to have one of its names, by `Kind/name`. Pods of nodes
@@ -208,7 +208,7 @@ pub(super) fn inspection(pod: &KubernetesPod) -> Option<Seen<ImageFacts>> {
         return None;
     }
     let asked = status.container_statuses.iter().flatten().find(|container| container.name == INSPECTION);
-    if let Some((reason, message)) = asked.and_then(terminated) {
+    if let Some(Termination { reason, message, .. }) = asked.and_then(terminated) {
         // The script writes such a line at its very end, and only there.
         return Some(match message.parse() {
             Ok(facts) => Seen::Known(facts),
@@ -249,19 +249,20 @@ pub fn waiting(status: &PodStatus) -> Option<Waiting> {
 }
 
 /// How the server's container ended last: now, or before its last restart.
-fn last_termination(status: &PodStatus) -> Option<Waiting> {
+fn last_termination(status: &PodStatus) -> Option<Termination> {
     let server = status.container_statuses.iter().flatten().find(|container| container.name == SERVER)?;
-    terminated(server).map(|(reason, message)| Waiting { reason, message })
+    terminated(server)
 }
 
-/// Reason and message of a container's end, if it ended.
+/// A container's end, if it ended.
 #[must_use]
-pub fn terminated(container: &ContainerStatus) -> Option<(String, String)> {
+pub fn terminated(container: &ContainerStatus) -> Option<Termination> {
     let ended = |state: &Option<ContainerState>| state.as_ref()?.terminated.clone();
     let end = ended(&container.state).or_else(|| ended(&container.last_state))?;
     let reason = end.reason.unwrap_or_else(|| format!("exit code {}", end.exit_code));
     let message = end.message.map(|message| message.trim().to_owned()).filter(|message| !message.is_empty());
-    Some((reason, message.unwrap_or_else(|| format!("exit code {}", end.exit_code))))
+    let message = message.unwrap_or_else(|| format!("exit code {}", end.exit_code));
+    Some(Termination { reason, message, exit_code: end.exit_code })
 }
 
 fn words(reason: Option<&String>, message: Option<&String>) -> Waiting {

@@ -2,7 +2,7 @@
 //! before the watch shows them: forgotten at any time, it is found out again. No decision hangs on it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
@@ -15,7 +15,9 @@ use crate::{
     context::ClusterCache,
     kubernetes::caches::CACHE_LAG,
     resources::{self, Rendered},
-    snapshot::{Act, Contents, ImageFacts, LiveObject, Reach, Refusals, Rewritten, SchemaSql, Seen},
+    snapshot::{
+        Act, Contents, ImageFacts, LiveObject, ParameterCheck, Reach, Refusals, Rewritten, SchemaSql, Seen,
+    },
 };
 
 /// A name that a stranger took is looked at again after so long.
@@ -37,8 +39,8 @@ pub struct Remembered {
     pub writes: HashMap<String, (Value, Instant)>,
     /// Pods deleted by us, by uid, until the watch shows it.
     pub deleted_pods: HashMap<String, Instant>,
-    /// Answers of servers to values, by `name=value`, and when.
-    pub trials: BTreeMap<String, (Option<String>, Instant)>,
+    /// Answers of servers to values, by `name=value`, and when: `None` when they took them.
+    pub parameter_checks: BTreeMap<String, (Option<String>, Instant)>,
     /// What failed lately.
     pub refusals: Refusals,
     /// Looks that were not answered in time, and how often in a row.
@@ -107,10 +109,14 @@ impl Remembered {
     /// What servers said to values, and to which of those that they did not take they may say something else by now: the
     /// tablespace that a value names is made, say.
     #[must_use]
-    pub fn trials(&self) -> (BTreeMap<String, Option<String>>, BTreeSet<String>) {
-        let said = self.trials.iter().map(|(value, (said, _))| (value.clone(), said.clone())).collect();
-        let old = self.trials.iter().filter(|(_, (said, at))| said.is_some() && at.elapsed() >= REFUSED_FOR);
-        (said, old.map(|(value, _)| value.clone()).collect())
+    pub fn parameter_checks(&self) -> BTreeMap<String, ParameterCheck> {
+        let check = |said: &Option<String>, at: &Instant| match said {
+            None => ParameterCheck::Accepted,
+            Some(message) => {
+                ParameterCheck::Rejected { message: message.clone(), retry_due: at.elapsed() >= REFUSED_FOR }
+            }
+        };
+        self.parameter_checks.iter().map(|(value, (said, at))| (value.clone(), check(said, at))).collect()
     }
     /// A stranger has this name.
     pub fn stranger(&mut self, key: String, object: LiveObject) {
@@ -171,10 +177,13 @@ mod tests {
         for (value, said, at) in
             [("a=1", refused(), before), ("b=1", refused(), Instant::now()), ("c=1", None, before)]
         {
-            memory.trials.insert(value.to_owned(), (said, at));
+            memory.parameter_checks.insert(value.to_owned(), (said, at));
         }
-        let (said, old) = memory.trials();
-        assert_eq!((said.len(), old), (3, BTreeSet::from(["a=1".to_owned()])));
+        let refused =
+            |retry_due| ParameterCheck::Rejected { message: "no such tablespace".to_owned(), retry_due };
+        let expected = [("a=1", refused(true)), ("b=1", refused(false)), ("c=1", ParameterCheck::Accepted)];
+        let expected = expected.map(|(value, check)| (value.to_owned(), check));
+        assert_eq!(memory.parameter_checks(), expected.into());
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub async fn observe(
     let (sql, schema_sql) = tokio::join!(look.look(), schema::look(context, desired, &status, memory));
     let seen = reach::Servers { pods: &pods, postgres: &sql.postgres, citus: &sql.citus };
     let reach = reach::look(&look.access, desired, seen, application::credentials(scope, cluster), memory);
-    let (trials, old_trials) = memory.with(|memory| memory.trials());
+    let parameter_checks = memory.with(|memory| memory.parameter_checks());
     let (refusals, rewritten) = memory.with(|memory| (memory.refusals.clone(), memory.rewritten.clone()));
     let mut seen = Snapshot {
         now: Timestamp::now(),
@@ -84,8 +84,7 @@ pub async fn observe(
         held_up: sql.held_up,
         late: sql.late,
         contents: BTreeMap::new(),
-        trials,
-        old_trials,
+        parameter_checks,
         images,
         schema_sql,
         refusals,

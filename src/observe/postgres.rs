@@ -379,22 +379,22 @@ fn sized(before: Option<Sizes>, citus: &mut Citus, asked: bool) -> Sizes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{Group, Job, Move, Task};
+    use crate::snapshot::{Group, Job, JobState, Move, Task};
 
-    fn catalog(bytes: i64, state: &str) -> Citus {
+    fn catalog(bytes: i64, state: JobState) -> Citus {
         let task =
             Task { transfer: Some(Move { shard: 102_008, bytes, ..Move::default() }), ..Task::default() };
         Citus {
             groups: [(1, Group { shards: 1, bytes: (bytes > 0).then_some(bytes) })].into(),
-            job: Some(Job { id: 4, state: state.into(), tasks: vec![task], ..Job::default() }),
+            job: Some(Job { id: 4, state, tasks: vec![task], ..Job::default() }),
             ..Citus::default()
         }
     }
 
     #[test]
     fn sizes_are_filled_in_from_the_last_time_they_were_asked_for() {
-        let sizes = sized(None, &mut catalog(700, "running"), true);
-        let mut later = catalog(0, "running");
+        let sizes = sized(None, &mut catalog(700, JobState::Running), true);
+        let mut later = catalog(0, JobState::Running);
         let sizes = sized(Some(sizes), &mut later, false);
         assert_eq!(later.groups[&1].bytes, Some(700));
         assert_eq!(later.job.unwrap().tasks[0].transfer.as_ref().unwrap().bytes, 700);
@@ -403,18 +403,18 @@ mod tests {
 
     #[test]
     fn sizes_are_asked_for_until_there_are_tables() {
-        let sizes = sized(None, &mut catalog(0, "finished"), true);
+        let sizes = sized(None, &mut catalog(0, JobState::Finished), true);
         assert!(sizes.are_due());
-        let mut born = Citus { schema_hash: Some("h".into()), ..catalog(700, "finished") };
+        let mut born = Citus { schema_hash: Some("h".into()), ..catalog(700, JobState::Finished) };
         assert!(!sized(Some(sizes), &mut born, true).are_due());
     }
 
     #[test]
     fn a_job_that_ends_makes_sizes_stale_once() {
-        let sizes = sized(None, &mut catalog(700, "running"), true);
-        let sizes = sized(Some(sizes), &mut catalog(0, "finished"), false);
+        let sizes = sized(None, &mut catalog(700, JobState::Running), true);
+        let sizes = sized(Some(sizes), &mut catalog(0, JobState::Finished), false);
         assert!(sizes.stale);
-        let sizes = sized(Some(sizes), &mut catalog(0, "finished"), true);
+        let sizes = sized(Some(sizes), &mut catalog(0, JobState::Finished), true);
         assert!(!sizes.stale);
     }
 }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::memory::{Handle, KeptSchema};
 use crate::{
-    api::{Desired, DialogClusterStatus, spec::ConfigMapKey},
+    api::{Desired, DialogClusterStatus, spec::ConfigMapKey, status::ConditionType},
     citus::BUILT_IN_SCHEMA,
     context::Context,
     kubernetes::ObjectKey,
@@ -31,10 +31,7 @@ pub async fn look(
     memory: &Handle,
 ) -> Seen<SchemaSql> {
     let Some(source) = &desired.schema_source else { return Seen::Known(hashed(BUILT_IN_SCHEMA.to_owned())) };
-    let applied = status
-        .conditions
-        .iter()
-        .any(|condition| condition.type_ == "SchemaApplied" && condition.status == "True");
+    let applied = status.is_true(ConditionType::SchemaApplied);
     let kept = memory.with(|memory| memory.schema.clone()).filter(|kept| {
         let same = kept.source == *source && kept.generation == desired.generation;
         let again = if applied && kept.sql.known().is_some() { APPLIED_AGAIN } else { AGAIN };

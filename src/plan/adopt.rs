@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use super::{Plan, ProblemReason, Step, View, refusals};
+use super::{KubernetesStep, Plan, Problem, Step, View, problem::NotOurs, refusals};
 use crate::{
     api::{
         Node,
@@ -22,16 +22,15 @@ pub fn plan(view: View, plan: &mut Plan) {
         }
         match why_not(view, kind, name, live) {
             None => plan.step(
-                Step::Adopt { kind: kind.to_owned(), name: name.to_owned(), uid: live.uid.clone() },
+                KubernetesStep::Adopt { kind: kind.to_owned(), name: name.to_owned(), uid: live.uid.clone() },
                 format!("{key} was left behind by an earlier DialogCluster of this name"),
             ),
-            Some(why) => plan.problem(
-                ProblemReason::NameTaken,
-                format!(
-                    "{key} was left behind by an earlier DialogCluster of this name and is not taken over: {why} {}",
-                    cure(view, kind, name)
-                ),
-            ),
+            Some(why) => plan.problem(Problem::NotAdopted {
+                kind: kind.to_owned(),
+                name: name.to_owned(),
+                namespace: view.desired.cluster.namespace.clone(),
+                why,
+            }),
         }
     }
 }
@@ -40,7 +39,7 @@ pub fn plan(view: View, plan: &mut Plan) {
 #[must_use]
 pub fn comes_first(view: View, plan: &Plan) -> bool {
     plan.steps.iter().any(|planned| {
-        matches!(&planned.step, Step::Adopt { kind, .. } if kind != "Pod")
+        matches!(&planned.step, Step::Kubernetes(KubernetesStep::Adopt { kind, .. }) if kind != "Pod")
             && !view.seen.refusals.lasts(&refusals::act(&planned.step))
     })
 }
@@ -72,16 +71,16 @@ fn is_wanted(view: View, kind: &str, name: &str, live: &LiveObject) -> bool {
 }
 
 /// Why an object that was left behind is not this cluster's.
-fn why_not(view: View, kind: &str, name: &str, live: &LiveObject) -> Option<String> {
+fn why_not(view: View, kind: &str, name: &str, live: &LiveObject) -> Option<NotOurs> {
     // Only volumes outlive their cluster otherwise, and it is they that a cluster is made of.
     if recorded(view, Node::Coordinator).is_empty() {
         let coordinator = view.name(Node::Coordinator);
-        return Some(format!("no volume claim of {coordinator} with a system identifier is here."));
+        return Some(NotOurs::NoCoordinator { coordinator });
     }
     let node = Node::from_object_name(name, &view.desired.cluster.name)?;
     let labelled = live.label(keys::NODE);
     if labelled != Some(node.to_string().as_str()) {
-        return Some(format!("its label {} is {}.", keys::NODE, labelled.unwrap_or("missing")));
+        return Some(NotOurs::OtherNode { label: labelled.map(ToOwned::to_owned) });
     }
     if kind != "StatefulSet" {
         return None;
@@ -91,11 +90,10 @@ fn why_not(view: View, kind: &str, name: &str, live: &LiveObject) -> Option<Stri
         // It was made, and nobody was born yet: neither there nor on a volume.
         None if claims.is_empty() => None,
         Some(identity) if claims.contains(&identity) => None,
-        _ => Some(format!(
-            "the system identifier on it is {}, and on the node's volume claim it is {}.",
-            identity.unwrap_or("missing"),
-            claims.first().unwrap_or(&"missing"),
-        )),
+        None | Some(_) => Some(NotOurs::OtherServer {
+            recorded: identity.map(ToOwned::to_owned),
+            on_volume: claims.first().map(|claim| (*claim).to_owned()),
+        }),
     }
 }
 
@@ -103,19 +101,4 @@ fn why_not(view: View, kind: &str, name: &str, live: &LiveObject) -> Option<Stri
 fn recorded(view: View<'_>, node: Node) -> Vec<&str> {
     let claims = view.claims().filter(|(of, ..)| *of == node);
     claims.filter_map(|(.., claim)| claim.annotation(keys::SYSTEM_IDENTIFIER)).collect()
-}
-
-/// What to type.
-fn cure(view: View, kind: &str, name: &str) -> String {
-    let namespace = &view.desired.cluster.namespace;
-    if kind == "StatefulSet" {
-        format!(
-            "Look at it: `kubectl -n {namespace} get statefulset {name} -o yaml`. When its volume claim is the right one: `kubectl -n {namespace} delete statefulset {name}`; it is made again on that volume, which stays, and its pod restarts once."
-        )
-    } else {
-        format!(
-            "When nobody needs it: `kubectl -n {namespace} delete {} {name}`; it is made again.",
-            kind.to_lowercase()
-        )
-    }
 }

@@ -1,7 +1,7 @@
 //! Workers that are lost for good, with the only copy of their shards. Their data is given up when a person names exactly
 //! these workers and these servers, and never otherwise: the only way in which data may go.
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View, scale_in};
+use super::{Concern, Hold, Plan, Problem, Server, SqlStep, View, problem::ForceRemoveRefusal, scale_in};
 use crate::{
     api::{Node, names::keys, spec::VolumePolicy},
     snapshot::LiveObject,
@@ -18,11 +18,7 @@ pub fn plan(view: View, plan: &mut Plan) {
         return;
     }
     let Some(named) = named else {
-        let example = view.name(Node::Worker(0));
-        let why = format!(
-            "it names no workers: write <worker>/<system identifier>, such as {example}/7436000000000000000, and commas between several"
-        );
-        refuse(plan, value, &why);
+        refuse(plan, value, ForceRemoveRefusal::Unreadable { example: view.name(Node::Worker(0)) });
         return;
     };
     let (done, left): (Named, Named) =
@@ -30,16 +26,13 @@ pub fn plan(view: View, plan: &mut Plan) {
     if left.is_empty() && !done.is_empty() {
         plan.handled.insert(keys::FORCE_REMOVE.to_owned(), value.to_owned());
     } else if let Some(why) = is_another(view, &left) {
-        refuse(plan, value, &why);
+        refuse(plan, value, why);
     } else if view.citus().is_some() {
         let (members, gone): (Named, Named) =
             left.into_iter().partition(|(node, _)| view.registration(*node).is_some());
         if let Some((node, _)) = gone.iter().find(|(node, _)| !may_be_forgotten(view, *node)) {
-            let why = format!(
-                "pg_dist_node knows workers by names that are not of this cluster, and {} may be one of them",
-                view.name(*node)
-            );
-            refuse(plan, value, &why);
+            let why = ForceRemoveRefusal::MayBeRegistered { node: view.name(*node) };
+            refuse(plan, value, why);
             return;
         }
         for (node, _) in gone {
@@ -50,7 +43,7 @@ pub fn plan(view: View, plan: &mut Plan) {
             Some(why) => {
                 // Refused for good: it must not lie in wait for the next time that the worker is away for a moment.
                 plan.handled.insert(keys::FORCE_REMOVE.to_owned(), value.to_owned());
-                refuse(plan, value, &why);
+                refuse(plan, value, why);
             }
             None => give_up(view, members, plan),
         }
@@ -65,11 +58,8 @@ fn was_refused(view: View, value: &str, named: &[(Node, &str)], plan: &mut Plan)
             && !view.is_retired(*node)
     });
     if let Some((node, _)) = there {
-        let why = format!(
-            "it was refused when it was set, and is not tried again. If {} is lost now, remove the annotation and set it again",
-            view.name(*node)
-        );
-        refuse(plan, value, &why);
+        let why = ForceRemoveRefusal::Spent { node: view.name(*node) };
+        refuse(plan, value, why);
     }
 }
 
@@ -122,33 +112,22 @@ fn was_given_up(view: View, node: Node, identity: &str) -> bool {
 }
 
 /// The worker that is meant is not there any more.
-fn is_another(view: View, named: &Named) -> Option<String> {
+fn is_another(view: View, named: &Named) -> Option<ForceRemoveRefusal> {
     let other = |(node, identity): &&(Node, &str)| recorded(view, *node) != *identity;
-    named.iter().find(other).map(|(node, _)| {
-        let recorded = recorded(view, *node);
-        format!(
-            "the system identifier recorded for {} is {recorded}: the worker that is meant is not there any more",
-            view.name(*node)
-        )
+    named.iter().find(other).map(|(node, _)| ForceRemoveRefusal::OtherServer {
+        node: view.name(*node),
+        recorded: recorded(view, *node).to_owned(),
     })
 }
 
 /// Why these registered workers are not given up, if something speaks against it.
-fn why_not(view: View, lost: &Named) -> Option<String> {
+fn why_not(view: View, lost: &Named) -> Option<ForceRemoveRefusal> {
     if !lost.is_empty() && view.registered_workers().len() <= lost.len() {
-        return Some(
-            "no other worker is there to put the shards on: restore a volume from a backup".to_owned(),
-        );
+        return Some(ForceRemoveRefusal::NoOtherWorker);
     }
     lost.iter().find_map(|(node, _)| match view.server(*node) {
-        Server::Known(_) | Server::Fresh(_) => Some(format!(
-            "{} answers, so nothing of it is lost: lower spec.workers.replicas to drain it",
-            view.name(*node)
-        )),
-        Server::Stranger(why) => Some(format!(
-            "a server answers under the name {name}, and {why}. Stop that one first: kubectl scale statefulset {name} --replicas=0",
-            name = view.name(*node)
-        )),
+        Server::Known(_) | Server::Fresh(_) => Some(ForceRemoveRefusal::Answers { node: view.name(*node) }),
+        Server::Stranger(why) => Some(ForceRemoveRefusal::ForeignServer { node: view.name(*node), why }),
         Server::Down(_) | Server::Silent(_) => None,
     })
 }
@@ -161,7 +140,7 @@ pub fn may_be_forgotten(view: View, node: Node) -> bool {
 }
 
 fn give_up(view: View, lost: Named, plan: &mut Plan) {
-    let restarts = plan.steps.iter().any(|planned| matches!(planned.step, Step::RestartNode { .. }));
+    let restarts = plan.steps.iter().any(|planned| planned.step.effect().concerns == Concern::Restart);
     if lost.is_empty() || restarts {
         return;
     }
@@ -175,13 +154,13 @@ fn give_up(view: View, lost: Named, plan: &mut Plan) {
     if let Some(job) = view.open_job() {
         if job.can_be_stopped() {
             let why = format!("job {} can never end while workers are lost", job.id);
-            plan.step(Step::StopRebalance { job: job.id }, why);
+            plan.step(SqlStep::StopRebalance { job: job.id }, why);
         }
         return;
     }
     let workers: Vec<_> = lost.iter().map(|(node, _)| (*node, view.address(*node))).collect();
     plan.step(
-        Step::GiveUp { workers },
+        SqlStep::GiveUp { workers },
         format!("a person gives up their data by the annotation {}", keys::FORCE_REMOVE),
     );
     for (node, _) in lost {
@@ -189,12 +168,6 @@ fn give_up(view: View, lost: Named, plan: &mut Plan) {
     }
 }
 
-fn refuse(plan: &mut Plan, value: &str, why: &str) {
-    plan.problem(
-        ProblemReason::ForceRemoveRefused,
-        format!(
-            "annotation {} is {value}: {why}. Nothing was given up. Correct or remove the annotation.",
-            keys::FORCE_REMOVE
-        ),
-    );
+fn refuse(plan: &mut Plan, value: &str, why: ForceRemoveRefusal) {
+    plan.problem(Problem::ForceRemoveRefused { value: value.to_owned(), why });
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Plan, Server, Step, View};
+use super::{Plan, Server, SqlStep, View};
 use crate::{
     api::Node,
     snapshot::{Citus, DistNode},
@@ -48,7 +48,7 @@ fn cleanup_of_nobody(citus: &Citus, plan: &mut Plan) {
         "{}{more} was left on a node that is no member any more: as long as pg_dist_cleanup has it, no move of it can succeed",
         names.join(", ")
     );
-    plan.step(Step::ForgetCleanup { records: lost.iter().map(|row| row.record_id).collect() }, why);
+    plan.step(SqlStep::ForgetCleanup { records: lost.iter().map(|row| row.record_id).collect() }, why);
 }
 
 /// Only servers that are who they should be and have their tables: for an emptied one the activation would wipe the
@@ -75,7 +75,7 @@ fn inactive_workers(view: View, plan: &mut Plan) {
         let Some(row) = workers.get(&node) else { continue };
         let synced = row.has_metadata && row.metadata_synced;
         plan.step(
-            Step::ActivateNode { node, address: view.address(node) },
+            SqlStep::ActivateNode { node, address: view.address(node) },
             format!(
                 "{} answers as who it should be, and pg_dist_node says active: {}, metadata synced: {synced}",
                 view.name(node),
@@ -109,7 +109,7 @@ fn leftovers(view: View, citus: &Citus, plan: &mut Plan) {
                 first.name,
                 view.name(node)
             );
-            plan.step(Step::DropLeftovers { node, leftovers }, why);
+            plan.step(SqlStep::DropLeftovers { node, leftovers }, why);
         }
     }
 }

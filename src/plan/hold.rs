@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::RestartCause;
-use crate::api::Node;
+use crate::{api::Node, snapshot::JobState};
 
 /// What is waited for: the plan's own words for "not yet".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames)]
@@ -141,7 +141,7 @@ pub enum Hold {
     /// The last job ended badly and the pause after it is not over.
     RebalancePause {
         /// How it ended.
-        state: String,
+        state: JobState,
         /// When it is over.
         until: jiff::Timestamp,
     },

@@ -4,7 +4,7 @@
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View};
+use super::{Hold, KubernetesStep, Plan, Problem, Server, View, problem::VersionsDiffer};
 use crate::{
     api::{Node, names::keys},
     resources,
@@ -69,27 +69,29 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
         None => {
             let pod = resources::inspection_pod_name(&view.desired.cluster, asked);
             if view.object("Pod", &pod).is_none() {
-                let step = Step::InspectImage { image: asked.to_owned() };
+                let step = KubernetesStep::InspectImage { image: asked.to_owned() };
                 plan.step(step, "a new image is asked what is in it before anything restarts");
             }
             plan.hold(Hold::InspectingImage { image: asked.to_owned() });
             running.to_owned()
         }
         Some(Seen::Unknown(why)) => {
-            plan.problem(
-                ProblemReason::ImageNotUsable,
-                format!("spec.image: {asked} cannot be used: {why}. Nothing was restarted; {running} goes on. Correct spec.image."),
-            );
+            plan.problem(Problem::ImageNotUsable {
+                image: asked.to_owned(),
+                why: why.clone(),
+                running: running.to_owned(),
+            });
             running.to_owned()
         }
         Some(Seen::Known(facts)) => {
             match running_versions(view).map(|running| unsupported(&running, facts)) {
                 Some(None) => asked.to_owned(),
-                Some(Some(why)) => {
-                    plan.problem(
-                    ProblemReason::UpgradeNotSupported,
-                    format!("spec.image: {asked} {why}. Nothing was restarted; {running} goes on. Use an image of the same versions."),
-                );
+                Some(Some(differs)) => {
+                    plan.problem(Problem::UpgradeNotSupported {
+                        image: asked.to_owned(),
+                        running: running.to_owned(),
+                        differs,
+                    });
                     running.to_owned()
                 }
                 None => {
@@ -125,15 +127,12 @@ fn running_versions(view: View) -> Option<(u32, String)> {
     view.nodes().into_iter().find_map(told).or_else(noted).or_else(before)
 }
 
-fn unsupported((major, citus): &(u32, String), facts: &ImageFacts) -> Option<String> {
+fn unsupported((major, citus): &(u32, String), facts: &ImageFacts) -> Option<VersionsDiffer> {
     if facts.postgres_major != *major {
-        return Some(format!(
-            "has PostgreSQL {}, and the cluster's data is of PostgreSQL {major}",
-            facts.postgres_major
-        ));
+        return Some(VersionsDiffer::Postgres { image: facts.postgres_major, running: *major });
     }
     (citus_minor(&facts.citus) != citus_minor(citus))
-        .then(|| format!("has Citus {}, and the cluster runs Citus {citus}", facts.citus))
+        .then(|| VersionsDiffer::Citus { image: facts.citus.clone(), running: citus.clone() })
 }
 
 /// `13.2` of `13.2-1`.
@@ -160,7 +159,7 @@ fn forget_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
         };
         if !object.deleting {
             let pod = key.trim_start_matches("Pod/").to_owned();
-            plan.step(Step::ForgetInspection { pod }, why);
+            plan.step(KubernetesStep::ForgetInspection { pod }, why);
         }
     }
 }

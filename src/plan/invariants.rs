@@ -1,7 +1,7 @@
 //! What must never happen, checked on any plan: in tests at every step, and before acting. A plan that breaks one of
 //! these is a bug of the planner; it is not carried out.
 
-use super::{Plan, RestartCause, Server, Step, View, Wanted, settings};
+use super::{KubernetesStep, Plan, RestartCause, Server, SqlStep, Step, View, Wanted, settings};
 use crate::{
     api::{Node, names::keys},
     snapshot::{Contents, Leftover, Ownership, Seen},
@@ -26,37 +26,70 @@ pub struct Broken {
 pub fn check(view: View, wanted: &Wanted, plan: &Plan) -> Result<(), Broken> {
     for (position, planned) in plan.steps.iter().enumerate() {
         match &planned.step {
-            Step::StartRebalance { .. } => starts_fit(view, wanted, plan, position)?,
-            Step::RestartNode { node, cause, .. } => restarts_alone(view, *node, *cause)?,
-            Step::AddNode { node, .. } => registers_reachable(view, plan, position, *node)?,
-            Step::SetCoordinatorHost { .. } => knows_cluster(view)?,
-            Step::SetShouldHaveShards { node, should, .. } => {
-                changes_at_rest(view, *node)?;
-                if !should {
-                    takes_nothing_along(view, *node)?;
-                }
-            }
-            Step::Retire { node, .. } => retires_empty(view, plan, position, *node)?,
-            Step::RemoveNode { node, .. } => removes_retired(view, plan, position, *node)?,
-            Step::GiveUp { workers } => {
-                for (node, _) in workers {
-                    gives_up_the_named(view, *node)?;
-                }
-            }
-            Step::ActivateNode { node, .. } => activates_known(view, *node)?,
-            Step::ForgetCleanup { records } => forgets_nobody(view, records)?,
-            Step::DropLeftovers { node, leftovers } => drops_unknown(view, *node, leftovers)?,
-            Step::Delete { kind, name, .. } => deletes_forgotten(view, kind, name)?,
-            Step::Adopt { kind, name, .. } => adopts_left_behind(view, kind, name)?,
-            Step::Create(object) | Step::Apply { object, .. } => {
-                initialises_newborn(view, &object.kind, &object.name, &object.json)?;
-                mounts_undrained(view, &object.kind, &object.name, &object.json)?;
-                writes_no_marked(plan, position, &object.kind, &object.name)?;
-            }
-            _ => {}
+            Step::Kubernetes(step) => of_object(view, plan, position, step)?,
+            Step::Sql(step) => of_statement(view, wanted, (plan, position), step)?,
         }
     }
     one_restart(plan)
+}
+
+fn of_object(view: View, plan: &Plan, position: usize, step: &KubernetesStep) -> Result<(), Broken> {
+    match step {
+        KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. } => {
+            initialises_newborn(view, &object.kind, &object.name, &object.json)?;
+            mounts_undrained(view, &object.kind, &object.name, &object.json)?;
+            writes_no_marked(plan, position, &object.kind, &object.name)
+        }
+        KubernetesStep::RestartNode { node, cause, .. } => restarts_alone(view, *node, *cause),
+        KubernetesStep::Retire { node, .. } => retires_empty(view, plan, position, *node),
+        KubernetesStep::Delete { kind, name, .. } => deletes_forgotten(view, kind, name),
+        KubernetesStep::Adopt { kind, name, .. } => adopts_left_behind(view, kind, name),
+        // They take nothing away, and what is wrong with them shows at the next look.
+        KubernetesStep::CreateSecret(_)
+        | KubernetesStep::SetConnectionKeys { .. }
+        | KubernetesStep::InspectImage { .. }
+        | KubernetesStep::ForgetInspection { .. }
+        | KubernetesStep::HurryConfiguration { .. }
+        | KubernetesStep::PatchPod { .. }
+        | KubernetesStep::RecordIdentity { .. } => Ok(()),
+    }
+}
+
+fn of_statement(
+    view: View,
+    wanted: &Wanted,
+    (plan, position): (&Plan, usize),
+    step: &SqlStep,
+) -> Result<(), Broken> {
+    match step {
+        SqlStep::StartRebalance { .. } => starts_fit(view, wanted, plan, position),
+        SqlStep::AddNode { node, .. } => registers_reachable(view, plan, position, *node),
+        SqlStep::SetCoordinatorHost { .. } => knows_cluster(view),
+        SqlStep::SetShouldHaveShards { node, should, .. } => {
+            changes_at_rest(view, *node)?;
+            if *should { Ok(()) } else { takes_nothing_along(view, *node) }
+        }
+        SqlStep::RemoveNode { node, .. } => removes_retired(view, plan, position, *node),
+        SqlStep::GiveUp { workers } => {
+            workers.iter().try_for_each(|(node, _)| gives_up_the_named(view, *node))
+        }
+        SqlStep::ActivateNode { node, .. } => activates_known(view, *node),
+        SqlStep::ForgetCleanup { records } => forgets_nobody(view, records),
+        SqlStep::DropLeftovers { node, leftovers } => drops_unknown(view, *node, leftovers),
+        // They take nothing away, and may be done at any time; the schema is run where there is none.
+        SqlStep::PrepareNode { .. }
+        | SqlStep::GrantRights { .. }
+        | SqlStep::Reload { .. }
+        | SqlStep::ResetAlterSystem { .. }
+        | SqlStep::TryParameter { .. }
+        | SqlStep::CreateExtension { .. }
+        | SqlStep::CreateOwner { .. }
+        | SqlStep::ApplySchema { .. }
+        | SqlStep::RecoverTransactions
+        | SqlStep::PinGroups(_)
+        | SqlStep::StopRebalance { .. }
+        | SqlStep::CleanUp => Ok(()),
+    }
 }
 
 fn broken(number: u8, rule: &'static str, how: impl Into<String>) -> Broken {
@@ -84,11 +117,18 @@ fn starts_fit(view: View, wanted: &Wanted, plan: &Plan, position: usize) -> Resu
             return Err(broken(1, "moves need slots, senders and workers", format!("{node}: {lack}")));
         }
     }
-    let rolling = plan.steps.iter().any(|planned| matches!(planned.step, Step::RestartNode { .. }));
+    let rolling = plan
+        .steps
+        .iter()
+        .any(|planned| matches!(planned.step, Step::Kubernetes(KubernetesStep::RestartNode { .. })));
     if rolling || !super::roll::due(view, wanted, &mut Plan::default()).is_empty() {
         return Err(broken(2, "no move starts during a roll", "a restart is due"));
     }
-    let recovered = plan.steps.iter().take(position).any(|planned| planned.step == Step::RecoverTransactions);
+    let recovered = plan
+        .steps
+        .iter()
+        .take(position)
+        .any(|planned| planned.step == Step::Sql(SqlStep::RecoverTransactions));
     if recovered {
         Ok(())
     } else {
@@ -126,9 +166,8 @@ fn registers_reachable(view: View, plan: &Plan, position: usize, node: Node) -> 
         return Err(broken(12, "no server is registered twice", format!("{node} is a member already")));
     }
     let before = plan.steps.iter().take(position);
-    let joined = before.filter_map(|planned| match &planned.step {
-        Step::AddNode { node, .. } => Some(*node),
-        _ => None,
+    let joined = before.filter_map(|planned| {
+        if let Step::Sql(SqlStep::AddNode { node, .. }) = planned.step { Some(node) } else { None }
     });
     let members = std::iter::once(Node::Coordinator).chain(view.registered_workers().into_keys());
     for member in members.chain(joined) {
@@ -188,7 +227,7 @@ fn retires_empty(view: View, plan: &Plan, position: usize, node: Node) -> Result
         .steps
         .iter()
         .take(position)
-        .any(|planned| matches!(&planned.step, Step::GiveUp { workers } if workers.iter().any(|(of, _)| *of == node)));
+        .any(|planned| matches!(&planned.step, Step::Sql(SqlStep::GiveUp { workers }) if workers.iter().any(|(of, _)| *of == node)));
     let removed = view.is_no_member(node);
     // Before the first registration: who does not answer and is given up by name has no row to go.
     let unborn = view.citus().is_some_and(|citus| citus.nodes.iter().all(|row| row.group_id == 0));
@@ -214,7 +253,7 @@ fn takes_nothing_along(view: View, node: Node) -> Result<(), Broken> {
 }
 
 fn writes_no_marked(plan: &Plan, position: usize, kind: &str, name: &str) -> Result<(), Broken> {
-    let marked = |planned: &super::Planned| matches!(&planned.step, Step::Retire { claim: Some(claim), .. } if claim == name);
+    let marked = |planned: &super::Planned| matches!(&planned.step, Step::Kubernetes(KubernetesStep::Retire { claim: Some(claim), .. }) if claim == name);
     if kind == "PersistentVolumeClaim" && plan.steps.iter().take(position).any(marked) {
         return Err(broken(8, "a volume that was just put aside is not written as it was seen", name));
     }
@@ -238,11 +277,11 @@ fn removes_retired(view: View, plan: &Plan, position: usize, node: Node) -> Resu
     }
     let before = plan.steps.iter().take(position);
     let marked =
-        before.clone().any(|planned| matches!(&planned.step, Step::Retire { node: of, .. } if *of == node));
+        before.clone().any(|planned| matches!(&planned.step, Step::Kubernetes(KubernetesStep::Retire { node: of, .. }) if *of == node));
     if !marked && !view.is_retired(node) {
         return Err(broken(8, "a volume is put aside before its worker is removed", format!("{node}")));
     }
-    if before.clone().any(|planned| planned.step == Step::RecoverTransactions) {
+    if before.clone().any(|planned| planned.step == Step::Sql(SqlStep::RecoverTransactions)) {
         Ok(())
     } else {
         Err(broken(14, "prepared transactions are ended before a worker is removed", format!("{node}")))
@@ -393,8 +432,11 @@ fn initialises_newborn(view: View, kind: &str, name: &str, json: &serde_json::Va
 }
 
 fn one_restart(plan: &Plan) -> Result<(), Broken> {
-    let restarts =
-        plan.steps.iter().filter(|planned| matches!(planned.step, Step::RestartNode { .. })).count();
+    let restarts = plan
+        .steps
+        .iter()
+        .filter(|planned| matches!(planned.step, Step::Kubernetes(KubernetesStep::RestartNode { .. })))
+        .count();
     if restarts > 1 {
         Err(broken(6, "nodes restart one by one", format!("{restarts} at once")))
     } else {

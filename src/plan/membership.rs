@@ -1,10 +1,13 @@
 //! Who is a node of the cluster: servers are prepared, their identities recorded, and workers registered. Nothing is
 //! removed here, and nothing is registered that could not serve.
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted, pods::lacks_image, settings, view::PORT};
+use super::{
+    Concern, Hold, KubernetesStep, Plan, Problem, Server, SqlStep, View, Wanted, pods::lacks_image,
+    problem::VolumeLoss, settings, view::PORT,
+};
 use crate::{
-    api::{Node, names::keys},
-    resources::{self, Initialise},
+    api::Node,
+    resources::{self, Initialise, StartFailure},
     snapshot::{Citus, Ownership, Postgres},
 };
 
@@ -18,10 +21,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
                 prepare(view, node, postgres, plan);
             }
             Server::Known(postgres) => prepare(view, node, postgres, plan),
-            Server::Stranger(why) => plan.problem(
-                ProblemReason::ForeignServer,
-                format!("{}: {why}. It is not registered, activated, or used for moves. Bring the right volume back.", view.name(node)),
-            ),
+            Server::Stranger(why) => plan.problem(Problem::ForeignServer { node: view.name(node), why }),
             Server::Down(_) | Server::Silent(_) => {}
         }
     }
@@ -39,7 +39,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         add_workers(view, wanted, plan);
     } else if matches!(view.server(Node::Coordinator), Server::Known(_)) {
         plan.step(
-            Step::SetCoordinatorHost { address },
+            SqlStep::SetCoordinatorHost { address },
             "workers must know under which address the coordinator is reached",
         );
     }
@@ -76,36 +76,29 @@ fn node_cannot_run(view: View, node: Node, plan: &mut Plan) {
     let Some(waiting) = &pod.waiting else { return };
     let name = view.name(node);
     match waiting.reason.as_str() {
-        _ if lacks_image(pod) => plan.problem(
-            ProblemReason::ImageNotUsable,
-            format!(
-                "pod {}: {}: {}. Correct spec.image (now {}) or spec.imagePullSecrets.",
-                pod.name, waiting.reason, waiting.message, pod.image
-            ),
-        ),
+        _ if lacks_image(pod) => plan.problem(Problem::ImageNotPulled {
+            pod: pod.name.clone(),
+            image: pod.image.clone(),
+            reason: waiting.reason.clone(),
+            message: waiting.message.clone(),
+        }),
         "CreateContainerConfigError" | "CrashLoopBackOff" | "RunContainerError" => {
-            let last = pod
-                .last_termination
-                .as_ref()
-                .map_or(waiting.message.as_str(), |last| last.message.as_str())
-                .trim();
-            // The start script's word for it.
-            if last.contains(crate::resources::VOLUME_EMPTY) {
-                plan.problem(
-                    ProblemReason::VolumeLost,
-                    format!("{name}: its volume {} is empty, and {name} was a node before: it is not initialised again. The pod says: {last}. Bring the volume's data back, or restore from a backup.", view.claim(node).unwrap_or("?")),
-                );
+            let last = pod.last_termination.as_ref();
+            let failure = last.and_then(|last| StartFailure::from_repr(last.exit_code));
+            let last = last.map_or(waiting.message.as_str(), |last| last.message.as_str()).trim();
+            if failure == Some(StartFailure::VolumeEmpty) {
+                let claim = view.claim(node).unwrap_or("?").to_owned();
+                plan.problem(Problem::VolumeLost {
+                    node: name,
+                    claim,
+                    loss: VolumeLoss::Empty(last.to_owned()),
+                });
             } else if view.registration(node).is_some()
                 || view.missing_workers().iter().all(|missing| missing.node != node || missing.timed_out)
                 || node == Node::Coordinator
             {
-                plan.problem(
-                    ProblemReason::NodeCannotStart,
-                    format!(
-                        "{name}: its server ends again and again: {last}. See `kubectl logs {}`.",
-                        pod.name
-                    ),
-                );
+                let (pod, last) = (pod.name.clone(), last.to_owned());
+                plan.problem(Problem::NodeCannotStart { node: name, pod, last });
             }
         }
         _ => {}
@@ -116,10 +109,7 @@ fn node_cannot_run(view: View, node: Node, plan: &mut Plan) {
 fn no_pod_can_be(view: View, node: Node, plan: &mut Plan) {
     let name = view.name(node);
     if let Some(refused) = view.warning("StatefulSet", &name).filter(|refused| refused.lasts()) {
-        plan.problem(
-            ProblemReason::PodRefused,
-            format!("{name}: no pod is made for it: {}. Change what refuses it, or what the spec asks for; Kubernetes then tries again by itself.", refused.message.trim_end_matches('.')),
-        );
+        plan.problem(Problem::PodRefused { node: name, message: refused.message.clone() });
     }
 }
 
@@ -136,12 +126,12 @@ fn record(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &m
         return;
     }
     let system_identifier = postgres.system_identifier.clone();
-    let step = Step::RecordIdentity { node, system_identifier, claim: claim.to_owned() };
+    let step = KubernetesStep::RecordIdentity { node, system_identifier, claim: claim.to_owned() };
     plan.step(step, format!("{} was born; its volume is never initialised again", view.name(node)));
     let inputs = wanted.inputs(view);
     let map = resources::config_map(&inputs, node, &wanted.parameters, Initialise::Forbidden);
     if let Some(live) = view.own("ConfigMap", &map.name) {
-        let step = Step::Apply { object: Box::new(map), uid: live.uid.clone() };
+        let step = KubernetesStep::Apply { object: Box::new(map), uid: live.uid.clone() };
         plan.step(step, format!("{} may no longer initialise its volume", view.name(node)));
     }
 }
@@ -165,7 +155,7 @@ fn prepare(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
     let member = node.is_worker() && view.registration(node).is_some();
     if (bare && !member) || !postgres.role_pinned {
         plan.step(
-            Step::PrepareNode { node, extension },
+            SqlStep::PrepareNode { node, extension },
             "a node needs the settings of the operator's role, the database and the extension",
         );
     }
@@ -173,7 +163,7 @@ fn prepare(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
     let coordinator = view.postgres(Node::Coordinator).and_then(|coordinator| coordinator.owner_may_create);
     if member && coordinator == Some(true) && postgres.owner_may_create == Some(false) {
         plan.step(
-            Step::GrantRights { node, owner: view.desired.database.owner.clone() },
+            SqlStep::GrantRights { node, owner: view.desired.database.owner.clone() },
             "the application's role may do on every node what it may on the coordinator",
         );
     }
@@ -185,10 +175,10 @@ fn lost_tables(view: View, plan: &mut Plan) {
         if let Server::Known(postgres) = view.server(node)
             && postgres.missing_tables > 0
         {
-            plan.problem(
-                ProblemReason::ForeignServer,
-                format!("{}: {} placements of it lack their tables: it was emptied and activated again. No shard is moved. Restore its data.", view.name(node), postgres.missing_tables),
-            );
+            plan.problem(Problem::TablesMissing {
+                node: view.name(node),
+                placements: postgres.missing_tables,
+            });
         }
     }
 }
@@ -211,10 +201,8 @@ fn emptied_coordinator(view: View, citus: &Citus, plan: &mut Plan) -> bool {
     }
     let holder = view.metadata_holder();
     if let Some(node) = holder {
-        plan.problem(
-            ProblemReason::CoordinatorEmptied,
-            format!("{} knows no nodes, and {} holds the metadata of a cluster, maybe the last copy: nothing is registered. Restore the coordinator's volume.", view.name(Node::Coordinator), view.name(node)),
-        );
+        let coordinator = view.name(Node::Coordinator);
+        plan.problem(Problem::CoordinatorEmptied { coordinator, holder: view.name(node) });
         return true;
     }
     // Not seen is not the same as not there: a worker that was a node before has to be looked at first. One that was
@@ -230,11 +218,11 @@ fn emptied_coordinator(view: View, citus: &Citus, plan: &mut Plan) -> bool {
         why: "whether it holds the metadata of a cluster is not known".to_owned(),
     });
     if view.missing_workers().iter().any(|missing| missing.node == node && missing.timed_out) {
-        let name = view.name(node);
-        plan.problem(
-            ProblemReason::NodeCannotStart,
-            format!("{name} was born and does not answer, and {} knows no nodes: whether {name} holds the metadata of a cluster cannot be known, and nothing is registered. Bring it back, or give it up if it is lost for good: annotation {}={name}/{}.", view.name(Node::Coordinator), keys::FORCE_REMOVE, view.identity(node).unwrap_or_default()),
-        );
+        plan.problem(Problem::MetadataUnknown {
+            node: view.name(node),
+            coordinator: view.name(Node::Coordinator),
+            identity: view.identity(node).unwrap_or_default().to_owned(),
+        });
     }
     true
 }
@@ -243,10 +231,8 @@ fn emptied_coordinator(view: View, citus: &Citus, plan: &mut Plan) -> bool {
 fn known_by_other_names(view: View, citus: &Citus, plan: &mut Plan) -> bool {
     let strange = citus.nodes.iter().find(|row| row.group_id != 0 && view.node_of(row).is_none());
     if let Some(row) = strange {
-        plan.problem(
-            ProblemReason::ForeignServer,
-            format!("pg_dist_node knows {} and not {}: nothing is registered. Was the operator started with another --cluster-domain? Start it with the one of the names in pg_dist_node.", row.name, view.address(Node::Coordinator)),
-        );
+        let (registered, address) = (row.name.clone(), view.address(Node::Coordinator));
+        plan.problem(Problem::OtherDomain { registered, address });
     }
     strange.is_some()
 }
@@ -275,7 +261,7 @@ fn add_workers(view: View, wanted: &Wanted, plan: &mut Plan) {
         {
             let address = view.address(node);
             let why = format!("{address} is ready and reachable from every node, and every node from it");
-            plan.step(Step::AddNode { node, address }, why);
+            plan.step(SqlStep::AddNode { node, address }, why);
         }
     }
 }
@@ -297,15 +283,11 @@ fn may_join(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: 
     let coordinator =
         view.postgres(Node::Coordinator).and_then(|coordinator| coordinator.extension.as_deref());
     if postgres.extension.as_deref() != coordinator {
-        plan.problem(
-            ProblemReason::UpgradeNotSupported,
-            format!(
-                "{} has Citus {}, the coordinator {}: it is not registered. Use one image for all nodes.",
-                view.name(node),
-                postgres.extension.as_deref().unwrap_or("none"),
-                coordinator.unwrap_or("none")
-            ),
-        );
+        plan.problem(Problem::CitusDiffers {
+            node: view.name(node),
+            citus: postgres.extension.clone(),
+            coordinator: coordinator.map(ToOwned::to_owned),
+        });
         return false;
     }
     is_connected(view, node, plan)
@@ -315,16 +297,17 @@ fn may_join(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: 
 fn member_under_no_name(view: View, node: Node, group: i32, plan: &mut Plan) {
     let (name, address) = (view.name(node), view.address(node));
     let row = view.citus().and_then(|citus| citus.nodes.iter().find(|row| row.group_id == group));
-    match row {
-        Some(row) => plan.problem(
-            ProblemReason::OldAddress,
-            format!("{name} is group {group}, and pg_dist_node has that group under {}:{} instead of {address}: it is not registered a second time. If that is an old address of this server, say so on the coordinator: SELECT citus_update_node({}, '{address}', {PORT});", row.name, row.port, row.node_id),
-        ),
-        None => plan.problem(
-            ProblemReason::ForeignServer,
-            format!("{name} says that it is group {group} of a cluster, and pg_dist_node knows no such group: it was removed by hand, and is not registered a second time. To put a new worker in its place, and keep this volume aside: kubectl label pvc {} {}=by-hand", view.claim(node).unwrap_or("?"), keys::DRAINED),
-        ),
-    }
+    plan.problem(match row {
+        Some(row) => Problem::OldAddress {
+            node: name,
+            group,
+            registered: format!("{}:{}", row.name, row.port),
+            node_id: row.node_id,
+            address,
+            port: PORT,
+        },
+        None => Problem::GroupUnknown { node: name, group, claim: view.claim(node).map(ToOwned::to_owned) },
+    });
 }
 
 /// The start script may no longer initialise this node's volume.
@@ -336,10 +319,10 @@ fn permission_withdrawn(view: View, node: Node) -> bool {
 /// Both ways between the new worker and the coordinator, each registered worker and those that are registered before it
 /// by this plan, under the names they get.
 fn is_connected(view: View, node: Node, plan: &mut Plan) -> bool {
-    let joining = plan.steps.iter().filter_map(|planned| match &planned.step {
-        Step::AddNode { node, .. } => Some(*node),
-        _ => None,
-    });
+    let effects = plan.steps.iter().map(|planned| planned.step.effect());
+    let joining = effects
+        .filter(|effect| effect.concerns == Concern::Registration)
+        .filter_map(|effect| effect.scope.node());
     let members = std::iter::once(Node::Coordinator).chain(view.registered_workers().into_keys());
     let members: Vec<Node> = members.chain(joining).collect();
     let mut connected = true;

@@ -3,6 +3,7 @@
 
 pub mod adopt;
 pub mod contents;
+pub mod effect;
 pub mod force_remove;
 pub mod heal;
 pub mod hold;
@@ -12,6 +13,7 @@ pub mod membership;
 pub mod objects;
 pub mod pods;
 pub mod preflight;
+pub mod problem;
 pub mod rebalance;
 pub mod refusals;
 pub mod roll;
@@ -23,8 +25,10 @@ pub mod step;
 pub mod view;
 pub mod volumes;
 
+pub use effect::{Concern, Effect};
 pub use hold::Hold;
-pub use step::{Plan, Planned, Problem, ProblemReason, RestartCause, Step};
+pub use problem::{Problem, ProblemReason};
+pub use step::{KubernetesStep, Plan, Planned, RestartCause, SqlStep, Step};
 pub use view::{Server, View};
 
 use std::collections::BTreeMap;
@@ -62,14 +66,21 @@ pub fn plan(desired: &Desired, seen: &Snapshot) -> Plan {
 
 /// Whoever holds up a move or a step is named. Nobody's session is ended.
 fn held_up(view: View, plan: &mut Plan) {
-    let about_moves = |planned: &Planned| {
-        matches!(
-            planned.step,
-            Step::RecoverTransactions
-                | Step::PinGroups(_)
-                | Step::StartRebalance { .. }
-                | Step::StopRebalance { .. }
-        )
+    let about_moves = |planned: &Planned| match planned.step.effect().concerns {
+        Concern::MovePreparation | Concern::Moves => true,
+        Concern::Objects
+        | Concern::Evictions
+        | Concern::Question
+        | Concern::Configuration
+        | Concern::Restart
+        | Concern::Preparation
+        | Concern::Registration
+        | Concern::Application
+        | Concern::Schema
+        | Concern::Draining
+        | Concern::Removal
+        | Concern::ForceRemoval
+        | Concern::Repair => false,
     };
     let moves = view.open_job().is_some() || plan.steps.iter().any(about_moves);
     for (node, sessions) in view.seen.held_up.iter().filter(|(_, sessions)| !sessions.is_empty()) {
@@ -102,12 +113,7 @@ pub fn checked(desired: &Desired, seen: &Snapshot) -> Plan {
     let view = View { desired, seen };
     if let Err(broken) = invariants::check(view, &wanted(view, &mut Plan::default()), &plan) {
         plan.steps.clear();
-        plan.problem(
-            ProblemReason::InvariantBroken,
-            format!(
-                "{broken}. Nothing was done. This is a bug of the operator: please report it with its snapshot."
-            ),
-        );
+        plan.problem(Problem::InvariantBroken { rule: broken.to_string() });
     }
     plan
 }

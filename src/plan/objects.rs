@@ -2,7 +2,8 @@
 //! is decided here.
 
 use super::{
-    Hold, Plan, Problem, ProblemReason, Server, Step, View, Wanted, contents, image, secrets, volumes,
+    Hold, KubernetesStep, Plan, Problem, Server, SqlStep, Step, View, Wanted, contents, image,
+    problem::VolumeLoss, secrets, volumes,
 };
 use crate::{
     api::{
@@ -22,7 +23,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     ensure(view, resources::nodes_service(&inputs), plan);
     ensure(view, resources::application_service(&inputs), plan);
     if let Some(problem) = incomplete_volumes(view) {
-        plan.problem(ProblemReason::IncompleteVolumes, problem);
+        plan.problem(problem);
         return;
     }
     for node in view.nodes() {
@@ -46,16 +47,8 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
     if view.stateful_set(node).is_some() && view.loses_volume(node) {
         let name = view.name(node);
         let there = view.own("PersistentVolumeClaim", &claim).is_some();
-        let what = if there {
-            format!(
-                "{name}: somebody has deleted its volume claim {claim}. Its data is there as long as its pod runs, which is not restarted: copy it while you can, or drain the worker by lowering spec.workers.replicas. It is not initialised again."
-            )
-        } else {
-            format!(
-                "{name}: its volume claim {claim} is gone, and {name} was a node before: it is not initialised again. Bring the volume back under that name, or restore the cluster from a backup."
-            )
-        };
-        plan.problem(ProblemReason::VolumeLost, what);
+        let loss = if there { VolumeLoss::Deleting } else { VolumeLoss::Gone };
+        plan.problem(Problem::VolumeLost { node: name, claim: claim.clone(), loss });
         if !there {
             return;
         }
@@ -123,7 +116,7 @@ pub fn label_pods(view: View, wanted: &Wanted, plan: &mut Plan) {
         let Some(pod) = view.pod(node).filter(|pod| !pod.deleting) else { continue };
         let noted = pod.annotations.get(keys::POD_METADATA).map(String::as_str);
         if let Some(metadata) = resources::pod_metadata_patch(&inputs, node, noted) {
-            let step = Step::PatchPod { node, pod_uid: pod.uid.clone(), metadata };
+            let step = KubernetesStep::PatchPod { node, pod_uid: pod.uid.clone(), metadata };
             plan.step(step, "its labels and annotations are not those of the spec");
         }
     }
@@ -162,7 +155,7 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
             }
         }
         if is_forgotten(view, node, name, claim) {
-            let step = Step::Delete { kind: want.kind, name: want.name, uid: claim.uid.clone() };
+            let step = KubernetesStep::Delete { kind: want.kind, name: want.name, uid: claim.uid.clone() };
             plan.step(
                 step,
                 format!(
@@ -180,7 +173,7 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
 fn is_put_aside(name: &str, plan: &Plan) -> bool {
     plan.steps
         .iter()
-        .any(|planned| matches!(&planned.step, Step::Retire { claim: Some(claim), .. } if claim == name))
+        .any(|planned| matches!(&planned.step, Step::Kubernetes(KubernetesStep::Retire { claim: Some(claim), .. }) if claim == name))
 }
 
 /// A drained volume that was to be deleted, of a worker that pg_dist_node has verifiably forgotten.
@@ -201,9 +194,10 @@ pub fn is_forgotten(view: View, node: Node, name: &str, claim: &LiveObject) -> b
 /// The budget for evictions: none while shards move, and that before the first one does.
 pub fn protect_moves(view: View, wanted: &Wanted, plan: &mut Plan) {
     let about_moves = |planned: &super::Planned| {
-        matches!(planned.step, Step::RecoverTransactions | Step::StartRebalance { .. })
+        matches!(planned.step, Step::Sql(SqlStep::RecoverTransactions | SqlStep::StartRebalance { .. }))
     };
-    let starts = plan.steps.iter().any(|planned| matches!(planned.step, Step::StartRebalance { .. }));
+    let starts =
+        plan.steps.iter().any(|planned| matches!(planned.step, Step::Sql(SqlStep::StartRebalance { .. })));
     let moving = if starts || view.move_may_run() { Moving::Yes } else { Moving::No };
     // Moves that run are protected first of all: whatever else fails must not leave them open to evictions.
     let end = if moving == Moving::Yes { 0 } else { plan.steps.len() };
@@ -227,11 +221,7 @@ fn may_be_born(view: View, node: Node, plan: &mut Plan) -> bool {
     };
     let address = view.address(node);
     if citus.nodes.iter().any(|row| row.name == address) {
-        let name = view.name(node);
-        plan.problem(
-            ProblemReason::IncompleteVolumes,
-            format!("{name} is registered in pg_dist_node, and no volume claim of it is left: nothing is initialised in its place. Bring its volume back (labels {}, {}), or restore from a backup, or give its data up: annotation {}={name}/none.", keys::CLUSTER, keys::NODE, keys::FORCE_REMOVE),
-        );
+        plan.problem(Problem::RegisteredWithoutVolume { node: view.name(node) });
         return false;
     }
     true
@@ -250,7 +240,7 @@ fn new_claim_name(view: View, node: Node) -> String {
 }
 
 /// Workers' volumes without the coordinator's: the metadata of those shards is not here, so nothing may start.
-fn incomplete_volumes(view: View) -> Option<String> {
+fn incomplete_volumes(view: View) -> Option<Problem> {
     if view.claim(Node::Coordinator).is_some() {
         return None;
     }
@@ -260,10 +250,8 @@ fn incomplete_volumes(view: View) -> Option<String> {
             && object.label(keys::DRAINED).is_none()
             && object.annotation(keys::SYSTEM_IDENTIFIER).is_some()
     })?;
-    let claim = orphan.0.trim_start_matches("PersistentVolumeClaim/");
-    Some(format!(
-        "volume claim {claim} is of an earlier cluster of this name, and the volume claim of its coordinator is not here: nothing is initialised. Bring the coordinator's volume back, or use another name, or delete the old claims if their data is not wanted."
-    ))
+    let claim = orphan.0.trim_start_matches("PersistentVolumeClaim/").to_owned();
+    Some(Problem::CoordinatorVolumeMissing { claim })
 }
 
 /// A worker that is no longer asked for and was never registered: nothing of the cluster's data can be on it.
@@ -295,7 +283,8 @@ fn remove(view: View, node: Node, plan: &mut Plan) {
         if retired { "was drained and removed" } else { "is no longer asked for and was never registered" };
     for kind in ["StatefulSet", "ConfigMap", "Service"] {
         if let Some(object) = view.own(kind, &name).filter(|object| !object.deleting) {
-            let step = Step::Delete { kind: kind.to_owned(), name: name.clone(), uid: object.uid.clone() };
+            let step =
+                KubernetesStep::Delete { kind: kind.to_owned(), name: name.clone(), uid: object.uid.clone() };
             plan.step(step, format!("{name} {why}"));
         }
     }
@@ -309,13 +298,13 @@ fn ensure(view: View, want: Rendered, plan: &mut Plan) -> bool {
     match view.object(&want.kind, &want.name) {
         None => {
             let why = format!("{} does not exist yet", want.key());
-            plan.step(Step::Create(Box::new(want)), why);
+            plan.step(KubernetesStep::Create(Box::new(want)), why);
         }
         Some(live) if live.deleting => plan.hold(Hold::FormerObjects { object: want.key() }),
         Some(live) => {
             if let Some(difference) = difference(view, &want, live) {
                 let uid = live.uid.clone();
-                plan.step(Step::Apply { object: Box::new(want), uid }, difference);
+                plan.step(KubernetesStep::Apply { object: Box::new(want), uid }, difference);
             }
         }
     }
@@ -342,8 +331,7 @@ pub(super) fn is_free(view: View, kind: &str, name: &str, plan: &mut Plan) -> bo
         // What is wrong with it is told.
         Some(Ownership::Left) => false,
         Some(Ownership::Stranger) => {
-            let taken = Problem::name_taken(kind, name);
-            plan.problem(taken.reason, taken.message);
+            plan.problem(Problem::NameTaken { kind: kind.to_owned(), name: name.to_owned() });
             false
         }
     }

@@ -1,9 +1,12 @@
 //! What would keep shards from moving, known before a job starts. Each is a problem of its own with the statement that
 //! ends it; the group it is about stays where it is, and all others move.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::{Plan, ProblemReason, Step, View};
+use super::{
+    Plan, Problem, SqlStep, View,
+    problem::{Stays, TableObstacle},
+};
 use crate::{
     api::spec::TransferMode,
     snapshot::{Move, Obstacle, ObstacleKind, Pins},
@@ -53,13 +56,8 @@ fn check(view: View, bytes: i64, moves: impl Fn(&Obstacle) -> bool, plan: &mut P
     // First what everything waits for.
     let (all, some): (Vec<&Obstacle>, Vec<&Obstacle>) =
         told.iter().partition(|obstacle| unlisted || stops_all(obstacle));
-    tell(view, &all, "No shard is moved before that", plan);
-    let stay = if nothing || unlisted {
-        "Shards of these tables would stay where they are, and what moves with them"
-    } else {
-        "Shards of these tables stay where they are, and what moves with them; all others move"
-    };
-    tell(view, &some, stay, plan);
+    tell(view, &all, Stays::Everything, plan);
+    tell(view, &some, if nothing || unlisted { Stays::These } else { Stays::TheseAlone }, plan);
     if nothing || unlisted {
         return Leave::Nothing;
     }
@@ -112,101 +110,36 @@ fn milliseconds(value: &str) -> Option<i64> {
     number.checked_mul(factor)
 }
 
-/// One problem for each reason and cure, with all its tables.
-fn tell(view: View, told: &[&Obstacle], waits: &str, plan: &mut Plan) {
-    let mut sentences: BTreeMap<(ProblemReason, String), (Vec<&str>, i64)> = BTreeMap::new();
+/// One problem for each cure, with all its tables.
+fn tell(view: View, told: &[&Obstacle], stays: Stays, plan: &mut Plan) {
+    let mut found: Vec<TableObstacle> = Vec::new();
     for obstacle in told {
-        let (tables, more) = sentences.entry(sentence(view, obstacle)).or_default();
-        if !tables.contains(&obstacle.table.as_str()) {
-            tables.push(&obstacle.table);
-        }
-        *more += obstacle.more;
-    }
-    for ((reason, words), (tables, more)) in sentences {
-        // A statement has its own end.
-        let end = if words.ends_with(';') { "" } else { "." };
-        plan.problem(reason, format!("{}: {words}{end} {waits}.", listed(&tables, more)));
-    }
-}
-
-/// Some names, and how many others there are.
-fn listed(tables: &[&str], more: i64) -> String {
-    let (first, others) = tables.split_at(tables.len().min(10));
-    let others = i64::try_from(others.len()).unwrap_or(i64::MAX).saturating_add(more);
-    let others = if others == 0 { String::new() } else { format!(" and {others} more") };
-    format!("{}{others}", first.join(", "))
-}
-
-fn sentence(view: View, obstacle: &Obstacle) -> (ProblemReason, String) {
-    use ObstacleKind as Kind;
-    let (table, owner) = (&obstacle.table, identifier(&obstacle.owner));
-    let owner = &owner;
-    let what = obstacle.what.as_deref().unwrap_or_default();
-    let value = obstacle.value.as_deref().unwrap_or_default();
-    let database = identifier(&view.desired.database.name);
-    let application = identifier(&view.desired.database.owner);
-    let setting = |whose: String| {
-        let name = format!(
-            "{what} is {value} for {whose}, and indexes and constraints of shards that move are made as {owner}"
-        );
-        let cure = match obstacle.kind {
-            Kind::SettingOfRole => format!(": ALTER ROLE {owner} RESET {what}"),
-            Kind::SettingOfRoleInDatabase => {
-                format!(": ALTER ROLE {owner} IN DATABASE {database} RESET {what}")
-            }
-            Kind::SettingOfDatabase => format!(": ALTER DATABASE {database} RESET {what}"),
-            _ => format!(": ALTER ROLE ALL RESET {what}"),
+        let one = TableObstacle {
+            kind: obstacle.kind,
+            owner: obstacle.owner.clone(),
+            what: obstacle.what.clone().unwrap_or_default(),
+            value: obstacle.value.clone().unwrap_or_default(),
+            database: view.desired.database.name.clone(),
+            application: view.desired.database.owner.clone(),
+            tables: vec![obstacle.table.clone()],
+            more: obstacle.more,
+            stays,
         };
-        (ProblemReason::OwnerSettings, format!("{name}{cure};"))
-    };
-    match obstacle.kind {
-        Kind::NoReplicaIdentity => (
-            ProblemReason::NoReplicaIdentity,
-            "cannot use logical replication to transfer shards of the relation since it doesn't have a REPLICA IDENTITY or PRIMARY KEY: ALTER TABLE ... ADD PRIMARY KEY (...); or ALTER TABLE ... REPLICA IDENTITY FULL; or set spec.rebalance.transferMode to force_logical or block_writes".to_owned(),
-        ),
-        Kind::Unlogged => (
-            ProblemReason::UnloggedTable,
-            "unlogged, and logical replication copies no such table: ALTER TABLE ... SET LOGGED; or DROP TABLE ...; or set spec.rebalance.transferMode to block_writes, which moves it with its rows while writes wait".to_owned(),
-        ),
-        Kind::OwnedBySuperuser => (
-            ProblemReason::TableOwnedBySuperuser,
-            format!("owned by the superuser {owner}, and no move is made as a superuser: ALTER TABLE {table} OWNER TO {application};"),
-        ),
-        Kind::OwnerCannotLogIn => (
-            ProblemReason::OwnerCannotLogIn,
-            format!("the owner {owner} may not log in, and shards that move are made as their owner: ALTER ROLE {owner} LOGIN; or ALTER TABLE {table} OWNER TO {application};"),
-        ),
-        Kind::OwnerHasNoConnections => (
-            ProblemReason::OwnerCannotLogIn,
-            format!("the owner {owner} may have no connection, and shards that move are made as their owner: ALTER ROLE {owner} CONNECTION LIMIT -1; or ALTER TABLE {table} OWNER TO {application};"),
-        ),
-        Kind::OwnerCannotCreate => (
-            ProblemReason::OwnerCannotCreate,
-            format!("the owner {owner} may not make tables in the schema {what}, and shards that move are made as their owner: GRANT CREATE ON SCHEMA {} TO {owner};", identifier(what)),
-        ),
-        Kind::PartitionOfAnother => (
-            ProblemReason::PartitionOwnerDiffers,
-            format!("a partition of {what}, which is {value}'s and not {owner}'s: ALTER TABLE {table} OWNER TO {};", identifier(value)),
-        ),
-        Kind::SettingOfRole => setting(format!("the role {owner}")),
-        Kind::SettingOfRoleInDatabase => setting(format!("the role {owner} in the database {database}")),
-        Kind::SettingOfDatabase => setting(format!("the database {database}")),
-        Kind::SettingOfAll => setting("all roles".to_owned()),
-        Kind::ReferenceTableRunsCode => (
-            ProblemReason::ReferenceTableRunsCode,
-            format!("{what}, and Citus copies a reference table to a new node as a superuser: ALTER TABLE {table} OWNER TO postgres; GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {owner};"),
-        ),
+        match found.iter_mut().find(|other| other.is_like(&one)) {
+            Some(other) => {
+                other.more += obstacle.more;
+                if !other.tables.contains(&obstacle.table) {
+                    other.tables.push(obstacle.table.clone());
+                }
+            }
+            None => found.push(one),
+        }
     }
-}
-
-/// A name as SQL takes it.
-fn identifier(name: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_lowercase() || letter == '_' || letter.is_ascii_digit();
-    if !name.is_empty() && name.chars().all(plain) && !name.starts_with(|first: char| first.is_ascii_digit())
-    {
-        return name.to_owned();
+    let mut problems: Vec<Problem> = found.into_iter().map(|one| Problem::Obstacle(Box::new(one))).collect();
+    problems.sort_by_cached_key(|problem| (problem.reason(), problem.to_string()));
+    for problem in problems {
+        plan.problem(problem);
     }
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The strategy to start a job with, once it keeps where they are those that cannot move; until then the step that
@@ -219,7 +152,7 @@ pub fn strategy(view: View, leave: &Leave, plan: &mut Plan) -> Option<Strategy> 
         Leave::All => {
             if citus.pins.is_some() {
                 let pins = Pins { base: base.clone(), groups: Vec::new() };
-                plan.step(Step::PinGroups(pins), "no group has to stay where it is any more");
+                plan.step(SqlStep::PinGroups(pins), "no group has to stay where it is any more");
             }
             Some(Strategy::OfTheSpec)
         }
@@ -229,7 +162,7 @@ pub fn strategy(view: View, leave: &Leave, plan: &mut Plan) -> Option<Strategy> 
                 return Some(Strategy::Pinning);
             }
             let why = format!("{} colocation groups cannot be moved, and the others can", groups.len());
-            plan.step(Step::PinGroups(pins), why);
+            plan.step(SqlStep::PinGroups(pins), why);
             None
         }
     }
@@ -263,14 +196,5 @@ mod tests {
         ] {
             assert_eq!(milliseconds(value), expected, "{value}");
         }
-    }
-
-    #[test]
-    fn names_are_quoted_where_they_need_it() {
-        assert_eq!(identifier("shop_1"), "shop_1");
-        for name in ["1shop", "my-shop", "Shop"] {
-            assert_eq!(identifier(name), format!("\"{name}\""));
-        }
-        assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
     }
 }

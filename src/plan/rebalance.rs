@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Hold, Plan, Planned, ProblemReason, Server, Step, View, Wanted,
+    Hold, Plan, Planned, Problem, Server, SqlStep, Step, View, Wanted,
+    effect::Concern,
     preflight::{self, Leave, Strategy},
     refusals, roll, settings,
 };
 use crate::{
     api::{Node, spec::RebalanceMode},
-    snapshot::{Job, Move, PINNING, PlanUnknown, Seen},
+    snapshot::{Job, JobState, Move, PINNING, PlanUnknown, Seen},
 };
 
 /// The first pause after a job that ended badly; it doubles with each further one.
@@ -25,19 +26,20 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     let Some(citus) = view.citus() else { return };
     if let Some(job) = view.open_job() {
         plan.hold(Hold::JobRunning { job: job.id });
-        let stops = plan.steps.iter().any(|planned| matches!(planned.step, Step::StopRebalance { .. }));
+        let stops =
+            plan.steps.iter().any(|planned| matches!(planned.step, Step::Sql(SqlStep::StopRebalance { .. })));
         if let Some(shard) = job.lost_shard().filter(|_| !stops && job.can_be_stopped()) {
             let why = format!(
                 "job {} waits to move shard {shard}, which no longer exists: its table was dropped or distributed anew. What is left to move is planned again",
                 job.id
             );
-            plan.step(Step::StopRebalance { job: job.id }, why);
+            plan.step(SqlStep::StopRebalance { job: job.id }, why);
         } else if !stops && job.has_ended() && job.can_be_stopped() {
             let why = format!(
                 "job {} is {}, and a move of it runs that nobody was told to stop",
                 job.id, job.state
             );
-            plan.step(Step::StopRebalance { job: job.id }, why);
+            plan.step(SqlStep::StopRebalance { job: job.id }, why);
         }
         recover(view, plan);
         return;
@@ -89,7 +91,7 @@ fn recover(view: View, plan: &mut Plan) {
             "transactions are prepared on {} for more than a second, and moves are under way",
             view.name(node)
         );
-        plan.step(Step::RecoverTransactions, why);
+        plan.step(SqlStep::RecoverTransactions, why);
     }
 }
 
@@ -116,10 +118,7 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, leave: &Leave, why: 
         Purpose::Drain { shards } => (true, usize::try_from(shards).unwrap_or_default()),
     };
     if view.desired.rebalance.mode == RebalanceMode::Off {
-        plan.problem(
-            ProblemReason::ScaleInRefused,
-            "spec.rebalance.mode is Off in the middle of a drain, so the rest of the shards stays where it is and is served. Set it to Auto, or set spec.workers.replicas back.",
-        );
+        plan.problem(Problem::DrainHalted);
         return;
     }
     if !is_fit(view, wanted, plan) {
@@ -132,12 +131,12 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, leave: &Leave, why: 
         return;
     }
     plan.step(
-        Step::RecoverTransactions,
+        SqlStep::RecoverTransactions,
         "a move before transactions prepared on a node are recovered could lose committed rows",
     );
     let rebalance = &view.desired.rebalance;
     plan.step(
-        Step::StartRebalance {
+        SqlStep::StartRebalance {
             drain,
             strategy: match leave {
                 Leave::But(_) => PINNING.to_owned(),
@@ -190,10 +189,9 @@ pub fn can_drain(view: View, nodes: &BTreeSet<i32>, plan: &mut Plan) -> bool {
 fn unplannable(view: View, why: &PlanUnknown, plan: &mut Plan) {
     let strategy = &view.desired.rebalance.strategy;
     match why {
-        PlanUnknown::StrategyUnknown(words) => plan.problem(
-            ProblemReason::StrategyUnknown,
-            format!("spec.rebalance.strategy: {strategy}: {words}. Use a row of pg_dist_rebalance_strategy."),
-        ),
+        PlanUnknown::StrategyUnknown(words) => {
+            plan.problem(Problem::StrategyUnknown { strategy: strategy.clone(), message: words.clone() });
+        }
         PlanUnknown::Refused { .. } | PlanUnknown::NotAnswered(_) => {
             plan.hold(Hold::CatalogUnknown { why: why.to_string() });
         }
@@ -207,20 +205,24 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
     let rolling = !roll::due(view, wanted, &mut Plan::default()).is_empty();
     // One that is refused again and again is not waited for.
     let lasts = |step: &Step| view.seen.refusals.lasts(&refusals::act(step));
-    let joining = plan.steps.iter().any(|Planned { step, .. }| match step {
-        Step::AddNode { .. } => !lasts(step),
-        Step::RestartNode { .. } | Step::ApplySchema { .. } => true,
-        _ => false,
+    let joining = plan.steps.iter().any(|Planned { step, .. }| match step.effect().concerns {
+        Concern::Registration => !lasts(step),
+        Concern::Restart | Concern::Schema => true,
+        Concern::Objects
+        | Concern::Evictions
+        | Concern::Question
+        | Concern::Configuration
+        | Concern::Preparation
+        | Concern::Application
+        | Concern::MovePreparation
+        | Concern::Moves
+        | Concern::Draining
+        | Concern::Removal
+        | Concern::ForceRemoval
+        | Concern::Repair => false,
     });
     let unwell = view.unwell();
-    let harmed = plan.problems.iter().any(|problem| {
-        matches!(
-            problem.reason,
-            ProblemReason::ForeignServer
-                | ProblemReason::CoordinatorEmptied
-                | ProblemReason::RestartDidNotHelp
-        )
-    });
+    let harmed = plan.problems.iter().any(|problem| problem.reason().consequence().nothing_moves);
     if waiting || rolling || joining || harmed || !unwell.is_empty() {
         return false;
     }
@@ -238,13 +240,7 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
             fit = false;
         }
         if let Some(lack) = settings::lacks_capacity(view, postgres) {
-            plan.problem(
-                ProblemReason::ConfigurationRejected,
-                format!(
-                    "{}: {lack}: no shard is moved. Raise it, or lower spec.rebalance.maxParallelMoves.",
-                    view.name(node)
-                ),
-            );
+            plan.problem(Problem::CapacityTooLow { node: view.name(node), lack });
             fit = false;
         }
     }
@@ -254,7 +250,7 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
 /// How long to wait after a job that failed; one that somebody stopped is no failure. A server that was restarted since
 /// is a reason to try at once.
 fn pause(view: View, job: &Job, failed: u32) -> Option<Timestamp> {
-    if job.state != "failed" || failed == 0 {
+    if job.state != JobState::Failed || failed == 0 {
         return None;
     }
     let ended = job.finished_at?;

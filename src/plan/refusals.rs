@@ -1,9 +1,17 @@
 //! What is refused again and again: it becomes a problem in the words of whoever refuses it, and everything that does not
 //! need it goes on. Which steps need which others is `act::lanes`'.
 
-use super::{Plan, ProblemReason, Step, View, volumes};
+use std::collections::BTreeSet;
+
+use super::{
+    KubernetesStep, Plan, Problem, SqlStep, Step, View,
+    effect::Concern,
+    problem::{LastingRefusal, RefusalKind},
+    volumes,
+};
 use crate::{
     api::Node,
+    resources::Rendered,
     snapshot::{Act, Cause, Refused},
 };
 
@@ -12,75 +20,100 @@ use crate::{
 pub fn act(step: &Step) -> Act {
     let about = match step {
         // The first write and later ones are refused for the same.
-        Step::Create(object) | Step::Apply { object, .. } => {
+        Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. }) => {
             return Act::Step(format!("Write {}", object.key()));
         }
-        Step::CreateSecret(kind) => kind.to_string(),
-        Step::CreateExtension { name } => name.clone(),
-        Step::InspectImage { image } => image.clone(),
-        Step::ForgetInspection { pod } => pod.clone(),
-        Step::TryParameter { name, value, .. } => format!("{name}={value}"),
-        Step::HurryConfiguration { node, .. }
-        | Step::PatchPod { node, .. }
-        | Step::PrepareNode { node, .. }
-        | Step::GrantRights { node, .. }
-        | Step::RecordIdentity { node, .. }
-        | Step::Reload { node }
-        | Step::ResetAlterSystem { node, .. }
-        | Step::RestartNode { node, .. }
-        | Step::AddNode { node, .. }
-        | Step::SetShouldHaveShards { node, .. }
-        | Step::Retire { node, .. }
-        | Step::RemoveNode { node, .. }
-        | Step::ActivateNode { node, .. }
-        | Step::DropLeftovers { node, .. } => node.to_string(),
-        // Corrected SQL is another schema.
-        Step::ApplySchema { hash } => hash.clone(),
-        Step::Adopt { kind, name, .. } | Step::Delete { kind, name, .. } => format!("{kind}/{name}"),
-        Step::StartRebalance { drain: true, .. } => "drain".to_owned(),
-        Step::SetCoordinatorHost { .. }
-        | Step::SetConnectionKeys { .. }
-        | Step::CreateOwner { .. }
-        | Step::RecoverTransactions
-        | Step::StartRebalance { drain: false, .. }
-        | Step::StopRebalance { .. }
-        | Step::PinGroups(_)
-        | Step::CleanUp
-        | Step::GiveUp { .. }
-        | Step::ForgetCleanup { .. } => String::new(),
+        Step::Kubernetes(step) => about_object(step),
+        Step::Sql(step) => about_statement(step),
     };
     Act::Step(format!("{} {about}", step.name()).trim_end().to_owned())
+}
+
+fn about_object(step: &KubernetesStep) -> String {
+    match step {
+        KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. } => object.key(),
+        KubernetesStep::Adopt { kind, name, .. } | KubernetesStep::Delete { kind, name, .. } => {
+            format!("{kind}/{name}")
+        }
+        KubernetesStep::CreateSecret(kind) => kind.to_string(),
+        KubernetesStep::SetConnectionKeys { .. } => String::new(),
+        KubernetesStep::InspectImage { image } => image.clone(),
+        KubernetesStep::ForgetInspection { pod } => pod.clone(),
+        KubernetesStep::HurryConfiguration { node, .. }
+        | KubernetesStep::PatchPod { node, .. }
+        | KubernetesStep::RecordIdentity { node, .. }
+        | KubernetesStep::RestartNode { node, .. }
+        | KubernetesStep::Retire { node, .. } => node.to_string(),
+    }
+}
+
+fn about_statement(step: &SqlStep) -> String {
+    match step {
+        SqlStep::PrepareNode { node, .. }
+        | SqlStep::GrantRights { node, .. }
+        | SqlStep::Reload { node }
+        | SqlStep::ResetAlterSystem { node, .. }
+        | SqlStep::AddNode { node, .. }
+        | SqlStep::SetShouldHaveShards { node, .. }
+        | SqlStep::RemoveNode { node, .. }
+        | SqlStep::ActivateNode { node, .. }
+        | SqlStep::DropLeftovers { node, .. } => node.to_string(),
+        SqlStep::TryParameter { name, value, .. } => format!("{name}={value}"),
+        SqlStep::CreateExtension { name } => name.clone(),
+        // Corrected SQL is another schema.
+        SqlStep::ApplySchema { hash } => hash.clone(),
+        SqlStep::StartRebalance { drain: true, .. } => "drain".to_owned(),
+        SqlStep::SetCoordinatorHost { .. }
+        | SqlStep::CreateOwner { .. }
+        | SqlStep::RecoverTransactions
+        | SqlStep::StartRebalance { drain: false, .. }
+        | SqlStep::StopRebalance { .. }
+        | SqlStep::PinGroups(_)
+        | SqlStep::CleanUp
+        | SqlStep::GiveUp { .. }
+        | SqlStep::ForgetCleanup { .. } => String::new(),
+    }
 }
 
 /// Tells what is refused again and again, of what is wanted now.
 pub fn plan(view: View, plan: &mut Plan) {
     let mut growing: Vec<(&Refused, Vec<_>)> = Vec::new();
-    let planned: Vec<Act> = plan.steps.iter().map(|planned| act(&planned.step)).collect();
+    let mut told: Vec<Problem> = Vec::new();
     for refused in view.seen.refusals.lasting() {
-        let wanted = !matches!(refused.act, Act::Step(_)) || planned.contains(&refused.act);
+        let step = plan.steps.iter().map(|planned| &planned.step).find(|step| act(step) == refused.act);
+        let wanted = step.is_some() || !refused.act.is_step();
         // The schema and taken names have reasons of their own, at once.
         if !wanted || refused.failure.is_told_at_once() {
             continue;
         }
-        match growth(view, refused) {
+        match step.and_then(|step| growth(view, refused, step)) {
             Some(growth) => match growing.iter_mut().find(|(of, _)| is_like(of, refused)) {
                 Some((_, alike)) => alike.push(growth),
                 None => growing.push((refused, vec![growth])),
             },
-            None => plan.problem(reason(refused), sentence(view, refused)),
+            None => told.push(problem(view, refused, step)),
         }
     }
-    for (refused, all) in growing {
-        plan.problem(ProblemReason::StorageCannotGrow, volumes::cannot_grow(view, refused, &all));
+    told.extend(growing.into_iter().map(|(refused, all)| volumes::cannot_grow(view, refused, &all)));
+    for problem in told {
+        plan.problem(problem);
+    }
+}
+
+/// The object that a step writes.
+fn written(step: &Step) -> Option<&Rendered> {
+    match step {
+        Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. }) => {
+            Some(object)
+        }
+        Step::Kubernetes(_) | Step::Sql(_) => None,
     }
 }
 
 /// A volume that cannot grow. Often all cannot, and for the same.
-fn growth<'a>(view: View<'a>, refused: &Refused) -> Option<(Node, &'a str, &'a str)> {
-    match (&refused.act, &refused.failure.cause) {
-        (Act::Step(act), Cause::Api(_)) => volumes::refused_growth(view, act),
-        _ => None,
-    }
+fn growth<'a>(view: View<'a>, refused: &Refused, step: &Step) -> Option<(Node, &'a str, &'a str)> {
+    let by_api_server = matches!(refused.failure.cause, Cause::Api(_));
+    volumes::refused_growth(view, written(step).filter(|_| by_api_server)?)
 }
 
 /// The coordinator's size is another field.
@@ -89,57 +122,57 @@ fn is_like(one: &Refused, other: &Refused) -> bool {
     one.failure.cause == other.failure.cause && is_worker(one) == is_worker(other)
 }
 
-fn reason(refused: &Refused) -> ProblemReason {
-    let step = match &refused.act {
-        Act::Step(step) => step.split(' ').next().unwrap_or_default(),
-        Act::Plan => "StartRebalance",
-        Act::Look(_) | Act::Catalog | Act::Schema => "",
-    };
-    match (&refused.failure.cause, step) {
-        (Cause::Api(_), _) => ProblemReason::KubernetesRefused,
-        (Cause::Login(_), _) => ProblemReason::LoginRefused,
-        (_, "AddNode") => ProblemReason::RegistrationRefused,
-        (_, "StartRebalance" | "StopRebalance") => ProblemReason::RebalanceRefused,
-        (Cause::Sqlstate(_) | Cause::Unusable | Cause::Wait, _) => ProblemReason::StatementRefused,
+/// Who refuses comes before what is refused.
+fn kind(refused: &Refused, step: Option<&Step>) -> RefusalKind {
+    match &refused.failure.cause {
+        Cause::Api(_) => RefusalKind::Kubernetes,
+        Cause::Login(_) => RefusalKind::Login,
+        Cause::Sqlstate(_) | Cause::Unusable | Cause::Wait => match (&refused.act, step) {
+            (Act::Plan, _) => RefusalKind::Rebalance,
+            (Act::Step(_), Some(step)) => statement_kind(step.effect().concerns),
+            (Act::Step(_) | Act::Look(_) | Act::Catalog | Act::Schema, _) => RefusalKind::Statement,
+        },
+    }
+}
+
+fn statement_kind(concern: Concern) -> RefusalKind {
+    match concern {
+        Concern::Registration => RefusalKind::Registration,
+        Concern::Moves => RefusalKind::Rebalance,
+        Concern::Objects
+        | Concern::Evictions
+        | Concern::Question
+        | Concern::Configuration
+        | Concern::Restart
+        | Concern::Preparation
+        | Concern::Application
+        | Concern::Schema
+        | Concern::MovePreparation
+        | Concern::Draining
+        | Concern::Removal
+        | Concern::ForceRemoval
+        | Concern::Repair => RefusalKind::Statement,
     }
 }
 
 /// The volume claim that is refused for the first time.
-fn unborn(view: View, refused: &Refused) -> bool {
-    let Act::Step(step) = &refused.act else { return false };
-    let claim = step.strip_prefix("Write PersistentVolumeClaim/");
-    claim.is_some_and(|name| view.object("PersistentVolumeClaim", name).is_none())
+fn unborn(view: View, step: Option<&Step>) -> bool {
+    let claim = step.and_then(written).filter(|object| object.kind == "PersistentVolumeClaim");
+    claim.is_some_and(|claim| view.object(&claim.kind, &claim.name).is_none())
 }
 
-/// What is refused, why, and what to do. It says nothing that changes from one try to the next.
-fn sentence(view: View, refused: &Refused) -> String {
-    let words = refused.failure.message.trim_end_matches('.');
-    let coordinator = Node::Coordinator.pod_name(&view.desired.cluster.name);
-    let server = match refused.node {
-        // What a new worker is given comes from the coordinator.
-        Some(node) if reason(refused) != ProblemReason::RegistrationRefused => {
-            node.pod_name(&view.desired.cluster.name)
-        }
-        _ => coordinator,
-    };
-    let cure = match reason(refused) {
-        ProblemReason::KubernetesRefused if unborn(view, refused) => format!(
-            "Raise the quota, or correct the policy, the webhook or the right that it names{}",
-            volumes::kept_in_words(view)
-        ),
-        ProblemReason::KubernetesRefused => {
-            "Raise the quota, or correct the policy, the webhook or the right that it names".to_owned()
-        }
-        ProblemReason::LoginRefused => format!(
-            "Look at the server's log (`kubectl logs {server}`), and undo what was changed: a setting of the role postgres or of the database, pg_hba.conf, or the certificates in the Secrets"
-        ),
-        _ => {
-            format!("Mend what it names (`kubectl exec -it {server} -- psql {}`)", view.desired.database.name)
-        }
-    };
-    format!(
-        "{words} ({}, again and again since {}). {cure}. It is tried again all the time, and everything that does not need it goes on.",
-        refused.failure.cause,
-        refused.since.strftime("%H:%M:%SZ")
-    )
+/// What is refused, why, and where to look.
+fn problem(view: View, refused: &Refused, step: Option<&Step>) -> Problem {
+    let kind = kind(refused, step);
+    // What a new worker is given comes from the coordinator.
+    let at = refused.node.filter(|_| kind != RefusalKind::Registration).unwrap_or(Node::Coordinator);
+    Problem::Refused(Box::new(LastingRefusal {
+        kind,
+        message: refused.failure.message.clone(),
+        cause: refused.failure.cause.clone(),
+        since: refused.since,
+        pod: at.pod_name(&view.desired.cluster.name),
+        database: view.desired.database.name.clone(),
+        unused_claims: if unborn(view, step) { volumes::unused(view) } else { BTreeSet::new() },
+    }))
 }

@@ -4,7 +4,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Hold, Plan, ProblemReason, RestartCause, Server, Step, View, Wanted, objects, pods::lacks_image,
+    Hold, KubernetesStep, Plan, Problem, RestartCause, Server, SqlStep, View, Wanted, objects,
+    pods::lacks_image,
 };
 use crate::{
     api::{Node, names::keys},
@@ -47,7 +48,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     plan.hold(Hold::Rolling { node, cause, remaining: due.len() - 1 });
     let why = format!("{} is due a restart ({cause}), {} more after it", view.name(node), due.len() - 1);
     let booted = booted(view, wanted, node);
-    plan.step(Step::RestartNode { node, pod_uid: pod.uid.clone(), cause, booted }, why);
+    plan.step(KubernetesStep::RestartNode { node, pod_uid: pod.uid.clone(), cause, booted }, why);
 }
 
 /// A node that comes before this one in the order of restarts, and has not loaded the wanted configuration yet.
@@ -147,10 +148,10 @@ fn server_cause(
         if boots_anew {
             return Some(RestartCause::WalLevel);
         }
-        plan.problem(
-            ProblemReason::RestartDidNotHelp,
-            format!("{} runs wal_level = {} although it was started by the operator's script: something in its image or StatefulSet overrides it. No shard is moved. Look at the pod's command and environment.", view.name(node), postgres.wal_level),
-        );
+        plan.problem(Problem::RestartDidNotHelp {
+            node: view.name(node),
+            wal_level: postgres.wal_level.clone(),
+        });
     }
     let loaded = postgres.config_hash.as_ref() == Some(&hashes.config);
     // What a person set with ALTER SYSTEM is the person's to restart for.
@@ -175,7 +176,7 @@ fn waits_for_moves(view: View, node: Node, cause: RestartCause, plan: &mut Plan)
             view.name(node),
             job.id
         );
-        plan.step(Step::StopRebalance { job: job.id }, why);
+        plan.step(SqlStep::StopRebalance { job: job.id }, why);
     }
     true
 }

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Hold, Plan, ProblemReason, Step, View, Wanted, contents, rebalance};
+use super::{
+    Hold, KubernetesStep, Plan, Problem, SqlStep, Step, View, Wanted, contents, problem::DrainRefusal,
+    rebalance,
+};
 use crate::{
     api::{
         Node,
@@ -13,7 +16,7 @@ use crate::{
 };
 
 /// Citus refuses a move after which less is free (`citus.desired_percent_disk_available_after_move`).
-const KEPT_FREE_PERCENT: i64 = 10;
+pub const KEPT_FREE_PERCENT: i64 = 10;
 
 type Workers<'a> = BTreeMap<Node, &'a DistNode>;
 
@@ -42,7 +45,7 @@ fn go_on(view: View, wanted: &Wanted, leaving: Workers, plan: &mut Plan) {
         if is_unwanted(view, job) && job.can_be_stopped() {
             let why =
                 format!("job {} moves shards to or from workers that the spec now wants otherwise", job.id);
-            plan.step(Step::StopRebalance { job: job.id }, why);
+            plan.step(SqlStep::StopRebalance { job: job.id }, why);
         }
         return;
     }
@@ -71,7 +74,7 @@ fn go_on(view: View, wanted: &Wanted, leaving: Workers, plan: &mut Plan) {
 /// The job moves shards to a worker that is to go, or drains one that is to stay.
 fn is_unwanted(view: View, job: &Job) -> bool {
     let (leaving, staying) = (view.leaving(), view.staying());
-    let open = job.tasks.iter().filter(|task| !matches!(task.state.as_str(), "done" | "cancelled"));
+    let open = job.tasks.iter().filter(|task| !task.state.has_ended());
     open.filter_map(|task| task.transfer.as_ref()).any(|transfer| {
         leaving.values().any(|row| row.node_id == transfer.to)
             || staying.values().any(|row| row.node_id == transfer.from && !row.should_have_shards)
@@ -79,44 +82,45 @@ fn is_unwanted(view: View, job: &Job) -> bool {
 }
 
 fn should_have_shards(view: View, node: Node, row: &DistNode, should: bool) -> Step {
-    Step::SetShouldHaveShards { node, address: view.address(node), should, shards: view.shards(row) }
+    Step::Sql(SqlStep::SetShouldHaveShards {
+        node,
+        address: view.address(node),
+        should,
+        shards: view.shards(row),
+    })
 }
 
-fn refuse(view: View, asked: &Workers, plan: &mut Plan, why: &str) {
-    let names: Vec<String> = asked.keys().map(|node| view.name(*node)).collect();
-    let (stay, all) = (view.staying().len(), view.registered_workers().len());
-    let what = format!(
-        "spec.workers.replicas: {stay} of {all} workers are to stay, and {} cannot be drained: {why}. Nothing was changed; they serve.",
-        names.join(", ")
-    );
-    plan.problem(ProblemReason::ScaleInRefused, as_told(view, what));
+fn refuse(view: View, asked: &Workers, why: DrainRefusal, plan: &mut Plan) {
+    plan.problem(Problem::ScaleInRefused {
+        workers: asked.keys().map(|node| view.name(*node)).collect(),
+        staying: view.staying().len(),
+        registered: view.registered_workers().len(),
+        why,
+    });
 }
 
 /// Nothing but the cluster's own is on those that are to go.
 fn is_free(view: View, asked: &Workers, plan: &mut Plan) -> bool {
-    let found: Vec<String> = asked.keys().filter_map(|node| contents::found(view, *node, plan)).collect();
+    let found =
+        asked.keys().filter_map(|node| Some((view.name(*node), contents::found(view, *node, plan)?.clone())));
+    let found: Vec<_> = found.collect();
     if !found.is_empty() {
-        let why = format!("{}. {}, or set spec.workers.replicas back", found.join(". "), contents::CURE);
-        refuse(view, asked, plan, &why);
+        refuse(view, asked, DrainRefusal::Contents(found), plan);
     }
     asked.keys().all(|node| contents::is_free(view, *node))
 }
 
 /// The last moment at which a scale-in can be refused without anything having been changed.
 fn begin(view: View, asked: &Workers, plan: &mut Plan) {
-    let refuse = |plan: &mut Plan, why: &str| refuse(view, asked, plan, why);
     if view.desired.rebalance.mode == RebalanceMode::Off {
-        refuse(
-            plan,
-            "spec.rebalance.mode is Off, and a drain moves shards; set it to Auto, or set spec.workers.replicas back",
-        );
+        refuse(view, asked, DrainRefusal::RebalanceOff, plan);
         return;
     }
     // Those who wait to join get their part first; a drain before that would move shards twice.
     let waiting =
         view.missing_workers().iter().any(|missing| !missing.timed_out && !view.is_retired(missing.node));
     if view.staying().is_empty() && !waiting {
-        refuse(plan, "no worker would stay that could take their shards");
+        refuse(view, asked, DrainRefusal::NobodyStays, plan);
         return;
     }
     if waiting {
@@ -128,7 +132,7 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
     }
     match room(view, asked) {
         Err(why) => plan.hold(Hold::RoomUnknown { why }),
-        Ok(Some(lack)) => refuse(plan, &lack),
+        Ok(Some(lack)) => refuse(view, asked, lack, plan),
         Ok(None) => {
             for (node, row) in asked {
                 let why =
@@ -139,36 +143,13 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
     }
 }
 
-/// What was told before, as long as no number in it has moved by a tenth: bytes come and go with every write of a
-/// client, and are no news.
-#[must_use]
-pub fn as_told(view: View, message: String) -> String {
-    let reason = ProblemReason::ScaleInRefused.to_string();
-    let mut conditions = view.seen.status.conditions.iter();
-    let before = conditions.find(|condition| condition.status == "True" && condition.reason == reason);
-    let near = |(before, now): (&str, &str)| match (before.parse::<f64>(), now.parse::<f64>()) {
-        (Ok(before), Ok(now)) => (before - now).abs() <= before.abs() / 10.0,
-        _ => before == now,
-    };
-    let words = |text: &'_ str| text.split([' ', '(', ')']).map(ToOwned::to_owned).collect::<Vec<_>>();
-    match before.map(|before| (&before.message, words(&before.message), words(&message))) {
-        Some((told, before, now))
-            if before.len() == now.len()
-                && before.iter().zip(&now).all(|(before, now)| near((before, now))) =>
-        {
-            told.clone()
-        }
-        _ => message,
-    }
-}
-
 /// Whether those that stay have room for what those that go hold: `None` when they have.
 ///
 /// Each is taken to get an even part, and a quarter more for indexes that are built and WAL that is written meanwhile.
 ///
 /// # Errors
 /// What is not known.
-fn room(view: View, asked: &Workers) -> Result<Option<String>, String> {
+fn room(view: View, asked: &Workers) -> Result<Option<DrainRefusal>, String> {
     let citus = view.citus().ok_or("the catalog is not known")?;
     let mut total: i64 = 0;
     for (node, row) in asked {
@@ -188,29 +169,17 @@ fn room(view: View, asked: &Workers) -> Result<Option<String>, String> {
         let disk = disk.ok_or_else(|| format!("the free space of {} is not known", view.name(node)))?;
         let room = (disk.free - disk.total / 100 * KEPT_FREE_PERCENT).max(0);
         if needed > room {
-            return Ok(Some(format!(
-                "{} are to be moved, about {} to each worker that stays, a quarter for work included, and {} has room for {} ({} free of {}, {KEPT_FREE_PERCENT} % of which Citus keeps free). Grow spec.workers.storage.size, or set spec.workers.replicas back",
-                size(total),
-                size(needed),
-                view.name(node),
-                size(room),
-                size(disk.free),
-                size(disk.total)
-            )));
+            return Ok(Some(DrainRefusal::NoRoom {
+                node: view.name(node),
+                moved: total,
+                needed,
+                available: room,
+                free: disk.free,
+                capacity: disk.total,
+            }));
         }
     }
     Ok(None)
-}
-
-/// Bytes as people read them.
-fn size(bytes: i64) -> String {
-    let units = [("GiB", 1_i64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let unit = units.iter().find(|(_, unit)| bytes >= *unit);
-    unit.map_or_else(
-        || format!("{bytes} bytes"),
-        // Tenths without floating point.
-        |(name, unit)| format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
-    )
 }
 
 /// Starts the job that empties workers.
@@ -233,14 +202,14 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
         plan.hold(Hold::CleanupBlocked { node: *node, objects: left(row), holders });
     }
     if !dirty.is_empty() {
-        plan.step(Step::CleanUp, "what the moves left on a leaving worker has to go before it is removed: a row of pg_dist_cleanup that outlives its node stops every later move of that shard");
+        plan.step(SqlStep::CleanUp, "what the moves left on a leaving worker has to go before it is removed: a row of pg_dist_cleanup that outlives its node stops every later move of that shard");
     }
     let mut free = clean;
     free.retain(|node, _| may_go(view, *node, plan));
     if free.is_empty() {
         return false;
     }
-    plan.step(Step::RecoverTransactions, "transactions prepared on a leaving worker are ended first");
+    plan.step(SqlStep::RecoverTransactions, "transactions prepared on a leaving worker are ended first");
     for node in free.into_keys() {
         let reclaim = view.desired.volumes.when_scaled;
         let claim = view.claim(node).map(ToOwned::to_owned);
@@ -251,7 +220,7 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
             plan.step(retire(view, node, reclaim), why);
         }
         let address = view.address(node);
-        plan.step(Step::RemoveNode { node, address, kept }, format!("{} is drained", view.name(node)));
+        plan.step(SqlStep::RemoveNode { node, address, kept }, format!("{} is drained", view.name(node)));
     }
     true
 }
@@ -259,12 +228,7 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
 /// A person may have put something there since its drain began: then it stays, registered and without shards.
 fn may_go(view: View, node: Node, plan: &mut Plan) -> bool {
     if let Some(found) = contents::found(view, node, plan) {
-        let what = format!(
-            "{} is drained and cannot be removed: {found}. It stays registered, without shards. {}.",
-            view.name(node),
-            contents::CURE
-        );
-        plan.problem(ProblemReason::ScaleInRefused, as_told(view, what));
+        plan.problem(Problem::RemovalRefused { node: view.name(node), found: Box::new(found.clone()) });
     }
     contents::is_free(view, node)
 }
@@ -273,10 +237,10 @@ fn may_go(view: View, node: Node, plan: &mut Plan) -> bool {
 #[must_use]
 pub fn retire(view: View, node: Node, reclaim: VolumePolicy) -> Step {
     let claim = view.claim(node).filter(|claim| view.own("PersistentVolumeClaim", claim).is_some());
-    Step::Retire {
+    Step::Kubernetes(KubernetesStep::Retire {
         node,
         claim: claim.map(ToOwned::to_owned),
         mark: view.seen.now.strftime("%Y-%m-%dT%H-%M-%SZ").to_string(),
         reclaim,
-    }
+    })
 }

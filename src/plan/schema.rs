@@ -1,7 +1,7 @@
 //! The application's role and tables: made once, when every worker asked for has joined, in one transaction. A changed
 //! schema is never run again.
 
-use super::{Hold, Plan, Server, Step, View, secrets};
+use super::{Hold, Plan, Server, SqlStep, View, secrets};
 use crate::{
     api::Node,
     snapshot::{Login, Seen},
@@ -19,7 +19,7 @@ pub fn plan(view: View, plan: &mut Plan) {
     }
     let born = citus.schema_hash.is_some();
     for name in view.desired.database.extensions.iter().filter(|name| !citus.extensions.contains(*name)) {
-        let step = Step::CreateExtension { name: name.clone() };
+        let step = SqlStep::CreateExtension { name: name.clone() };
         plan.step(step, "spec.database.extensions names it, and the application's role cannot make it");
     }
     // A Secret that was changed, or made anew as after the DialogCluster was deleted and made again, has another password.
@@ -30,7 +30,7 @@ pub fn plan(view: View, plan: &mut Plan) {
         && (!citus.owner_exists || citus.owner_secret.as_ref() != Some(&marker) || differs)
     {
         let owner = view.desired.database.owner.clone();
-        let step = Step::CreateOwner { owner, secret_uid: marker };
+        let step = SqlStep::CreateOwner { owner, secret_uid: marker };
         plan.step(step, "the application logs in with this role and the password of its Secret");
     }
     if born {
@@ -38,7 +38,7 @@ pub fn plan(view: View, plan: &mut Plan) {
     }
     match &view.seen.schema_sql {
         Seen::Known(schema) => plan.step(
-            Step::ApplySchema { hash: schema.hash.clone() },
+            SqlStep::ApplySchema { hash: schema.hash.clone() },
             "all workers asked for have joined and there are no tables yet",
         ),
         Seen::Unknown(why) => plan.hold(Hold::SchemaSource { why: why.clone() }),

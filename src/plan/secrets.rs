@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use super::{Plan, ProblemReason, Step, View, Wanted, objects::is_free};
+use super::{KubernetesStep, Plan, Problem, View, Wanted, objects::is_free};
 use crate::{
     api::names::{SecretKind, keys},
     resources,
@@ -21,7 +21,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         let free = is_free(view, "Secret", &name, plan);
         // The others are signed by the authorities.
         if free && authority && view.object("Secret", &name).is_none() {
-            plan.step(Step::CreateSecret(kind), "the cluster has no such Secret yet");
+            plan.step(KubernetesStep::CreateSecret(kind), "the cluster has no such Secret yet");
         }
     }
     application(view, plan);
@@ -38,7 +38,7 @@ fn authority(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
     {
         let object = Box::new(resources::owned_secret(&wanted.inputs(view), SecretKind::Ca));
         let why = "somebody has restored it without its labels and its owner";
-        plan.step(Step::Apply { object, uid: restored.uid.clone() }, why);
+        plan.step(KubernetesStep::Apply { object, uid: restored.uid.clone() }, why);
         return false;
     }
     if !is_free(view, "Secret", &name, plan) {
@@ -47,22 +47,15 @@ fn authority(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
     let Some(secret) = view.object("Secret", &name) else {
         let trusting = trusting(view);
         if trusting.is_empty() || wants_another(view) && signed(view).is_empty() {
-            plan.step(Step::CreateSecret(SecretKind::Ca), "the cluster has no such Secret yet");
+            plan.step(KubernetesStep::CreateSecret(SecretKind::Ca), "the cluster has no such Secret yet");
             return true;
         }
-        plan.problem(
-            ProblemReason::AuthorityMissing,
-            format!(
-                "Secret {name} is gone, and its keys are nowhere else: {} trust the authorities that were in it. It is not made anew. Nodes that run serve on, but no pod can start while one of {} is missing, and these can only be made from it. Restore it from a copy. Without a copy: docs/runbook.md says how to get new authorities, which takes a restart of all nodes at once.{}",
-                trusting.join(", "),
-                leaves(view).join(", "),
-                if wants_another(view) {
-                    format!(" New ones are asked for ({}): delete {} first.", keys::NEW_AUTHORITY, signed(view).join(", "))
-                } else {
-                    String::new()
-                }
-            ),
-        );
+        plan.problem(Problem::AuthorityMissing {
+            secret: name,
+            trusting,
+            signed: leaves(view),
+            delete_first: if wants_another(view) { signed(view) } else { Vec::new() },
+        });
         return false;
     };
     note_request(view, plan);
@@ -70,13 +63,8 @@ fn authority(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
     let lacks = |key: &&str| held.is_some_and(|held| !held.contains_key(*key));
     let missing: Vec<&str> = AUTHORITY_KEYS.into_iter().filter(lacks).collect();
     if !missing.is_empty() {
-        plan.problem(
-            ProblemReason::AuthorityMissing,
-            format!(
-                "Secret {name} has no {}: nothing can be signed. Restore it from a copy.",
-                missing.join(", ")
-            ),
-        );
+        let keys = missing.iter().map(|key| (*key).to_owned()).collect();
+        plan.problem(Problem::AuthorityIncomplete { secret: name, keys });
     }
     missing.is_empty()
 }
@@ -126,15 +114,11 @@ fn application(view: View, plan: &mut Plan) {
     let name = view.desired.cluster.secret(SecretKind::App);
     let (Some(secret), Some(seen)) = (view.own("Secret", &name), &view.seen.application) else { return };
     if let Some(why) = &seen.unusable {
-        plan.problem(
-            ProblemReason::PasswordNotUsable,
-            format!(
-                "Secret {name}: {why}. The role {} keeps the password it has. Write another one.",
-                view.desired.database.owner
-            ),
-        );
+        let owner = view.desired.database.owner.clone();
+        plan.problem(Problem::PasswordNotUsable { secret: name, why: why.clone(), owner });
     } else if !seen.stale.is_empty() && seen.version == version(secret) {
-        let step = Step::SetConnectionKeys { uid: secret.uid.clone(), version: seen.version.clone() };
+        let step =
+            KubernetesStep::SetConnectionKeys { uid: secret.uid.clone(), version: seen.version.clone() };
         plan.step(step, format!("{} of Secret {name} follow its password", seen.stale.join(", ")));
     }
 }

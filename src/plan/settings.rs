@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Hold, Plan, ProblemReason, Server, Step, View, Wanted};
+use super::{Hold, KubernetesStep, Plan, Problem, Server, SqlStep, View, Wanted, problem::Shortage};
 use crate::{
     api::{Node, names::keys},
     resources,
-    snapshot::Postgres,
+    snapshot::{ParameterCheck, Postgres},
 };
 
 /// After this time the kubelet is asked again for a ConfigMap that it has not brought.
@@ -25,16 +25,11 @@ pub fn choose(view: View, plan: &mut Plan) -> BTreeMap<String, String> {
     let changed = asked.iter().filter(|(name, value)| used.get(*name) != Some(*value));
     let mut waiting = false;
     for (name, value) in changed {
-        let tried = format!("{name}={value}");
-        match view.seen.trials.get(&tried) {
-            Some(None) => {}
-            Some(Some(refusal)) => {
-                plan.problem(
-                    ProblemReason::ConfigurationRejected,
-                    format!("spec.postgres.parameters.{name}: {refusal}. No node was changed or restarted. Correct the value, or remove it."),
-                );
-                // What it named and was not there may be made by now.
-                if view.seen.old_trials.contains(&tried) {
+        match view.seen.parameter_checks.get(&format!("{name}={value}")) {
+            Some(ParameterCheck::Accepted) => {}
+            Some(ParameterCheck::Rejected { message, retry_due }) => {
+                plan.problem(Problem::ParameterRejected { name: name.clone(), message: message.clone() });
+                if *retry_due {
                     try_it(view, name, value, plan);
                 }
                 return used;
@@ -72,7 +67,7 @@ fn try_it(view: View, name: &str, value: &str, plan: &mut Plan) {
     let server = nodes.into_iter().find(|node| matches!(view.server(*node), Server::Known(_)));
     match server {
         Some(node) => plan.step(
-            Step::TryParameter { node, name: name.to_owned(), value: value.to_owned() },
+            SqlStep::TryParameter { node, name: name.to_owned(), value: value.to_owned() },
             "a changed value is tried on one server before it goes anywhere",
         ),
         None => plan.hold(Hold::NotAnswering {
@@ -96,10 +91,8 @@ fn configure(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan:
     if let Some(rejected) = &postgres.rejected {
         // It runs with its last good configuration, which no reload can change; `roll` restarts it when there is a new one.
         if rejected.config_hash == *hash {
-            plan.problem(
-                ProblemReason::ConfigurationRejected,
-                format!("{} did not start with spec.postgres.parameters and runs with its last good ones: {}. No other node is restarted. Correct the parameters.", view.name(node), rejected.message),
-            );
+            let message = rejected.message.clone();
+            plan.problem(Problem::ConfigurationRejected { node: view.name(node), message });
         }
         return;
     }
@@ -112,14 +105,14 @@ fn configure(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan:
         .collect();
     if !overrides.is_empty() {
         let why = format!("ALTER SYSTEM overrides {} of the spec", overrides.join(", "));
-        plan.step(Step::ResetAlterSystem { node, names: overrides }, why);
+        plan.step(SqlStep::ResetAlterSystem { node, names: overrides }, why);
     }
     if postgres.config_hash.as_ref() == Some(hash) {
         return;
     }
     plan.hold(Hold::ConfigurationOnItsWay { node });
     if postgres.file_config_hash.as_ref() == Some(hash) {
-        plan.step(Step::Reload { node }, "a changed configuration has arrived and is not loaded yet");
+        plan.step(SqlStep::Reload { node }, "a changed configuration has arrived and is not loaded yet");
     } else if config_map_is_current(view, wanted, node) {
         hurry(view, node, hash, plan);
     }
@@ -142,7 +135,7 @@ fn hurry(view: View, node: Node, hash: &str, plan: &mut Plan) {
         asked.is_some_and(|(asked, at)| asked == hash && view.seen.now.duration_since(at) < HURRY_AGAIN);
     if !lately {
         let value = format!("{hash} {}", view.seen.now);
-        let step = Step::HurryConfiguration { node, pod_uid: pod.uid.clone(), value };
+        let step = KubernetesStep::HurryConfiguration { node, pod_uid: pod.uid.clone(), value };
         plan.step(
             step,
             format!("annotation {} makes the kubelet bring the changed ConfigMap now", keys::HURRY),
@@ -162,14 +155,12 @@ pub fn is_configured(wanted: &Wanted, node: Node, postgres: &Postgres) -> bool {
 
 /// Why this server cannot take part in a move, if it cannot: settings too low for the moves at the same time.
 #[must_use]
-pub fn lacks_capacity(view: View, postgres: &Postgres) -> Option<String> {
+pub fn lacks_capacity(view: View, postgres: &Postgres) -> Option<Shortage> {
     let needed = i64::from(view.desired.rebalance.max_parallel_moves);
     ["max_replication_slots", "max_wal_senders", "max_logical_replication_workers", "max_worker_processes"]
         .into_iter()
         .find_map(|name| {
             let value: i64 = postgres.settings.get(name)?.parse().ok()?;
-            (value < needed).then(|| {
-                format!("{name} = {value} is less than the {needed} of spec.rebalance.maxParallelMoves")
-            })
+            (value < needed).then(|| Shortage { setting: name.to_owned(), value, needed })
         })
 }

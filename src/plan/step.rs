@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Hold;
+use super::{Hold, Problem};
 use crate::{
     api::{
         Node,
@@ -43,10 +43,20 @@ pub struct Planned {
     pub why: String,
 }
 
-/// One thing to do. Each is idempotent: done twice it does no harm.
+/// One thing to do. Each is idempotent: done twice it does no harm. What each disturbs and needs is in `effect.rs`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Step {
+    /// A write to the API server.
+    Kubernetes(KubernetesStep),
+    /// Statements on a server.
+    Sql(SqlStep),
+}
+
+/// A write to the API server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(rename_all = "camelCase")]
-pub enum Step {
+pub enum KubernetesStep {
     /// The first write of an object: a create, so that a stranger's object is never taken over.
     Create(Box<Rendered>),
     /// A later write: server-side apply, with the uid known.
@@ -102,6 +112,52 @@ pub enum Step {
         /// A merge patch of its metadata.
         metadata: serde_json::Value,
     },
+    /// Write down who a node is: on its StatefulSet and its volume claim.
+    RecordIdentity {
+        /// Which node.
+        node: Node,
+        /// `system_identifier` of `pg_control_system()`.
+        system_identifier: String,
+        /// Its volume claim.
+        claim: String,
+    },
+    /// Delete the pod, with its uid as precondition; the StatefulSet makes it again.
+    RestartNode {
+        /// Which node.
+        node: Node,
+        /// uid of the pod.
+        pod_uid: String,
+        /// Why, in one word, for events.
+        cause: RestartCause,
+        /// `<config hash> <time>`: with what the new pod is started.
+        booted: String,
+    },
+    /// Marks a worker that holds nothing any more: its volume is never used again. From here there is no way back.
+    Retire {
+        /// Which worker.
+        node: Node,
+        /// Its volume claim, when there is one still.
+        claim: Option<String>,
+        /// The time in the mark.
+        mark: String,
+        /// What becomes of the volume.
+        reclaim: VolumePolicy,
+    },
+    /// Delete an object of ours, with its uid as precondition.
+    Delete {
+        /// Kind.
+        kind: String,
+        /// Name.
+        name: String,
+        /// uid.
+        uid: String,
+    },
+}
+
+/// Statements on a server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, strum::IntoStaticStr)]
+#[serde(rename_all = "camelCase")]
+pub enum SqlStep {
     /// Make node's server ready to be one of the cluster: settings of the operator's role, database, extension.
     PrepareNode {
         /// Which node.
@@ -115,15 +171,6 @@ pub enum Step {
         node: Node,
         /// Name of the role.
         owner: String,
-    },
-    /// Write down who a node is: on its StatefulSet and its volume claim.
-    RecordIdentity {
-        /// Which node.
-        node: Node,
-        /// `system_identifier` of `pg_control_system()`.
-        system_identifier: String,
-        /// Its volume claim.
-        claim: String,
     },
     /// `pg_reload_conf()`.
     Reload {
@@ -145,17 +192,6 @@ pub enum Step {
         name: String,
         /// The value.
         value: String,
-    },
-    /// Delete the pod, with its uid as precondition; the StatefulSet makes it again.
-    RestartNode {
-        /// Which node.
-        node: Node,
-        /// uid of the pod.
-        pod_uid: String,
-        /// Why, in one word, for events.
-        cause: RestartCause,
-        /// `<config hash> <time>`: with what the new pod is started.
-        booted: String,
     },
     /// `citus_set_coordinator_host`.
     SetCoordinatorHost {
@@ -221,17 +257,6 @@ pub enum Step {
     },
     /// `CALL citus_cleanup_orphaned_resources()`: drops what finished moves left behind.
     CleanUp,
-    /// Marks a worker that holds nothing any more: its volume is never used again. From here there is no way back.
-    Retire {
-        /// Which worker.
-        node: Node,
-        /// Its volume claim, when there is one still.
-        claim: Option<String>,
-        /// The time in the mark.
-        mark: String,
-        /// What becomes of the volume.
-        reclaim: VolumePolicy,
-    },
     /// `citus_remove_node`.
     RemoveNode {
         /// Which worker.
@@ -265,46 +290,28 @@ pub enum Step {
         /// Slots, publications and subscriptions.
         leftovers: Vec<Leftover>,
     },
-    /// Delete an object of ours, with its uid as precondition.
-    Delete {
-        /// Kind.
-        kind: String,
-        /// Name.
-        name: String,
-        /// uid.
-        uid: String,
-    },
+}
+
+impl From<KubernetesStep> for Step {
+    fn from(step: KubernetesStep) -> Self {
+        Self::Kubernetes(step)
+    }
+}
+
+impl From<SqlStep> for Step {
+    fn from(step: SqlStep) -> Self {
+        Self::Sql(step)
+    }
 }
 
 impl Step {
     /// Name of the kind of step, for logs and metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.into()
-    }
-    /// Whether the Lease has to be read again before this step.
-    #[must_use]
-    pub fn is_disruptive(&self) -> bool {
-        matches!(
-            self,
-            Self::RestartNode { .. }
-                | Self::SetCoordinatorHost { .. }
-                | Self::AddNode { .. }
-                | Self::StartRebalance { .. }
-                | Self::StopRebalance { .. }
-                | Self::PinGroups(_)
-                | Self::ApplySchema { .. }
-                | Self::SetShouldHaveShards { .. }
-                | Self::CleanUp
-                | Self::Retire { .. }
-                | Self::RemoveNode { .. }
-                | Self::GiveUp { .. }
-                | Self::ActivateNode { .. }
-                | Self::ForgetCleanup { .. }
-                | Self::DropLeftovers { .. }
-                | Self::Delete { .. }
-                | Self::Adopt { .. }
-        )
+        match self {
+            Self::Kubernetes(step) => step.into(),
+            Self::Sql(step) => step.into(),
+        }
     }
 }
 
@@ -324,88 +331,10 @@ pub enum RestartCause {
     CrashLoop,
 }
 
-/// What the operator cannot go on with by itself: reason and message of `Stalled`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// Why, in one word.
-    pub reason: ProblemReason,
-    /// What was wrong, where, and what to do.
-    pub message: String,
-}
-
-/// Reasons of `Stalled`.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Serialize,
-    Deserialize,
-    strum::Display,
-    strum::IntoStaticStr,
-    strum::EnumIter,
-)]
-#[allow(missing_docs)] // docs/runbook.md tells what each means and what to type
-pub enum ProblemReason {
-    InvalidSpec,
-    NameTaken,
-    AuthorityMissing,
-    PasswordNotUsable,
-    ConfigurationRejected,
-    ImageNotUsable,
-    UpgradeNotSupported,
-    VolumeLost,
-    CoordinatorEmptied,
-    ForeignServer,
-    IncompleteVolumes,
-    SchemaFailed,
-    ExtensionFailed,
-    NoReplicaIdentity,
-    UnloggedTable,
-    OwnerCannotLogIn,
-    OwnerCannotCreate,
-    OwnerSettings,
-    PartitionOwnerDiffers,
-    TableOwnedBySuperuser,
-    ReferenceTableRunsCode,
-    StrategyUnknown,
-    ScaleInRefused,
-    ForceRemoveRefused,
-    OldAddress,
-    RestartDidNotHelp,
-    NodeCannotStart,
-    RegistrationRefused,
-    RebalanceRefused,
-    StatementRefused,
-    LoginRefused,
-    KubernetesRefused,
-    PodRefused,
-    StorageCannotGrow,
-    StorageCannotShrink,
-    InvariantBroken,
-}
-
-impl Problem {
-    /// A stranger has a name of ours.
-    #[must_use]
-    pub fn name_taken(kind: &str, name: &str) -> Self {
-        Self {
-            reason: ProblemReason::NameTaken,
-            message: format!(
-                "{kind} {name} exists and is not this cluster's: it is left alone. Remove or rename it, or give the cluster another name."
-            ),
-        }
-    }
-}
-
 impl Plan {
     /// Adds a step with its reason.
-    pub fn step(&mut self, step: Step, why: impl Into<String>) {
-        self.steps.push(Planned { step, why: why.into() });
+    pub fn step(&mut self, step: impl Into<Step>, why: impl Into<String>) {
+        self.steps.push(Planned { step: step.into(), why: why.into() });
     }
     /// Adds a wait.
     pub fn hold(&mut self, hold: Hold) {
@@ -414,8 +343,7 @@ impl Plan {
         }
     }
     /// Adds a problem.
-    pub fn problem(&mut self, reason: ProblemReason, message: impl Into<String>) {
-        let problem = Problem { reason, message: message.into() };
+    pub fn problem(&mut self, problem: Problem) {
         if !self.problems.contains(&problem) {
             self.problems.push(problem);
         }

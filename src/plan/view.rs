@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::pods::why_not_ready;
 use crate::{
     api::{Desired, Node, names::keys},
-    snapshot::{Citus, DistNode, LiveObject, Ownership, Pod, Postgres, Seen, Snapshot},
+    snapshot::{Citus, DistNode, LiveObject, Ownership, Pod, Postgres, Seen, Snapshot, TaskState},
 };
 
 /// Port of every node's server and Service.
@@ -315,7 +315,7 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn move_may_run(&self) -> bool {
         self.open_job().is_some_and(|job| {
-            job.runs() || job.tasks.iter().any(|task| task.state == "runnable" && !task.is_failing())
+            job.runs() || job.tasks.iter().any(|task| task.state == TaskState::Runnable && !task.is_failing())
         })
     }
     /// A move runs now: a *task* of the open job is running. Tasks that wait for their next try are no move.

@@ -1,10 +1,15 @@
 //! How large volumes are and should be, and which are kept of workers that are gone. Nothing is written here: that is
 //! `objects`'.
 
-use super::{Hold, Plan, ProblemReason, View};
+use std::collections::BTreeSet;
+
+use super::{
+    Hold, Plan, Problem, View,
+    problem::{GrowthRefusal, StorageField},
+};
 use crate::{
     api::{Node, names::keys},
-    resources,
+    resources::{self, Rendered},
     snapshot::{LiveObject, Refused},
 };
 
@@ -76,8 +81,11 @@ pub fn plan(view: View, plan: &mut Plan) {
 
 /// Volumes that have more than the spec wants of them. They stay as they are.
 fn note_larger(view: View, coordinator: bool, plan: &mut Plan) {
-    let (field, node) =
-        if coordinator { ("coordinator", Node::Coordinator) } else { ("workers", Node::Worker(0)) };
+    let (field, node) = if coordinator {
+        (StorageField::Coordinator, Node::Coordinator)
+    } else {
+        (StorageField::Workers, Node::Worker(0))
+    };
     let wanted = &view.desired.storage(node).size.0;
     let larger: Vec<(&str, &str)> = used(view)
         .filter(|(node, ..)| node.is_worker() != coordinator)
@@ -87,14 +95,12 @@ fn note_larger(view: View, coordinator: bool, plan: &mut Plan) {
     let largest = larger.iter().map(|(_, has)| *has);
     let largest = largest.reduce(|most, has| if resources::is_larger(has, most) { has } else { most });
     let Some(largest) = largest else { return };
-    let names = larger.iter().map(|(name, has)| format!("{name} ({has})")).collect();
-    plan.problem(
-        ProblemReason::StorageCannotShrink,
-        format!(
-            "spec.{field}.storage.size is {wanted}, and these volumes have more: {}. A volume cannot be made smaller: they stay as they are, and everything else goes on. Set the size to {largest}.",
-            first(names),
-        ),
-    );
+    plan.problem(Problem::StorageCannotShrink {
+        field,
+        wanted: wanted.clone(),
+        larger: larger.iter().map(|(name, has)| ((*name).to_owned(), (*has).to_owned())).collect(),
+        largest: largest.to_owned(),
+    });
 }
 
 /// Volumes that were asked to grow, or will be when no shard is moved, and have not grown yet. The API server takes a
@@ -109,14 +115,13 @@ fn note_growing(view: View, plan: &mut Plan) {
         }
         let asked_for_more = asked(claim).is_some_and(|asked| resources::is_larger(asked, has));
         if let Some(why) = failure(view, name, claim).filter(|_| asked_for_more) {
-            plan.problem(
-                ProblemReason::StorageCannotGrow,
-                format!(
-                    "volume claim {name} was to grow from {has} to {wanted}: {}. Mend what is named, or set spec.{}.storage.size back to {has}. Everything else goes on.",
-                    why.trim_end_matches('.'),
-                    field(node)
-                ),
-            );
+            plan.problem(Problem::GrowthFailed {
+                claim: name.to_owned(),
+                has: has.to_owned(),
+                wanted: wanted.clone(),
+                field: field(node),
+                message: why.to_owned(),
+            });
         } else if asked_for_more {
             asked_to.push(format!("{name} ({has})"));
         } else if moves {
@@ -142,42 +147,38 @@ fn failure<'a>(view: View<'a>, name: &str, claim: &'a LiveObject) -> Option<&'a 
     said.or_else(|| Some(warning()?.message.as_str()))
 }
 
-fn field(node: Node) -> &'static str {
-    if node.is_worker() { "workers" } else { "coordinator" }
+fn field(node: Node) -> StorageField {
+    if node.is_worker() { StorageField::Workers } else { StorageField::Coordinator }
 }
 
 /// The growth that is refused, if it is one: which claim, and what it asks for.
 #[must_use]
-pub fn refused_growth<'a>(view: View<'a>, act: &str) -> Option<(Node, &'a str, &'a str)> {
-    let refused = act.strip_prefix("Write PersistentVolumeClaim/")?;
-    let (node, name, claim) = view.claims().find(|(_, name, _)| *name == refused)?;
+pub fn refused_growth<'a>(view: View<'a>, written: &Rendered) -> Option<(Node, &'a str, &'a str)> {
+    let is_claim = written.kind == "PersistentVolumeClaim";
+    let (node, name, claim) = view.claims().find(|(_, name, _)| is_claim && *name == written.name)?;
     Some((node, name, asked(claim).filter(|_| grows(view, node, claim))?))
 }
 
-/// Growths that are refused for the same, as one sentence.
+/// Growths that are refused for the same, as one problem.
 #[must_use]
-pub fn cannot_grow(view: View, refused: &Refused, all: &[(Node, &str, &str)]) -> String {
-    let names = all.iter().map(|(_, name, asked)| format!("{name} ({asked})")).collect();
+pub fn cannot_grow(view: View, refused: &Refused, all: &[(Node, &str, &str)]) -> Problem {
     let node = all.first().map_or(Node::Coordinator, |(node, ..)| *node);
     let alike = |(of, .., has): (Node, &str, &LiveObject, &str)| {
         of.is_worker() != node.is_worker() || all.iter().all(|(.., asked)| !resources::is_larger(has, asked))
     };
-    let back = match all.first() {
-        // Where another has more, no size is right for both.
-        Some((_, _, asked)) if used(view).all(alike) => {
-            format!("Set spec.{}.storage.size back to {asked}, or let", field(node))
-        }
-        _ => "Let".to_owned(),
-    };
-    format!(
-        "these volumes are to have {} and cannot grow: {}: {} ({}, again and again since {}). {back} the storage class grow its volumes (allowVolumeExpansion), or raise the quota that is named{}. It is tried again all the time, and everything else goes on; a new worker's volume is as large as these.",
-        view.desired.storage(node).size.0,
-        first(names),
-        refused.failure.message.trim_end_matches('.'),
-        refused.failure.cause,
-        refused.since.strftime("%H:%M:%SZ"),
-        if refused.failure.message.contains("quota") { kept_in_words(view) } else { String::new() },
-    )
+    // Where another has more, no size is right for both.
+    let back_to = all.first().filter(|_| used(view).all(alike)).map(|(.., asked)| (*asked).to_owned());
+    let under_quota = refused.failure.message.contains("quota");
+    Problem::GrowthRefused(Box::new(GrowthRefusal {
+        field: field(node),
+        wanted: view.desired.storage(node).size.0.clone(),
+        claims: all.iter().map(|(_, name, asked)| ((*name).to_owned(), (*asked).to_owned())).collect(),
+        back_to,
+        message: refused.failure.message.clone(),
+        cause: refused.failure.cause.clone(),
+        since: refused.since,
+        unused_claims: if under_quota { unused(view) } else { BTreeSet::new() },
+    }))
 }
 
 /// Claims of workers that were drained: nobody uses them again, and they count for a quota.
@@ -195,18 +196,10 @@ pub fn kept(view: View<'_>) -> Vec<&str> {
     kept
 }
 
-/// What may be deleted to make room under a quota; nothing when there is nothing.
+/// The same, as what may be deleted to make room under a quota.
 #[must_use]
-pub fn kept_in_words(view: View) -> String {
-    let kept = kept(view);
-    if kept.is_empty() {
-        return String::new();
-    }
-    let number = kept.len();
-    let names = first(kept.into_iter().map(ToOwned::to_owned).collect());
-    format!(
-        "; or make room: volume claims of workers that were drained are kept ({number}), never used again, and may be deleted when you need nothing of them: {names}"
-    )
+pub fn unused(view: View<'_>) -> BTreeSet<String> {
+    kept(view).into_iter().map(ToOwned::to_owned).collect()
 }
 
 fn first(names: Vec<String>) -> String {

@@ -13,8 +13,8 @@ pub use balanced::balanced;
 
 use crate::{
     act::Done,
-    api::Node,
-    plan::{Hold, Plan, Server, Step, View, Wanted, settings},
+    api::{Node, status::ConditionType},
+    plan::{Hold, Plan, Server, View, Wanted, settings},
     snapshot::{FailureReason, Login, Reach, Seen},
 };
 
@@ -44,29 +44,30 @@ fn unknown(reason: &str, message: impl Into<String>) -> Said {
 
 /// All conditions, in the order in which people read them.
 #[must_use]
-pub fn all(view: View, wanted: &Wanted, plan: &Plan, done: &Done) -> Vec<(&'static str, Said)> {
+pub fn all(view: View, wanted: &Wanted, plan: &Plan, done: &Done) -> Vec<(ConditionType, Said)> {
     vec![
-        ("Ready", ready(view)),
-        ("Reconciling", reconciling(plan, done)),
-        ("Stalled", stalled(plan)),
-        ("WalLevelLogical", wal_level_logical(view)),
-        ("ConfigurationApplied", configuration_applied(view, wanted, plan)),
-        ("WorkersRegistered", workers_registered(view)),
-        ("SchemaApplied", schema_applied(view, done)),
-        ("Balanced", balanced(view, plan, done)),
+        (ConditionType::Ready, ready(view)),
+        (ConditionType::Reconciling, reconciling(plan, done)),
+        (ConditionType::Stalled, stalled(plan)),
+        (ConditionType::WalLevelLogical, wal_level_logical(view)),
+        (ConditionType::ConfigurationApplied, configuration_applied(view, wanted, plan)),
+        (ConditionType::WorkersRegistered, workers_registered(view)),
+        (ConditionType::SchemaApplied, schema_applied(view, done)),
+        (ConditionType::Balanced, balanced(view, plan, done)),
     ]
 }
 
 /// Merges with the conditions of before: `lastTransitionTime` moves only when the status does.
 #[must_use]
 pub fn with_times(
-    said: Vec<(&'static str, Said)>,
+    said: Vec<(ConditionType, Said)>,
     before: &[Condition],
     generation: i64,
     now: jiff::Timestamp,
 ) -> Vec<Condition> {
     said.into_iter()
         .map(|(kind, said)| {
+            let kind: &str = kind.into();
             let kept = before.iter().find(|old| old.type_ == kind && old.status == said.status);
             Condition {
                 type_: kind.to_owned(),
@@ -129,8 +130,7 @@ fn late(view: View, unwell: &[(Node, String)]) -> Option<Said> {
     }
     let nodes: BTreeSet<Node> = unwell.iter().map(|(node, _)| *node).collect();
     let is_late = !view.seen.late.is_empty() && nodes.is_subset(&view.seen.late);
-    let before = view.seen.status.conditions.iter().find(|condition| condition.type_ == "Ready");
-    let why = why.filter(|_| is_late && before.is_some_and(|ready| ready.status == "True"))?;
+    let why = why.filter(|_| is_late && view.seen.status.is_true(ConditionType::Ready))?;
     Some(yes(
         "Serving",
         format!("{why}; its pod is ready, and one look that takes too long says nothing yet"),
@@ -207,10 +207,12 @@ fn reconciles(plan: &Plan, done: &Done) -> Said {
             no("Paused", "nothing waits to be changed")
         };
     }
-    if let Some((step, failure)) = done.failures().find(|(step, _)| !is_about_moves(step)) {
+    if let Some((step, failure)) = done.failures().find(|(step, _)| !step.effect().concerns.is_about_moves())
+    {
         return yes("Retrying", format!("{} failed and is tried again: {}", step, failure.message));
     }
-    if let Some(planned) = plan.steps.iter().find(|planned| !is_about_moves(&planned.step)) {
+    if let Some(planned) = plan.steps.iter().find(|planned| !planned.step.effect().concerns.is_about_moves())
+    {
         return yes(planned.step.name(), format!("{}: {}", planned.step, planned.why));
     }
     match plan.holds.iter().find(|hold| is_membership(hold)) {
@@ -219,26 +221,34 @@ fn reconciles(plan: &Plan, done: &Done) -> Said {
     }
 }
 
-/// Moving shards is `Balanced`'s, never `Reconciling`'s.
-fn is_about_moves(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::RecoverTransactions
-            | Step::StartRebalance { .. }
-            | Step::StopRebalance { .. }
-            | Step::PinGroups(_)
-    ) || matches!(step, Step::Apply { object, .. } if object.kind == "PodDisruptionBudget")
-}
-
 /// What is waited for before everything of the generation is there; what a pause says is said already.
 fn is_membership(hold: &Hold) -> bool {
-    !matches!(
-        hold,
+    match hold {
         Hold::JobRunning { .. }
-            | Hold::RebalancePause { .. }
-            | Hold::Paused { .. }
-            | Hold::HeldUp { moves: true, .. }
-    )
+        | Hold::RebalancePause { .. }
+        | Hold::Paused { .. }
+        | Hold::HeldUp { moves: true, .. } => false,
+        Hold::FormerObjects { .. }
+        | Hold::PodNotReady { .. }
+        | Hold::NotAnswering { .. }
+        | Hold::CatalogUnknown { .. }
+        | Hold::NodeNotPrepared { .. }
+        | Hold::ConfigurationOnItsWay { .. }
+        | Hold::Rolling { .. }
+        | Hold::RestartWaitsForMoves { .. }
+        | Hold::MemberInactive { .. }
+        | Hold::RegisteredNodeSilent { .. }
+        | Hold::NotConnected { .. }
+        | Hold::WorkerMissing { .. }
+        | Hold::Leaving { .. }
+        | Hold::RoomUnknown { .. }
+        | Hold::ContentsUnknown { .. }
+        | Hold::CleanupBlocked { .. }
+        | Hold::HeldUp { moves: false, .. }
+        | Hold::InspectingImage { .. }
+        | Hold::VolumesGrow { .. }
+        | Hold::SchemaSource { .. } => true,
+    }
 }
 
 /// The operator cannot go on by itself.
@@ -247,8 +257,8 @@ pub fn stalled(plan: &Plan) -> Said {
     match plan.problems.first() {
         None => no("NoProblem", "nothing waits for a person"),
         Some(first) => {
-            let messages: Vec<&str> = plan.problems.iter().map(|problem| problem.message.as_str()).collect();
-            yes(first.reason.into(), messages.join(" "))
+            let messages: Vec<String> = plan.problems.iter().map(ToString::to_string).collect();
+            yes(first.reason().into(), messages.join(" "))
         }
     }
 }
@@ -302,9 +312,9 @@ pub fn configuration_applied(view: View, wanted: &Wanted, plan: &Plan) -> Said {
     let rejected = plan
         .problems
         .iter()
-        .find(|problem| problem.reason == crate::plan::ProblemReason::ConfigurationRejected);
+        .find(|problem| problem.reason() == crate::plan::ProblemReason::ConfigurationRejected);
     if let Some(problem) = rejected {
-        return no("ConfigurationRejected", problem.message.clone());
+        return no("ConfigurationRejected", problem.to_string());
     }
     if wanted.parameters != view.desired.parameters {
         return no("Checking", "changed parameters are tried on one server first");

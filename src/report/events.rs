@@ -11,9 +11,10 @@ use crate::{
     api::{
         ClusterId, DialogClusterStatus, Node,
         names::keys,
-        status::{NodeState, NodeStatus, RebalanceStatus},
+        status::{ConditionType, NodeState, NodeStatus, RebalanceStatus},
     },
-    plan::{Plan, ProblemReason, RestartCause, Step},
+    plan::{Concern, KubernetesStep, Plan, ProblemReason, RestartCause, SqlStep, Step},
+    snapshot::JobState,
 };
 
 /// Why an event is sent: its `reason`.
@@ -39,6 +40,31 @@ pub enum EventReason {
     ConfigurationRejected,
     SchemaApplied,
     ScaledBack,
+}
+
+impl EventReason {
+    /// Somebody should look at it.
+    fn is_worrying(self) -> bool {
+        match self {
+            Self::RebalanceFailing | Self::ScaleInRefused | Self::ConfigurationRejected => true,
+            Self::NodeCreated
+            | Self::WorkerJoined
+            | Self::RollingRestartStarted
+            | Self::NodeRestarted
+            | Self::RollingRestartFinished
+            | Self::WalLevelRepaired
+            | Self::RebalanceStarted
+            | Self::RebalanceProgress
+            | Self::RebalanceFinished
+            | Self::RebalanceStopped
+            | Self::DrainStarted
+            | Self::WorkerDrained
+            | Self::WorkerRemoved
+            | Self::VolumeRetained
+            | Self::SchemaApplied
+            | Self::ScaledBack => false,
+        }
+    }
 }
 
 /// What the event is about that says that data went.
@@ -106,16 +132,17 @@ fn of_scaling(story: &Story, name: &str, events: &mut Vec<EventToSend>) {
 }
 
 /// What happens once, because its step is done once.
+#[allow(clippy::too_many_lines)] // one arm a step
 fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
     let name = |node: &Node| node.object_name(&story.cluster.name);
     for done in story.done.steps.iter().filter(|done| done.result.is_ok()) {
         match &done.step {
-            Step::SetShouldHaveShards { node, should: false, shards, .. } => {
+            Step::Sql(SqlStep::SetShouldHaveShards { node, should: false, shards, .. }) => {
                 let note =
                     format!("{} is drained: {shards} shards move to the workers that stay", name(node));
                 tell(events, EventReason::DrainStarted, Some(*node), &node.to_string(), note);
             }
-            Step::RemoveNode { node, kept, .. } => {
+            Step::Sql(SqlStep::RemoveNode { node, kept, .. }) => {
                 let note = format!("{} holds no shard any more", name(node));
                 tell(events, EventReason::WorkerDrained, Some(*node), &node.to_string(), note);
                 let note = format!("{} is no member any more", name(node));
@@ -129,31 +156,65 @@ fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
                     tell(events, EventReason::VolumeRetained, Some(*node), claim, note);
                 }
             }
-            Step::GiveUp { .. } => {
+            Step::Sql(SqlStep::GiveUp { .. }) => {
                 let note =
                     done.said.clone().unwrap_or_else(|| "the data of lost workers was given up".to_owned());
                 tell(events, EventReason::WorkerRemoved, None, GIVEN_UP, note);
             }
-            Step::Apply { object, .. } if object.kind == "StatefulSet" => {
+            Step::Kubernetes(KubernetesStep::Apply { object, .. }) if object.kind == "StatefulSet" => {
                 of_scaling(story, &object.name, events);
             }
-            Step::Create(object) if object.kind == "StatefulSet" => {
+            Step::Kubernetes(KubernetesStep::Create(object)) if object.kind == "StatefulSet" => {
                 let node = object.json.pointer("/metadata/labels").and_then(|labels| labels.get(keys::NODE));
                 let node = node.and_then(|node| node.as_str()?.parse().ok());
                 let text = format!("created {}", object.name);
                 tell(events, EventReason::NodeCreated, node, &object.name, text);
             }
-            Step::AddNode { node, address } => {
+            Step::Sql(SqlStep::AddNode { node, address }) => {
                 let note = format!("registered {} as {address}", node.object_name(&story.cluster.name));
                 tell(events, EventReason::WorkerJoined, Some(*node), &node.to_string(), note);
             }
-            Step::ApplySchema { .. } => {
+            Step::Sql(SqlStep::ApplySchema { .. }) => {
                 tell(events, EventReason::SchemaApplied, None, "", "the schema is applied".to_owned());
             }
-            _ => {}
+            // Objects, settings and repairs are seen where they are; moves, restarts and drains by their states.
+            Step::Kubernetes(
+                KubernetesStep::Create(_)
+                | KubernetesStep::Apply { .. }
+                | KubernetesStep::Adopt { .. }
+                | KubernetesStep::CreateSecret(_)
+                | KubernetesStep::SetConnectionKeys { .. }
+                | KubernetesStep::InspectImage { .. }
+                | KubernetesStep::ForgetInspection { .. }
+                | KubernetesStep::HurryConfiguration { .. }
+                | KubernetesStep::PatchPod { .. }
+                | KubernetesStep::RecordIdentity { .. }
+                | KubernetesStep::RestartNode { .. }
+                | KubernetesStep::Retire { .. }
+                | KubernetesStep::Delete { .. },
+            )
+            | Step::Sql(
+                SqlStep::PrepareNode { .. }
+                | SqlStep::GrantRights { .. }
+                | SqlStep::Reload { .. }
+                | SqlStep::ResetAlterSystem { .. }
+                | SqlStep::TryParameter { .. }
+                | SqlStep::SetCoordinatorHost { .. }
+                | SqlStep::CreateExtension { .. }
+                | SqlStep::CreateOwner { .. }
+                | SqlStep::RecoverTransactions
+                | SqlStep::StartRebalance { .. }
+                | SqlStep::PinGroups(_)
+                | SqlStep::StopRebalance { .. }
+                | SqlStep::SetShouldHaveShards { should: true, .. }
+                | SqlStep::CleanUp
+                | SqlStep::ActivateNode { .. }
+                | SqlStep::ForgetCleanup { .. }
+                | SqlStep::DropLeftovers { .. },
+            ) => {}
         }
     }
-    let restarts = |step: &Step| matches!(step, Step::RestartNode { .. });
+    let restarts = |step: &Step| step.effect().concerns == Concern::Restart;
     if story.rolling.is_empty() && story.done.succeeded().any(restarts) {
         let why = story
             .plan
@@ -189,7 +250,7 @@ fn of_restarts(story: &Story, events: &mut Vec<EventToSend>) {
 
 /// Nodes were restarted, and nothing is left to be brought to the observed generation.
 fn roll_is_over(story: &Story) -> bool {
-    let settled = condition(story.after, "Reconciling") == Some("False");
+    let settled = condition(story.after, ConditionType::Reconciling) == Some("False");
     !story.rolling.is_empty()
         && settled
         && story.after.nodes.iter().all(|node| node.state != NodeState::Restarting)
@@ -199,15 +260,15 @@ fn roll_is_over(story: &Story) -> bool {
 #[must_use]
 pub fn rolling(story: &Story, told: bool) -> BTreeMap<Node, RestartCause> {
     let mut rolling = if told && roll_is_over(story) { BTreeMap::new() } else { story.rolling.clone() };
-    rolling.extend(story.done.succeeded().filter_map(|step| match step {
-        Step::RestartNode { node, cause, .. } => Some((*node, *cause)),
-        _ => None,
+    rolling.extend(story.done.succeeded().filter_map(|step| {
+        let Step::Kubernetes(KubernetesStep::RestartNode { node, cause, .. }) = step else { return None };
+        Some((*node, *cause))
     }));
     rolling
 }
 
 fn of_conditions(story: &Story, events: &mut Vec<EventToSend>) {
-    let wal_level = |status| condition(status, "WalLevelLogical");
+    let wal_level = |status| condition(status, ConditionType::WalLevelLogical);
     // A node that restarts does not answer, so that False becomes Unknown before it becomes True: of our own restarts
     // it is told at their end.
     let repaired = if story.rolling.values().any(|cause| *cause == RestartCause::WalLevel) {
@@ -224,7 +285,7 @@ fn of_conditions(story: &Story, events: &mut Vec<EventToSend>) {
         (ProblemReason::ConfigurationRejected, EventReason::ConfigurationRejected),
     ] {
         let reported = |status: &DialogClusterStatus| {
-            let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled")?;
+            let stalled = status.condition(ConditionType::Stalled)?;
             (stalled.status == "True" && stalled.reason == problem.to_string())
                 .then(|| stalled.message.clone())
         };
@@ -239,7 +300,7 @@ fn of_conditions(story: &Story, events: &mut Vec<EventToSend>) {
 /// What became of a job between two looks: nothing is missed when it began and ended in between.
 fn of_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, events: &mut Vec<EventToSend>) {
     let before = before.filter(|before| before.job_id == job.job_id);
-    let id = job.job_id;
+    let (id, state) = (job.job_id, JobState::from(job.state.as_str()));
     let about = format!("Job{id}");
     if before.is_none() {
         let note = format!("job {id} began: {} moves", job.moves.total);
@@ -248,45 +309,41 @@ fn of_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, events: &mut 
     let quarter =
         |job: &RebalanceStatus| (job.moves.done * 4).checked_div(job.moves.total).unwrap_or_default();
     let passed = quarter(job);
-    if is_open(&job.state) && passed > before.map_or(0, quarter) && passed < 4 {
+    if !state.has_ended() && passed > before.map_or(0, quarter) && passed < 4 {
         let note = format!("job {id}: {} of {} moves done", job.moves.done, job.moves.total);
         tell(events, EventReason::RebalanceProgress, None, &format!("{about}Quarter{passed}"), note);
     }
     let words = || job.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-    if is_open(&job.state) && job.moves.failing > 0 && before.is_none_or(|before| before.moves.failing == 0) {
+    if !state.has_ended() && job.moves.failing > 0 && before.is_none_or(|before| before.moves.failing == 0) {
         let note = format!("job {id}: {} moves fail and are tried again{}", job.moves.failing, words());
         tell(events, EventReason::RebalanceFailing, None, &about, note);
     }
     if before.is_some_and(|before| before.state == job.state) {
         return;
     }
-    let (reason, note) = match job.state.as_str() {
-        "finished" => {
+    let (reason, note) = match state {
+        JobState::Finished => {
             (EventReason::RebalanceFinished, format!("job {id} finished: {} moves", job.moves.total))
         }
-        "cancelled" => (
+        JobState::Cancelled => (
             EventReason::RebalanceStopped,
             format!("job {id} was stopped after {} of {} moves", job.moves.done, job.moves.total),
         ),
-        "failed" => (
+        JobState::Failed => (
             EventReason::RebalanceFailing,
             format!("job {id} failed after {} of {} moves{}", job.moves.done, job.moves.total, words()),
         ),
-        _ => return,
+        JobState::Scheduled
+        | JobState::Running
+        | JobState::Cancelling
+        | JobState::Failing
+        | JobState::Other(_) => return,
     };
     tell(events, reason, None, &format!("{about}End"), note);
 }
 
-fn is_open(state: &str) -> bool {
-    !matches!(state, "finished" | "cancelled" | "failed")
-}
-
-fn condition<'a>(status: &'a DialogClusterStatus, kind: &str) -> Option<&'a str> {
-    status
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == kind)
-        .map(|condition| condition.status.as_str())
+fn condition(status: &DialogClusterStatus, kind: ConditionType) -> Option<&str> {
+    status.condition(kind).map(|condition| condition.status.as_str())
 }
 
 fn find_node<'a>(status: &'a DialogClusterStatus, name: &str) -> Option<&'a NodeStatus> {
@@ -297,13 +354,7 @@ impl EventToSend {
     /// As Kubernetes wants it.
     #[must_use]
     pub fn event(&self, cluster: &ClusterId) -> Event {
-        let worrying = self.about == GIVEN_UP
-            || matches!(
-                self.reason,
-                EventReason::RebalanceFailing
-                    | EventReason::ScaleInRefused
-                    | EventReason::ConfigurationRejected
-            );
+        let worrying = self.about == GIVEN_UP || self.reason.is_worrying();
         let secondary = self.node.map(|node| ObjectReference {
             api_version: Some("apps/v1".to_owned()),
             kind: Some("StatefulSet".to_owned()),
@@ -358,7 +409,8 @@ mod tests {
             name: name.into(),
             json: serde_json::Value::Null,
         };
-        let apply = |name| Step::Apply { object: Box::new(set(name)), uid: "u".into() };
+        let apply =
+            |name| Step::Kubernetes(KubernetesStep::Apply { object: Box::new(set(name)), uid: "u".into() });
         let done = |name| Done { steps: vec![DoneStep { step: apply(name), result: Ok(()), said: None }] };
         let plan = Plan { scaled: [(Node::Worker(0), Some("sleeper".to_owned()))].into(), ..Plan::default() };
         let status = DialogClusterStatus::default();
@@ -457,12 +509,12 @@ mod tests {
             status.conditions.extend(with_condition("Reconciling", reconciling, "R").conditions);
             status
         };
-        let restart = Step::RestartNode {
+        let restart = Step::Kubernetes(KubernetesStep::RestartNode {
             node: Node::Worker(0),
             pod_uid: "p".into(),
             cause: RestartCause::WalLevel,
             booted: String::new(),
-        };
+        });
         let mut done = Done { steps: vec![DoneStep { step: restart, result: Ok(()), said: None }] };
         let looks =
             [("False", "True"), ("Unknown", "True"), ("True", "True"), ("True", "False"), ("True", "False")];
@@ -494,8 +546,10 @@ mod tests {
 
     #[test]
     fn only_a_step_that_succeeded_is_told() {
-        let add =
-            Step::AddNode { node: Node::Worker(1), address: "shop-worker-1.market.svc.cluster.local".into() };
+        let add = Step::Sql(SqlStep::AddNode {
+            node: Node::Worker(1),
+            address: "shop-worker-1.market.svc.cluster.local".into(),
+        });
         let (before, plan, rolling, cluster) =
             (DialogClusterStatus::default(), Plan::default(), BTreeMap::new(), cluster());
         let failure = Failure::new(FailureReason::Postgres, "no");
@@ -523,12 +577,12 @@ mod tests {
     #[test]
     fn a_rolling_restart_has_a_beginning_its_nodes_and_an_end() {
         let cluster = cluster();
-        let restart = Step::RestartNode {
+        let restart = Step::Kubernetes(KubernetesStep::RestartNode {
             node: Node::Worker(0),
             pod_uid: "p".into(),
             cause: RestartCause::Parameters,
             booted: String::new(),
-        };
+        });
         let mut plan = Plan::default();
         plan.step(restart.clone(), "due");
         let node = |state| NodeStatus { name: "shop-worker-0".into(), state, ..Default::default() };

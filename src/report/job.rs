@@ -5,13 +5,13 @@ use std::fmt::Write;
 use crate::{
     api::status::Purpose,
     plan::View,
-    snapshot::{Job, Task},
+    snapshot::{Job, Task, TaskState},
 };
 
 /// `9 of 16 moves done, about 4 s left`.
 #[must_use]
 pub fn progress(view: View, job: &Job) -> String {
-    let done = job.tasks.iter().filter(|task| task.state == "done").count();
+    let done = job.tasks.iter().filter(|task| task.state == TaskState::Done).count();
     let mut text = format!("{done} of {} moves done", job.tasks.len());
     if let Some(seconds) = seconds_left(view, job) {
         let _ = write!(text, ", about {seconds} s left");
@@ -36,7 +36,7 @@ pub fn purpose(view: View, job: &Job) -> Purpose {
 /// Seconds until the job ends at the speed so far; `None` before the first move is done.
 #[must_use]
 pub fn seconds_left(view: View, job: &Job) -> Option<i64> {
-    let done = i64::try_from(job.tasks.iter().filter(|task| task.state == "done").count()).ok()?;
+    let done = i64::try_from(job.tasks.iter().filter(|task| task.state == TaskState::Done).count()).ok()?;
     let left = i64::try_from(job.tasks.len()).ok()? - done;
     let spent = view.seen.now.duration_since(job.started_at?).as_secs().max(0);
     (done > 0 && job.is_open()).then(|| (spent * left + done - 1) / done)

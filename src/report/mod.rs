@@ -3,6 +3,7 @@
 
 pub mod conditions;
 pub mod events;
+mod failures;
 mod gauges;
 pub mod job;
 pub mod memory;

@@ -2,29 +2,39 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{conditions, job};
+use super::{conditions, failures, job, writer};
 use crate::{
     act::Done,
     api::{
         Desired, DialogClusterStatus, Invalid, Node,
         names::keys,
-        status::{ByteCounts, MoveCounts, NodeState, NodeStatus, Phase, Purpose, RebalanceStatus, Role},
+        status::{
+            ByteCounts, ConditionType, MoveCounts, NodeState, NodeStatus, Phase, Purpose, RebalanceStatus,
+            Role,
+        },
     },
-    plan::{Hold, Plan, Problem, ProblemReason, Server, Step, View, wanted},
-    snapshot::{Job, Pod, Snapshot, Task},
+    plan::{
+        Concern, Hold, KubernetesStep, Plan, Problem, ProblemReason, Server, SqlStep, Step, View, wanted,
+    },
+    snapshot::{Job, Pod, Snapshot, Task, TaskState},
 };
 
 /// The status of a cluster whose spec can be followed.
 #[must_use]
 pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> DialogClusterStatus {
     let mut plan = plan.clone();
-    plan.problems.extend(done.problems(&desired.cluster));
+    plan.problems.extend(failures::problems(done, &desired.cluster));
     let plan = &plan;
     let view = View { desired, seen };
     let wanted = wanted(view, &mut Plan::default());
-    let said = conditions::all(view, &wanted, plan, done);
+    let mut said = conditions::all(view, &wanted, plan, done);
     let phase = phase(view, plan, &said);
-    let message = message(view, plan, done, &said);
+    let mut message = message(view, plan, done, &said);
+    // Its numbers are bytes and rows, which move with every write of a client.
+    if plan.problems.first().is_some_and(|problem| problem.reason() == ProblemReason::ScaleInRefused) {
+        message = writer::as_told(seen.status.message.as_deref(), message);
+        keep_told(&seen.status, ConditionType::Stalled, &mut said);
+    }
     let nodes: Vec<NodeStatus> = view.nodes().into_iter().map(|node| node_status(view, plan, node)).collect();
     let workers = || view.nodes().into_iter().filter(|node| node.is_worker());
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
@@ -67,13 +77,11 @@ pub fn invalid(
     invalid: &Invalid,
     now: jiff::Timestamp,
 ) -> DialogClusterStatus {
-    let plan = Plan {
-        problems: vec![Problem { reason: ProblemReason::InvalidSpec, message: invalid.to_string() }],
-        ..Plan::default()
-    };
+    let plan =
+        Plan { problems: vec![Problem::InvalidSpec { message: invalid.to_string() }], ..Plan::default() };
     let said = vec![
-        ("Reconciling", conditions::reconciling(&plan, &Done::default())),
-        ("Stalled", conditions::stalled(&plan)),
+        (ConditionType::Reconciling, conditions::reconciling(&plan, &Done::default())),
+        (ConditionType::Stalled, conditions::stalled(&plan)),
     ];
     let mut status = before.clone();
     let told = conditions::with_times(said, &before.conditions, generation, now);
@@ -85,17 +93,29 @@ pub fn invalid(
     status
 }
 
-fn is(said: &[(&'static str, conditions::Said)], kind: &str) -> bool {
+/// What a condition said before, as long as it says the same with other numbers.
+fn keep_told(
+    before: &DialogClusterStatus,
+    kind: ConditionType,
+    said: &mut [(ConditionType, conditions::Said)],
+) {
+    let told = before.condition(kind).map(|before| before.message.as_str());
+    for (_, said) in said.iter_mut().filter(|(of, _)| *of == kind) {
+        said.message = writer::as_told(told, std::mem::take(&mut said.message));
+    }
+}
+
+fn is(said: &[(ConditionType, conditions::Said)], kind: ConditionType) -> bool {
     said.iter().any(|(name, said)| *name == kind && said.status == "True")
 }
 
-fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> Phase {
+fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::Said)]) -> Phase {
     let born = view.citus().is_some_and(|citus| citus.schema_hash.is_some());
     let hold = |wanted: fn(&Hold) -> bool| plan.holds.iter().any(wanted);
     let step = |wanted: fn(&Step) -> bool| plan.steps.iter().any(|planned| wanted(&planned.step));
     if view.desired.paused {
         Phase::Paused
-    } else if plan.problems.iter().any(|problem| is_fatal(problem.reason)) {
+    } else if plan.problems.iter().any(|problem| problem.reason().consequence().not_served) {
         Phase::Failed
     } else if !plan.problems.is_empty() {
         Phase::Blocked
@@ -108,18 +128,22 @@ fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> 
     {
         Phase::Draining
     } else if !view.leaving().is_empty()
-        || step(|step| matches!(step, Step::Delete { kind, .. } if kind == "StatefulSet"))
+        || step(
+            |step| matches!(step, Step::Kubernetes(KubernetesStep::Delete { kind, .. }) if kind == "StatefulSet"),
+        )
     {
         Phase::Removing
-    } else if view.open_job().is_some() || step(|step| matches!(step, Step::StartRebalance { .. })) {
+    } else if view.open_job().is_some()
+        || step(|step| matches!(step, Step::Sql(SqlStep::StartRebalance { .. })))
+    {
         Phase::Rebalancing
     } else if !born && !view.seen.status.nodes.iter().any(|node| node.node_id.is_some()) {
         Phase::Provisioning
     } else if hold(|hold| matches!(hold, Hold::WorkerMissing { timed_out: false, .. }))
-        || step(|step| matches!(step, Step::AddNode { .. }))
+        || step(|step| matches!(step, Step::Sql(SqlStep::AddNode { .. })))
     {
         Phase::Joining
-    } else if is(said, "Ready") {
+    } else if is(said, ConditionType::Ready) {
         Phase::Ready
     } else {
         // A node of a cluster that was born is away for a reason that is not the operator's.
@@ -127,20 +151,9 @@ fn phase(view: View, plan: &Plan, said: &[(&'static str, conditions::Said)]) -> 
     }
 }
 
-/// Problems with which the data is not served.
-fn is_fatal(reason: ProblemReason) -> bool {
-    matches!(
-        reason,
-        ProblemReason::VolumeLost
-            | ProblemReason::CoordinatorEmptied
-            | ProblemReason::ForeignServer
-            | ProblemReason::IncompleteVolumes
-    )
-}
-
-fn message(view: View, plan: &Plan, done: &Done, said: &[(&'static str, conditions::Said)]) -> String {
+fn message(view: View, plan: &Plan, done: &Done, said: &[(ConditionType, conditions::Said)]) -> String {
     let text = if let Some(problem) = plan.problems.first() {
-        problem.message.clone()
+        problem.to_string()
     } else if let Some((step, failure)) = done.failure() {
         format!("{} failed and is tried again: {}", step, failure.message)
     } else if let Some(hold) =
@@ -151,21 +164,21 @@ fn message(view: View, plan: &Plan, done: &Done, said: &[(&'static str, conditio
         job::last_error(view, job).unwrap_or_else(|| job::progress(view, job))
     } else if let Some(hold) = plan.holds.iter().find(|hold| matches!(hold, Hold::CleanupBlocked { .. })) {
         hold.to_string()
-    } else if let Some(planned) = plan.steps.iter().find(|planned| !is_of_the_budget(&planned.step)) {
+    // Whether evictions are allowed is nobody's concern who reads what happens.
+    } else if let Some(planned) =
+        plan.steps.iter().find(|planned| planned.step.effect().concerns != Concern::Evictions)
+    {
         format!("{}: {}", planned.step, planned.why)
     } else if let Some(hold) = plan.holds.first() {
         hold.to_string()
     } else {
-        let balanced =
-            said.iter().find(|(kind, _)| *kind == "Balanced").map(|(_, said)| said.message.as_str());
+        let balanced = said
+            .iter()
+            .find(|(kind, _)| *kind == ConditionType::Balanced)
+            .map(|(_, said)| said.message.as_str());
         balanced.unwrap_or("nothing to do").to_owned()
     };
     text.chars().take(1024).collect()
-}
-
-/// Whether evictions are allowed is nobody's concern who reads what happens.
-fn is_of_the_budget(step: &Step) -> bool {
-    matches!(step, Step::Apply { object, .. } if object.kind == "PodDisruptionBudget")
 }
 
 fn node_status(view: View, plan: &Plan, node: Node) -> NodeStatus {
@@ -226,7 +239,7 @@ fn node_state(view: View, plan: &Plan, node: Node) -> NodeState {
 fn rebalance(view: View, job: &Job) -> RebalanceStatus {
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let count = |wanted: &dyn Fn(&Task) -> bool| number(job.tasks.iter().filter(|task| wanted(task)).count());
-    let done = count(&|task| task.state == "done");
+    let done = count(&|task| task.state == TaskState::Done);
     let total = number(job.tasks.len());
     let bytes = |wanted: &dyn Fn(&Task) -> bool| {
         job.tasks
@@ -240,15 +253,15 @@ fn rebalance(view: View, job: &Job) -> RebalanceStatus {
     RebalanceStatus {
         job_id: job.id,
         purpose: job::purpose(view, job),
-        state: job.state.clone(),
+        state: job.state.to_string(),
         progress: format!("{done}/{total}"),
         moves: MoveCounts {
             total,
             done,
-            running: count(&|task| task.state == "running"),
+            running: count(&|task| task.state == TaskState::Running),
             failing: count(&Task::is_failing),
         },
-        bytes: ByteCounts { total: bytes(&|_| true), done: bytes(&|task| task.state == "done") },
+        bytes: ByteCounts { total: bytes(&|_| true), done: bytes(&|task| task.state == TaskState::Done) },
         started_at: job.started_at.map(Time),
         finished_at: job.finished_at.map(Time),
         estimated_finish: job::seconds_left(view, job)

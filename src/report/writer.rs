@@ -39,6 +39,21 @@ pub fn write(before: &DialogClusterStatus, after: &DialogClusterStatus, since: O
     if without_numbers(before) == without_numbers(after) { soon(since) } else { Write::Now }
 }
 
+/// What was told before, as long as no number in it has moved by a tenth: bytes and rows come and go with every write of
+/// a client, and are no news.
+#[must_use]
+pub fn as_told(before: Option<&str>, now: String) -> String {
+    let near = |(before, now): (&str, &str)| match (before.parse::<f64>(), now.parse::<f64>()) {
+        (Ok(before), Ok(now)) => (before - now).abs() <= before.abs() / 10.0,
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => before == now,
+    };
+    let Some(before) = before else { return now };
+    let words = |text: &str| text.split([' ', '(', ')']).map(ToOwned::to_owned).collect::<Vec<_>>();
+    let (told, new) = (words(before), words(&now));
+    let same = told.len() == new.len() && told.iter().zip(&new).all(|(told, new)| near((told, new)));
+    if same { before.to_owned() } else { now }
+}
+
 fn soon(since: Option<Duration>) -> Write {
     if since.is_none_or(|since| since >= NUMBERS_EVERY) { Write::Now } else { Write::Later }
 }
@@ -77,6 +92,20 @@ mod tests {
     use super::*;
     use crate::api::status::{Phase, RebalanceStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    #[test]
+    fn a_number_is_told_again_when_it_has_moved_by_a_tenth() {
+        let told = |free: &str, table: &str| format!("3 shards, {free} MiB free (about 100 rows) in {table}");
+        let before = told("20.0", "t");
+        for (free, table, same) in
+            [("20.0", "t", true), ("21.9", "t", true), ("22.1", "t", false), ("20.0", "u", false)]
+        {
+            let now = told(free, table);
+            let expected = if same { before.clone() } else { now.clone() };
+            assert_eq!(as_told(Some(&before), now), expected, "{free} {table}");
+        }
+        assert_eq!(as_told(None, before.clone()), before);
+    }
 
     const JUST_NOW: Option<Duration> = Some(Duration::from_millis(300));
 

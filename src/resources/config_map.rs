@@ -16,8 +16,19 @@ use crate::api::{Node, names::keys};
 /// the locale to initialise with.
 const INITIALISE: (&str, &str) = ("initialise", "allowed");
 
-/// What the start script says, among other words, when a node's volume is empty and must not be: then data was lost.
-pub const VOLUME_EMPTY: &str = "the volume is empty";
+/// Why the start script starts no server: its exit code. Any other code is of the server, or of a start that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::FromRepr, strum::EnumIter)]
+#[repr(i32)]
+pub enum StartFailure {
+    /// The volume is empty, and this node was initialised before: data was lost.
+    VolumeEmpty = 10,
+    /// The data is of another major version of PostgreSQL.
+    OtherMajorVersion = 11,
+    /// There is something on the volume that is no whole server.
+    NotWhole = 12,
+    /// The volume cannot be read.
+    Unreadable = 13,
+}
 
 /// Whether the start script may make a new, empty database server on an empty volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use serde_json::Value;
 
 use crate::{api::Desired, snapshot::OperatorConfig};
 
-pub use config_map::{Initialise, VOLUME_EMPTY, config_map, may_initialise, parameters_of};
+pub use config_map::{Initialise, StartFailure, config_map, may_initialise, parameters_of};
 pub use configuration::{boot_hash, config_hash, settings};
 pub use differs::{differences, differs, is_larger};
 pub use inspection_pod::{INSPECTION, inspection_pod, inspection_pod_name};

@@ -32,11 +32,15 @@ pipe=$scratch/dialog-log
 
 say() { printf 'start.sh: %s\n' "$*" >&2; }
 tell() { printf '%s\n' "$*" >"$termination_log" 2>/dev/null || say "cannot write $termination_log"; }
-die() {
+# With an exit code of its own for what the operator has to know: StartFailure in config_map.rs has them all.
+die_with() {
+    code=$1
+    shift
     say "$*"
     tell "$*"
-    exit 1
+    exit "$code"
 }
+die() { die_with 1 "$@"; }
 pause() { sleep 0.1 2>/dev/null || sleep 1; }
 
 # ---- signals ------------------------------------------------------------------------------------------------------
@@ -94,7 +98,7 @@ may_initialise() {
 # What cannot be read is not empty: people would give up data that is whole. (The dot: to be listed is not enough.)
 must_be_readable() {
     if ! ls -A "$1/." >"$words" 2>&1; then
-        die "uid $(id -u) cannot read $1: $(last_words). The data may be whole: nothing is initialised in its place." \
+        die_with 13 "uid $(id -u) cannot read $1: $(last_words). The data may be whole: nothing is initialised in its place." \
             "Let that uid own what is there, or mend the volume"
     fi
 }
@@ -104,13 +108,13 @@ prepare_volume() {
     must_be_readable "$volume"
     if [ -e "$pgdata" ]; then must_be_readable "$pgdata"; fi
     if ! is_empty "$pgdata"; then
-        die "$pgdata is not whole: it has files in it, but not PG_VERSION and global/pg_control both. It is left as" \
+        die_with 12 "$pgdata is not whole: it has files in it, but not PG_VERSION and global/pg_control both. It is left as" \
             "it is. Restore the volume, or remove that directory if nothing in it is of worth"
     fi
     if ! may_initialise; then
         left=
         if [ -e "$new" ]; then left=" (but for $new, which an initialisation that was killed left there)"; fi
-        die "the volume is empty$left, although this node was initialised before: nothing is initialised in its" \
+        die_with 10 "the volume is empty$left, although this node was initialised before: nothing is initialised in its" \
             "place. Bring the volume back that this node had, or restore it from a backup"
     fi
     initialise
@@ -154,7 +158,7 @@ refuse_other_major() {
     data_major=$(cat "$pgdata/PG_VERSION")
     image_major=$(binary_major)
     if [ "$data_major" != "$image_major" ]; then
-        die "the data on this volume is of PostgreSQL $data_major and the image has PostgreSQL $image_major: it is" \
+        die_with 11 "the data on this volume is of PostgreSQL $data_major and the image has PostgreSQL $image_major: it is" \
             "left as it is. Use an image with PostgreSQL $data_major"
     fi
 }

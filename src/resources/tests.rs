@@ -2,6 +2,7 @@
 
 use rstest::rstest;
 use serde_json::json;
+use strum::IntoEnumIterator;
 
 use std::collections::BTreeMap;
 
@@ -278,7 +279,10 @@ fn a_config_map_can_be_read_back() {
         assert_eq!(parameters_of(&json!({"metadata": {}})), None);
         assert!(!may_initialise(&json!({"data": {"initialise": "please"}})));
     });
-    assert!(configuration::START_SCRIPT.contains(VOLUME_EMPTY));
+    for failure in StartFailure::iter() {
+        let end = format!("die_with {} ", failure as i32);
+        assert_eq!(configuration::START_SCRIPT.matches(&end).count(), 1, "{failure:?}");
+    }
 }
 
 /// Written down: an operator that computes another value restarts every node of every cluster.

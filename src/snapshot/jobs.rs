@@ -8,14 +8,115 @@ use serde::{Deserialize, Serialize};
 /// The strategy of the operator's own, which keeps groups where they are.
 pub const PINNING: &str = "dialog_operator";
 
+/// `state` of a row of pg_dist_background_job, in Citus' own words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::EnumString)]
+#[serde(from = "String", into = "String")]
+#[strum(serialize_all = "lowercase")]
+#[allow(missing_docs)] // Citus' own words
+pub enum JobState {
+    Scheduled,
+    Running,
+    Finished,
+    Cancelling,
+    Cancelled,
+    Failing,
+    Failed,
+    /// One that this operator does not know: it has not ended.
+    #[strum(default)]
+    Other(String),
+}
+
+impl JobState {
+    /// Nothing of the job is still to be done, as it says.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        match self {
+            Self::Finished | Self::Cancelled | Self::Failed => true,
+            Self::Scheduled | Self::Running | Self::Cancelling | Self::Failing | Self::Other(_) => false,
+        }
+    }
+}
+
+/// `status` of a row of pg_dist_background_task, in Citus' own words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::EnumString)]
+#[serde(from = "String", into = "String")]
+#[strum(serialize_all = "lowercase")]
+#[allow(missing_docs)] // Citus' own words
+pub enum TaskState {
+    Blocked,
+    Runnable,
+    Running,
+    Done,
+    Cancelling,
+    Error,
+    Unscheduled,
+    Cancelled,
+    /// One that this operator does not know: it is still to be made.
+    #[strum(default)]
+    Other(String),
+}
+
+impl TaskState {
+    /// What it is to do is done, or never will be.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        match self {
+            Self::Done | Self::Cancelled => true,
+            Self::Blocked
+            | Self::Runnable
+            | Self::Running
+            | Self::Cancelling
+            | Self::Error
+            | Self::Unscheduled
+            | Self::Other(_) => false,
+        }
+    }
+}
+
+impl From<String> for JobState {
+    fn from(word: String) -> Self {
+        Self::from(word.as_str())
+    }
+}
+
+impl From<JobState> for String {
+    fn from(state: JobState) -> Self {
+        state.to_string()
+    }
+}
+
+impl Default for JobState {
+    fn default() -> Self {
+        Self::Other(String::new())
+    }
+}
+
+impl From<String> for TaskState {
+    fn from(word: String) -> Self {
+        Self::from(word.as_str())
+    }
+}
+
+impl From<TaskState> for String {
+    fn from(state: TaskState) -> Self {
+        state.to_string()
+    }
+}
+
+impl Default for TaskState {
+    fn default() -> Self {
+        Self::Other(String::new())
+    }
+}
+
 /// A row of pg_dist_background_job with its tasks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Job {
     /// `job_id`.
     pub id: i64,
-    /// `scheduled running finished cancelling cancelled failing failed`.
-    pub state: String,
+    /// `state`.
+    pub state: JobState,
     /// `description`.
     pub description: String,
     /// `started_at`.
@@ -36,7 +137,7 @@ impl Job {
     /// Its state says that it has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        matches!(self.state.as_str(), "finished" | "cancelled" | "failed")
+        self.state.has_ended()
     }
     /// A task of it runs: a move is made now.
     #[must_use]
@@ -47,17 +148,19 @@ impl Job {
     /// to be stopped.
     #[must_use]
     pub fn can_be_stopped(&self) -> bool {
-        match self.state.as_str() {
-            "cancelling" => false,
-            _ if self.has_ended() => self.tasks.iter().any(|task| task.state == "running"),
-            _ => true,
+        match self.state {
+            JobState::Cancelling => false,
+            JobState::Finished | JobState::Cancelled | JobState::Failed => {
+                self.tasks.iter().any(|task| task.state == TaskState::Running)
+            }
+            JobState::Scheduled | JobState::Running | JobState::Failing | JobState::Other(_) => true,
         }
     }
     /// A move of it that is still to be made of a shard that no longer exists: its table was dropped, or distributed
     /// anew. Citus tries such a move for ever.
     #[must_use]
     pub fn lost_shard(&self) -> Option<i64> {
-        let open = self.tasks.iter().filter(|task| !matches!(task.state.as_str(), "done" | "cancelled"));
+        let open = self.tasks.iter().filter(|task| !task.state.has_ended());
         open.filter_map(|task| task.transfer.as_ref())
             .find(|transfer| transfer.table.is_empty())
             .map(|transfer| transfer.shard)
@@ -70,8 +173,8 @@ impl Job {
 pub struct Task {
     /// `task_id`.
     pub id: i64,
-    /// `blocked runnable running done cancelling error unscheduled cancelled`.
-    pub state: String,
+    /// `status`.
+    pub state: TaskState,
     /// The move it makes, when its command is one.
     pub transfer: Option<Move>,
     /// `retry_count`.
@@ -86,12 +189,30 @@ impl Task {
     /// It runs, or is being cancelled and has not ended yet.
     #[must_use]
     pub fn runs(&self) -> bool {
-        matches!(self.state.as_str(), "running" | "cancelling")
+        match self.state {
+            TaskState::Running | TaskState::Cancelling => true,
+            TaskState::Blocked
+            | TaskState::Runnable
+            | TaskState::Done
+            | TaskState::Error
+            | TaskState::Unscheduled
+            | TaskState::Cancelled
+            | TaskState::Other(_) => false,
+        }
     }
     /// It failed and waits for its next try.
     #[must_use]
     pub fn is_failing(&self) -> bool {
-        self.state == "error" || (self.retried > 0 && matches!(self.state.as_str(), "runnable" | "running"))
+        match self.state {
+            TaskState::Error => true,
+            TaskState::Runnable | TaskState::Running => self.retried > 0,
+            TaskState::Blocked
+            | TaskState::Done
+            | TaskState::Cancelling
+            | TaskState::Unscheduled
+            | TaskState::Cancelled
+            | TaskState::Other(_) => false,
+        }
     }
 }
 
@@ -217,4 +338,20 @@ pub struct Pins {
     pub base: String,
     /// `colocationid`s, in order.
     pub groups: Vec<i32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("running", JobState::Running)]
+    #[case("cancelled", JobState::Cancelled)]
+    #[case("suspended", JobState::Other("suspended".into()))]
+    fn a_state_is_written_in_the_words_of_citus(#[case] word: &str, #[case] state: JobState) {
+        assert_eq!(serde_json::to_value(&state).unwrap(), word);
+        assert_eq!(serde_json::from_value::<JobState>(word.into()).unwrap(), state);
+    }
 }

@@ -91,8 +91,20 @@ pub struct Pod {
     pub annotations: BTreeMap<String, String>,
     /// Why it is not running, in the kubelet's or the scheduler's words: `ImagePullBackOff: Back-off pulling ...`.
     pub waiting: Option<Waiting>,
-    /// The last end of the server's container: what the start script wrote to the termination log.
-    pub last_termination: Option<Waiting>,
+    /// The last end of the server's container.
+    pub last_termination: Option<Termination>,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Termination {
+    /// In Kubernetes' word.
+    pub reason: String,
+    /// What the start script wrote to the termination log.
+    pub message: String,
+    /// Its exit code: [`crate::resources::StartFailure`] says which are the start script's own.
+    pub exit_code: i32,
 }
 
 /// A reason and a message of Kubernetes.

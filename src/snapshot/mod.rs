@@ -22,12 +22,14 @@ pub use connections::{ConnectionCheck, Login, Reach};
 pub use contents::{Contents, Copies, Holdings, LocalTable, Membership, Named, OtherDatabase};
 pub use failure::{Cause, Failure, FailureReason};
 pub use image_facts::ImageFacts;
-pub use jobs::{Job, Move, Obstacle, ObstacleKind, Obstacles, PINNING, Pins, PlanUnknown, Task};
+pub use jobs::{
+    Job, JobState, Move, Obstacle, ObstacleKind, Obstacles, PINNING, Pins, PlanUnknown, Task, TaskState,
+};
 pub use kubernetes::{
-    ApplicationSecret, Difference, LiveObject, Ownership, Pod, Rewritten, Waiting, Warning,
+    ApplicationSecret, Difference, LiveObject, Ownership, Pod, Rewritten, Termination, Waiting, Warning,
 };
 pub use live::live;
-pub use postgres::{Disk, Leftover, LeftoverKind, Postgres, RejectedConfiguration};
+pub use postgres::{Disk, Leftover, LeftoverKind, ParameterCheck, Postgres, RejectedConfiguration};
 pub use refusals::{Act, Refusals, Refused};
 
 use crate::api::{DialogClusterStatus, Node};
@@ -96,11 +98,8 @@ pub struct Snapshot {
     /// What workers that are to go hold beside what is the cluster's own; looked at when the next step may need it.
     #[serde(default)]
     pub contents: BTreeMap<Node, Seen<Contents>>,
-    /// What a server said to values that only it can judge: by `name=value`; `None` when it took them.
-    pub trials: BTreeMap<String, Option<String>>,
-    /// Which of the refused ones were refused a while ago.
-    #[serde(default)]
-    pub old_trials: BTreeSet<String>,
+    /// What a server said to values that only it can judge: by `name=value`.
+    pub parameter_checks: BTreeMap<String, ParameterCheck>,
     /// The images asked about, by image: what a pod of it said.
     pub images: BTreeMap<String, Seen<ImageFacts>>,
     /// SQL of the schema: the built-in one or the user's ConfigMap.
@@ -159,8 +158,7 @@ impl Snapshot {
             held_up: BTreeMap::new(),
             late: BTreeSet::new(),
             contents: BTreeMap::new(),
-            trials: BTreeMap::new(),
-            old_trials: BTreeSet::new(),
+            parameter_checks: BTreeMap::new(),
             images: BTreeMap::new(),
             schema_sql: Seen::Unknown(unseen()),
             refusals: Refusals::default(),

@@ -96,6 +96,21 @@ pub enum LeftoverKind {
     Slot,
 }
 
+/// What a server said to a value that only it can judge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum ParameterCheck {
+    /// It takes it.
+    Accepted,
+    /// It does not.
+    Rejected {
+        /// In its words.
+        message: String,
+        /// That was a while ago: what it named and was not there may be made by now.
+        retry_due: bool,
+    },
+}
+
 /// Space on a volume, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]

@@ -36,6 +36,17 @@ pub enum Act {
     Schema,
 }
 
+impl Act {
+    /// It is a step of a plan.
+    #[must_use]
+    pub fn is_step(&self) -> bool {
+        match self {
+            Self::Step(_) => true,
+            Self::Look(_) | Self::Catalog | Self::Plan | Self::Schema => false,
+        }
+    }
+}
+
 /// An act that failed for one cause, and has not succeeded since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -12,7 +12,7 @@ use dialog_operator::{
         ClientTls, NodeQuestion, Refusal, Session, SessionKey, Sessions, SqlError, Target, Tls,
         check_connection, commands, observe_node,
     },
-    snapshot::Postgres,
+    snapshot::{JobState, Postgres, TaskState},
 };
 
 use crate::{
@@ -197,10 +197,10 @@ async fn a_crash_in_the_middle_of_a_move_is_survived(cluster: &Cluster, session:
     let before = cluster.coordinator.value("SELECT count(*) FROM dialogs").await;
     commands::set_should_have_shards(session, "127.0.0.1", leaving.port, false).await.unwrap();
     let id = commands::start_drain(session, &EVEN).await.unwrap().expect("a job");
-    job(session, "a move runs", |job| job.tasks.iter().any(|task| task.state == "running")).await;
+    job(session, "a move runs", |job| job.tasks.iter().any(|task| task.state == TaskState::Running)).await;
     leaving.stop(Signal::Quit).await;
     leaving.launch().await;
-    job(session, "the job ends", |job| job.id == id && job.state == "finished").await;
+    job(session, "the job ends", |job| job.id == id && job.state == JobState::Finished).await;
     assert_eq!(cluster.coordinator.value("SELECT count(*) FROM dialogs").await, before);
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dialog_operator::citus::{NodeQuestion, Refusal, Session, commands, commands::GivenUp, observe_node};
+use dialog_operator::snapshot::JobState;
 
 use crate::{
     harness::{Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped},
@@ -119,7 +120,7 @@ async fn a_worker_that_is_gone_for_good_is_given_up() {
     gone.prepare().await;
     commands::add_node(&session, "127.0.0.1", gone.port).await.unwrap();
     let id = commands::start_rebalance(&session, &QUICK).await.unwrap().expect("a job");
-    job(&session, "the job ends", |job| job.id == id && job.state == "finished").await;
+    job(&session, "the job ends", |job| job.id == id && job.state == JobState::Finished).await;
     let held: Vec<i64> = catalog(&session).await.groups.values().skip(1).map(|group| group.shards).collect();
     assert!(held.iter().all(|shards| (held[0] - shards).abs() <= 8), "{held:?}");
     assert_eq!(number(&cluster.coordinator, "SELECT count(*) FROM dialogs").await, 5000 - lost_rows + 500);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dialog_operator::{
     citus::{BlockersQuestion, Session, blockers, commands},
-    snapshot::Job,
+    snapshot::{Job, JobState},
 };
 use secrecy::SecretString;
 use tokio_postgres::Client;
@@ -90,7 +90,7 @@ async fn who_holds_up_a_move_is_named() {
         "the prepared transaction left by somebody on shop-worker-0, user postgres, database postgres";
     until_named(&cluster, first, &[prepared, "since 2"]).await;
     first.sql_alone(&["ROLLBACK PREPARED 'left by somebody'"]).await.unwrap();
-    job(&session, "the move is made", |job| job.id == id && job.state == "finished").await;
+    job(&session, "the move is made", |job| job.id == id && job.state == JobState::Finished).await;
     first.sql(&["SELECT pg_drop_replication_slot('theirs')"]).await.unwrap();
 
     // A client of the coordinator writes on the worker through a session of Citus, which is where it is in the way.
@@ -100,7 +100,7 @@ async fn who_holds_up_a_move_is_named() {
     let id = commands::start_drain(&session, &EVEN).await.unwrap().expect("a job");
     until_named(&cluster, first, &[&format!("begun by pid {pid} on shop-coordinator:5432")]).await;
     run_statements(&writer, &["COMMIT"]).await.unwrap();
-    job(&session, "the drain is made", |job| job.id == id && job.state == "finished").await;
+    job(&session, "the drain is made", |job| job.id == id && job.state == JobState::Finished).await;
 
     // A lock on the shard itself.
     commands::set_should_have_shards(&session, "127.0.0.1", first.port, true).await.unwrap();
@@ -112,7 +112,7 @@ async fn who_holds_up_a_move_is_named() {
     let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
     until_named(&cluster, second, &[&format!("pid {pid} on shop-worker-1"), "database dialogs"]).await;
     drop(holder);
-    job(&session, "the move is made", |job| job.id == id && job.state == "finished").await;
+    job(&session, "the move is made", |job| job.id == id && job.state == JobState::Finished).await;
     assert_eq!(cluster.coordinator.value("SELECT count(*) FROM few").await, "200");
 }
 

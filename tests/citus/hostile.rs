@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use dialog_operator::citus::{BUILT_IN_SCHEMA, NodeQuestion, Refusal, commands, observe_node};
+use dialog_operator::snapshot::JobState;
 use secrecy::SecretString;
 
 use crate::{
@@ -93,7 +94,7 @@ async fn a_move_runs_code_of_a_table_as_no_superuser() {
     let target = &cluster.workers[1];
     commands::add_node(&session, "127.0.0.1", target.port).await.unwrap();
     let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
-    job(&session, "the job ends", |job| job.id == id && job.state == "finished").await;
+    job(&session, "the job ends", |job| job.id == id && job.state == JobState::Finished).await;
     assert!(ran_as(target, "dialog_mover"), "the constraint was not even looked at");
     for server in cluster.all() {
         assert!(!ran_as(server, "postgres"), "{}", server.name);

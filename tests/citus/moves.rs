@@ -9,7 +9,7 @@ use dialog_operator::{
         commands::{self, RebalanceOptions},
         observe_citus, observe_node,
     },
-    snapshot::{Citus, Job, PlanUnknown, Seen, Task},
+    snapshot::{Citus, Job, JobState, PlanUnknown, Seen, Task, TaskState},
 };
 use secrecy::SecretString;
 
@@ -52,7 +52,7 @@ pub async fn job(session: &Session, what: &str, wanted: impl Fn(&Job) -> bool) -
 }
 
 async fn finished(session: &Session, id: i64) -> Job {
-    job(session, "the job ends", |job| job.id == id && job.state == "finished").await
+    job(session, "the job ends", |job| job.id == id && job.state == JobState::Finished).await
 }
 
 async fn planned(session: &Session, ask: CatalogQuestion<'_>) -> usize {
@@ -153,7 +153,7 @@ async fn a_job_is_watched_and_stopped(session: &Session) {
     assert!(!commands::stop_rebalance(session, id + 1).await.unwrap(), "another job is not stopped");
     assert!(catalog(session).await.job.unwrap().is_open());
     assert!(commands::stop_rebalance(session, id).await.unwrap());
-    job(session, "the job is cancelled", |job| job.state == "cancelled").await;
+    job(session, "the job is cancelled", |job| job.state == JobState::Cancelled).await;
     assert!(!commands::stop_rebalance(session, id).await.unwrap(), "there is nothing left to stop");
     assert_eq!(catalog(session).await.failed_jobs, 0, "what was cancelled is no failure");
 }
@@ -176,7 +176,7 @@ async fn it_evens_out(cluster: &Cluster, session: &Session) {
     let id = commands::start_rebalance(session, &options).await.unwrap().expect("a job");
     let done = finished(session, id).await;
     assert!(done.started_at.is_some() && done.finished_at.is_some(), "{done:?}");
-    assert!(done.tasks.iter().all(|task| task.state == "done" && !task.is_failing()), "{done:?}");
+    assert!(done.tasks.iter().all(|task| task.state == TaskState::Done && !task.is_failing()), "{done:?}");
     let citus = catalog(session).await;
     assert_eq!((shards(&citus), citus.failed_jobs), (vec![0, 16, 16], 0));
     assert_eq!(planned(session, CATALOG).await, 0);
@@ -273,7 +273,7 @@ async fn moves_that_cannot_be_made_are_retried() {
     let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
     let failing = job(&session, "a task fails", |job| job.tasks.iter().any(Task::is_failing)).await;
     let task = failing.tasks.iter().find(|task| task.is_failing()).unwrap();
-    assert_eq!(failing.state, "running", "it goes on for ever: {failing:?}");
+    assert_eq!(failing.state, JobState::Running, "it goes on for ever: {failing:?}");
     assert!(
         task.message.as_ref().unwrap().replace('"', "").contains("requires wal_level >= logical"),
         "{task:?}"
@@ -309,6 +309,6 @@ async fn moves_that_cannot_be_made_are_retried() {
     commands::prepare_server(&source.session("postgres").await, DATABASE).await.unwrap();
     assert!(observe_node(&own, &node).await.unwrap().role_pinned);
     if let Some(id) = broken {
-        job(&session, "the job ends", |job| job.id == id && job.state == "finished").await;
+        job(&session, "the job ends", |job| job.id == id && job.state == JobState::Finished).await;
     }
 }

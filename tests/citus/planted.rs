@@ -6,6 +6,7 @@ use std::time::Duration;
 use dialog_operator::citus::{
     ContentsQuestion, NodeQuestion, Tls, commands, lock_holders, observe_contents, observe_node,
 };
+use dialog_operator::snapshot::JobState;
 
 use crate::{
     harness::{Cluster, DATABASE, OWNER, OnlyCitus, Server, eventually, skipped},
@@ -183,7 +184,7 @@ async fn planted_names_are_met_by_nobody_of_ours() {
             .unwrap();
     }
     let id = commands::start_rebalance(&session, &QUICK).await.unwrap().expect("a job");
-    job(&session, "the job ends", |job| job.id == id && job.state == "finished").await;
+    job(&session, "the job ends", |job| job.id == id && job.state == JobState::Finished).await;
     commands::cleanup_orphans(&session).await.unwrap();
     eventually("Citus has looked for deadlocks", Duration::from_mins(1), async || {
         let looks = cluster.workers[1].log().matches("dump_local_wait_edges()").count();

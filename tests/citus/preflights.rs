@@ -7,7 +7,7 @@ use dialog_operator::{
         PINNING, Session,
         commands::{self, RebalanceOptions},
     },
-    snapshot::{Obstacle, ObstacleKind, Pins, Seen},
+    snapshot::{JobState, Obstacle, ObstacleKind, Pins, Seen},
 };
 
 use crate::{
@@ -135,7 +135,7 @@ async fn tables_that_cannot_be_copied_are_seen() {
     // Both cures: with writes blocked it moves as it is, and a logged one moves.
     let blocking = RebalanceOptions { transfer_mode: TransferMode::BlockWrites, ..EVEN };
     let id = commands::start_rebalance(&session, &blocking).await.unwrap().expect("a job");
-    job(&session, "it moves", |job| job.id == id && job.state == "finished").await;
+    job(&session, "it moves", |job| job.id == id && job.state == JobState::Finished).await;
     cluster.coordinator.sql(&["ALTER TABLE cache SET LOGGED"]).await.unwrap();
     assert_eq!(obstacles(&session).await, []);
 }
@@ -252,14 +252,14 @@ async fn groups_that_cannot_move_stay_while_others_move() {
     let places = "SELECT string_agg(DISTINCT nodeport::text, ',') FROM citus_shards WHERE table_name = 'bare'::regclass";
     let before = cluster.coordinator.value(places).await;
     let id = commands::start_rebalance(&session, &PINNED).await.unwrap().expect("a job");
-    job(&session, "the others move", |job| job.id == id && job.state == "finished").await;
+    job(&session, "the others move", |job| job.id == id && job.state == JobState::Finished).await;
     assert_eq!(cluster.coordinator.value(places).await, before);
 
     // A drain as well: what can go goes, and the rest is served where it is.
     let (first, second) = (cluster.workers[0].port, &cluster.workers[1]);
     commands::set_should_have_shards(&session, "127.0.0.1", first, false).await.unwrap();
     let id = commands::start_drain(&session, &PINNED).await.unwrap().expect("a job");
-    job(&session, "the drain ends", |job| job.id == id && job.state == "finished").await;
+    job(&session, "the drain ends", |job| job.id == id && job.state == JobState::Finished).await;
     let citus = catalog(&session).await;
     let shards: Vec<i64> = citus.groups.values().map(|group| group.shards).collect();
     assert_eq!(shards, [0, 4, 32], "{:?}", citus.groups);

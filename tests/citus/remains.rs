@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dialog_operator::{
     citus::{NodeQuestion, Session, commands, lock_holders, observe_node},
-    snapshot::{DistNode, Leftover, LeftoverKind},
+    snapshot::{DistNode, JobState, Leftover, LeftoverKind},
 };
 use secrecy::SecretString;
 
@@ -246,7 +246,7 @@ async fn who_holds_what_is_to_be_dropped_is_named() {
 
     commands::set_should_have_shards(&session, "127.0.0.1", leaving.port, false).await.unwrap();
     let id = commands::start_drain(&session, &QUICK).await.unwrap().expect("a job");
-    job(&session, "the drain ends", |job| job.id == id && job.state == "finished").await;
+    job(&session, "the drain ends", |job| job.id == id && job.state == JobState::Finished).await;
     let warnings = commands::cleanup_orphans(&session).await.unwrap();
     assert!(warnings.iter().any(|words| words.contains("failed to clean up")), "{warnings:?}");
     let cleanup = catalog(&session).await.cleanup;

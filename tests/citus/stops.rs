@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dialog_operator::{
     citus::{CatalogQuestion, commands, observe_citus},
-    snapshot::Task,
+    snapshot::{Task, TaskState},
 };
 
 use crate::{
@@ -32,7 +32,7 @@ async fn held() -> (Cluster, dialog_operator::citus::Session, tokio_postgres::Cl
 async fn a_stop_that_signals_nobody_is_made_again() {
     let (cluster, session, _holder) = held().await;
     let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
-    job(&session, "a move runs", |job| job.tasks.iter().any(|task| task.state == "running")).await;
+    job(&session, "a move runs", |job| job.tasks.iter().any(|task| task.state == TaskState::Running)).await;
     eventually("it has a pid", Duration::from_secs(20), async || {
         let pids = cluster
             .coordinator

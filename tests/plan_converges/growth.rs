@@ -90,7 +90,8 @@ fn no_move_starts_without_slots_senders_and_workers_for_it() {
             });
             let said = plan(&world.desired(), &small).problems;
             assert!(!does(&world, &small, "StartRebalance"), "{node} {name}");
-            assert!(said.iter().any(|problem| problem.message.contains(name)), "{node} {name}: {said:?}");
+            let lacks = |problem: &Problem| matches!(problem, Problem::CapacityTooLow { lack, .. } if lack.setting == name);
+            assert!(said.iter().any(lacks), "{node} {name}: {said:?}");
         }
     }
 }
@@ -124,7 +125,7 @@ fn after_a_job_that_failed_there_is_a_pause() {
     citus.failed_jobs = 1;
     citus.job = Some(snapshot::Job {
         id: 1,
-        state: "failed".to_owned(),
+        state: snapshot::JobState::Failed,
         description: "Rebalance all colocation groups".to_owned(),
         started_at: Some(now),
         finished_at: Some(now),
@@ -193,11 +194,10 @@ fn no_node_can_be_evicted_while_shards_move() {
     world.edit(|spec| spec.workers.replicas = 2);
     for _ in 0..60 {
         world.reconcile(None);
-        let moves = world
-            .job
-            .iter()
-            .flat_map(|model| &model.job.tasks)
-            .any(|task| matches!(task.state.as_str(), "runnable" | "running"));
+        let moves =
+            world.job.iter().flat_map(|model| &model.job.tasks).any(|task| {
+                matches!(task.state, snapshot::TaskState::Runnable | snapshot::TaskState::Running)
+            });
         assert!(!moves || allowed(&world) == 0, "{}", world.log.join("\n"));
         world.tick();
     }

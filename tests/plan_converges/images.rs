@@ -23,10 +23,10 @@ fn image_of_the_same_versions_heals_a_coordinator() {
     let image = |seen: &Snapshot| {
         let plan = plan(&world.desired(), seen);
         let taken = plan.steps.iter().any(|planned| {
-            matches!(&planned.step, Step::Apply { object, .. }
+            matches!(&planned.step, Step::Kubernetes(KubernetesStep::Apply { object, .. })
                 if object.name == "dialogs-coordinator" && object.json.to_string().contains(asked))
         });
-        (taken, plan.problems.iter().any(|problem| problem.reason.to_string() == "UpgradeNotSupported"))
+        (taken, plan.problems.iter().any(|problem| matches!(problem, Problem::UpgradeNotSupported { .. })))
     };
     // Told by a worker, then by the volume alone, as when the DialogCluster was made again; then by nobody ever.
     seen.postgres.remove(&Node::Coordinator);
@@ -49,12 +49,16 @@ fn coordinators_claim(seen: &mut Snapshot) -> &mut serde_json::Value {
 /// The images that StatefulSets are made or changed with.
 fn images(plan: &Plan) -> BTreeSet<&str> {
     let of_set = |planned: &'_ Planned| match &planned.step {
-        Step::Create(object) | Step::Apply { object, .. } if object.kind == "StatefulSet" => Some(()),
+        Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. })
+            if object.kind == "StatefulSet" =>
+        {
+            Some(())
+        }
         _ => None,
     };
     let sets = plan.steps.iter().filter(|planned| of_set(planned).is_some());
     sets.filter_map(|planned| match &planned.step {
-        Step::Create(object) | Step::Apply { object, .. } => {
+        Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. }) => {
             object.json.pointer("/spec/template/spec/containers/0/image")?.as_str()
         }
         _ => None,
@@ -96,12 +100,15 @@ fn volumes_taken_back_are_not_opened_with_another_citus() {
         snapshot::Seen::Known(snapshot::ImageFacts { postgres_major: 15, citus: citus.to_owned() })
     };
     let planned = |seen: &Snapshot| plan(&world.desired(), seen);
-    let asks =
-        |plan: &Plan| plan.steps.iter().any(|planned| matches!(planned.step, Step::InspectImage { .. }));
+    let asks = |plan: &Plan| {
+        plan.steps
+            .iter()
+            .any(|planned| matches!(planned.step, Step::Kubernetes(KubernetesStep::InspectImage { .. })))
+    };
     assert!(asks(&planned(&seen)));
     assert_eq!(images(&planned(&seen)), BTreeSet::from([runs.as_str()]));
     seen.images.insert("postgres:newer".to_owned(), facts("14.1-1"));
-    assert_eq!(planned(&seen).problems[0].reason.to_string(), "UpgradeNotSupported");
+    assert!(matches!(planned(&seen).problems[0], Problem::UpgradeNotSupported { .. }));
     assert_eq!(images(&planned(&seen)), BTreeSet::from([runs.as_str()]));
     seen.images.insert("postgres:newer".to_owned(), facts("13.2-1"));
     assert_eq!(images(&planned(&seen)), BTreeSet::from(["postgres:newer"]));
@@ -136,8 +143,11 @@ fn image_is_inspected_again_when_its_pod_would_differ() {
     };
     let said = |world: &World, seen: &Snapshot| {
         let plan = plan(&world.desired(), seen);
-        let again = plan.steps.iter().any(|planned| matches!(planned.step, Step::ForgetInspection { .. }));
-        (again, plan.problems.iter().any(|problem| problem.reason.to_string() == "ImageNotUsable"))
+        let again = plan
+            .steps
+            .iter()
+            .any(|planned| matches!(planned.step, Step::Kubernetes(KubernetesStep::ForgetInspection { .. })));
+        (again, plan.problems.iter().any(|problem| problem.reason().to_string() == "ImageNotUsable"))
     };
     let seen = with_pod(&mut world, &json);
     assert_eq!(said(&world, &seen), (false, true), "it waits for a person");

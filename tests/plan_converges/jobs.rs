@@ -1,7 +1,7 @@
 //! Jobs: when one is open, which are stopped, what is a failure, and what Citus could not plan.
 
 use super::*;
-use snapshot::{Job, PlanUnknown, Seen, Task};
+use snapshot::{Job, JobState, PlanUnknown, Seen, Task, TaskState};
 
 /// All shards of two workers are to be evened out, and the job that does it has begun.
 fn moving() -> World {
@@ -20,10 +20,12 @@ fn a_job_that_was_cancelled_is_no_failure() {
     let mut world = uneven(&[]);
     let mut seen = until_planned(&mut world, "StartRebalance");
     let now = seen.now;
-    for (state, failed, starts) in [("cancelled", 0, true), ("cancelled", 3, true), ("failed", 1, false)] {
+    for (state, failed, starts) in
+        [(JobState::Cancelled, 0, true), (JobState::Cancelled, 3, true), (JobState::Failed, 1, false)]
+    {
         citus(&mut seen).failed_jobs = failed;
         citus(&mut seen).job =
-            Some(Job { id: 9, state: state.to_owned(), finished_at: Some(now), ..Job::default() });
+            Some(Job { id: 9, state: state.clone(), finished_at: Some(now), ..Job::default() });
         assert_eq!(does(&world, &seen, "StartRebalance"), starts, "{state} after {failed} that failed");
     }
 }
@@ -58,14 +60,14 @@ fn a_task_that_is_being_cancelled_is_not_cancelled_again() {
     let mut world = moving();
     let mut seen = world.observe();
     for (job, task, stops) in [
-        ("cancelling", "running", false),
-        ("cancelled", "cancelling", false),
-        ("cancelled", "running", true),
-        ("finished", "running", true),
+        (JobState::Cancelling, TaskState::Running, false),
+        (JobState::Cancelled, TaskState::Cancelling, false),
+        (JobState::Cancelled, TaskState::Running, true),
+        (JobState::Finished, TaskState::Running, true),
     ] {
-        let running = Task { state: task.to_owned(), ..Task::default() };
+        let running = Task { state: task.clone(), ..Task::default() };
         citus(&mut seen).job =
-            Some(Job { id: 7, state: job.to_owned(), tasks: vec![running], ..Job::default() });
+            Some(Job { id: 7, state: job.clone(), tasks: vec![running], ..Job::default() });
         citus(&mut seen).plan = None;
         assert_eq!(does(&world, &seen, "StopRebalance"), stops, "job {job}, task {task}");
         assert!(!does(&world, &seen, "StartRebalance"), "job {job}, task {task}");
@@ -82,7 +84,7 @@ fn moves_of_a_table_that_was_dropped_are_not_waited_for() {
         }
         until(&mut world, "moves run", |world| moves_done(world) >= 1);
         let tasks = &world.job.as_ref().unwrap().job.tasks;
-        let waiting = tasks.iter().filter(|task| task.state == "runnable");
+        let waiting = tasks.iter().filter(|task| task.state == TaskState::Runnable);
         let shards: Vec<i64> =
             waiting.filter_map(|task| Some(task.transfer.as_ref()?.shard)).take(2).collect();
         world.drop_shards(&shards);
@@ -112,7 +114,7 @@ fn a_cluster_with_strategy_in_its_name_has_a_strategy() {
     ] {
         citus(&mut seen).plan = Some(Seen::Unknown(why));
         let plan = plan(&world.desired(), &seen);
-        let told = plan.problems.first().map(|problem| problem.reason.into());
+        let told = plan.problems.first().map(|problem| problem.reason().into());
         assert_eq!(told, problem, "{:?}", plan.problems);
         assert!(!plan.steps.iter().any(|planned| planned.step.name() == "StartRebalance"));
     }

@@ -28,7 +28,7 @@ use dialog_operator::{
         spec::{RebalanceMode, VolumePolicy},
         status::NodeState,
     },
-    plan::{Hold, Plan, Planned, Step, plan},
+    plan::{Hold, KubernetesStep, Plan, Planned, Problem, SqlStep, Step, plan, problem},
     report,
     snapshot::{self, CleanupRow, Leftover, LeftoverKind, Snapshot, Waiting},
 };
@@ -145,7 +145,12 @@ fn drained(world: &World) -> Vec<(String, String)> {
 }
 
 fn moves_done(world: &World) -> usize {
-    world.job.iter().flat_map(|model| &model.job.tasks).filter(|task| task.state == "done").count()
+    world
+        .job
+        .iter()
+        .flat_map(|model| &model.job.tasks)
+        .filter(|task| task.state == snapshot::TaskState::Done)
+        .count()
 }
 
 /// Reconciles until something is so.

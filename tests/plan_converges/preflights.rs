@@ -95,8 +95,9 @@ fn each_obstacle_has_a_reason_and_a_statement() {
         }];
         let plan = plan(&world.desired(), &seen);
         let problem = plan.problems.first().unwrap_or_else(|| panic!("{kind:?} is told"));
-        assert_eq!(problem.reason.to_string(), reason);
-        assert!(problem.message.contains(words) && problem.message.contains("shop.t"), "{}", problem.message);
+        assert_eq!(problem.reason().to_string(), reason);
+        let message = problem.to_string();
+        assert!(message.contains(words) && message.contains("shop.t"), "{message}");
         let starts = plan.steps.iter().any(|planned| planned.step.name() == "StartRebalance");
         assert!(!starts, "{kind:?}: {:?}", plan.steps);
     }
@@ -176,8 +177,8 @@ fn what_everything_waits_for_is_told_first() {
     };
     citus.obstacles.listed = vec![unlogged.clone(), superusers];
     let plan = dialog_operator::plan::plan(&world.desired(), &seen);
-    let told: Vec<(String, &str)> =
-        plan.problems.iter().map(|problem| (problem.reason.to_string(), problem.message.as_str())).collect();
+    let told: Vec<(String, String)> =
+        plan.problems.iter().map(|problem| (problem.reason().to_string(), problem.to_string())).collect();
     let [(first, words), (second, others)] = told.as_slice() else { panic!("{told:?}") };
     assert_eq!((first.as_str(), second.as_str()), ("TableOwnedBySuperuser", "UnloggedTable"));
     assert!(words.contains("OWNER TO dialogs; No shard is moved before that."), "{words}");
@@ -190,7 +191,8 @@ fn what_everything_waits_for_is_told_first() {
     citus.obstacles.listed[0].colocation_id = 1;
     citus.obstacles.unlisted = 1;
     let plan = dialog_operator::plan::plan(&world.desired(), &seen);
-    assert!(plan.problems[0].message.contains("No shard is moved"), "{:?}", plan.problems);
+    let Problem::Obstacle(first) = &plan.problems[0] else { panic!("{:?}", plan.problems) };
+    assert_eq!(first.stays, problem::Stays::Everything);
     assert!(!plan.steps.iter().any(|planned| planned.step.name() == "PinGroups"), "{:?}", plan.steps);
 }
 

@@ -3,7 +3,7 @@
 use dialog_operator::{
     act::DoneStep,
     api::{DialogClusterStatus, names::SecretKind},
-    plan::{Problem, ProblemReason, RestartCause},
+    plan::{Problem, RestartCause},
     snapshot::{Failure, FailureReason},
 };
 
@@ -31,7 +31,11 @@ fn said<'a>(status: &'a DialogClusterStatus, kind: &str) -> (&'a str, &'a str, &
 fn failure_of_moves_is_told_by_balanced_alone() {
     let mut world = born(2);
     let seen = world.observe();
-    let status = status(&world, &seen, Some((Step::RecoverTransactions, FailureReason::DeadlineExceeded)));
+    let status = status(
+        &world,
+        &seen,
+        Some((Step::Sql(SqlStep::RecoverTransactions), FailureReason::DeadlineExceeded)),
+    );
     assert_eq!(said(&status, "Reconciling").0, "False");
     let balanced = said(&status, "Balanced");
     assert_eq!((balanced.0, balanced.1), ("False", "Retrying"));
@@ -42,13 +46,14 @@ fn failure_of_moves_is_told_by_balanced_alone() {
 fn only_sql_that_is_wrong_is_a_schema_that_failed() {
     let mut world = born(2);
     let seen = world.observe();
-    let owner = || Step::CreateOwner { owner: "dialogs".to_owned(), secret_uid: "s".to_owned() };
+    let owner =
+        || Step::Sql(SqlStep::CreateOwner { owner: "dialogs".to_owned(), secret_uid: "s".to_owned() });
     for passing in [FailureReason::ShuttingDown, FailureReason::DeadlineExceeded, FailureReason::Postgres] {
         let status = status(&world, &seen, Some((owner(), passing)));
         assert_eq!(said(&status, "SchemaApplied").0, "True", "{passing}");
         assert_eq!(said(&status, "Stalled").0, "False", "{passing}");
     }
-    let wrong = Step::ApplySchema { hash: "h".to_owned() };
+    let wrong = Step::Sql(SqlStep::ApplySchema { hash: "h".to_owned() });
     let status = status(&world, &seen, Some((wrong, FailureReason::Schema)));
     assert_eq!(said(&status, "SchemaApplied").1, "SchemaFailed");
     assert_eq!((said(&status, "Stalled").1, said(&status, "Reconciling").0), ("SchemaFailed", "False"));
@@ -62,7 +67,7 @@ fn an_extension_of_the_spec_is_made_before_the_schema() {
     assert_eq!(world.extensions, BTreeSet::from(["hstore".to_owned()]));
     world.edit(|spec| spec.database.extensions.push("no_such".to_owned()));
     let seen = world.observe();
-    let step = Step::CreateExtension { name: "no_such".to_owned() };
+    let step = Step::from(SqlStep::CreateExtension { name: "no_such".to_owned() });
     assert!(plan(&world.desired(), &seen).steps.iter().any(|planned| planned.step == step));
     let status = status(&world, &seen, Some((step, FailureReason::Extension)));
     assert_eq!((said(&status, "Stalled").1, said(&status, "Reconciling").0), ("ExtensionFailed", "False"));
@@ -78,7 +83,7 @@ fn taken_name_has_the_same_message_from_create_and_plan() {
     seen.objects.get_mut(key).unwrap().ownership = snapshot::Ownership::Stranger;
     let planned = status(&world, &seen, None);
     seen.objects.remove(key).unwrap();
-    let created = Step::CreateSecret(SecretKind::App);
+    let created = Step::Kubernetes(KubernetesStep::CreateSecret(SecretKind::App));
     let failed = status(&world, &seen, Some((created, FailureReason::NameTaken)));
     assert_eq!(said(&planned, "Stalled").1, "NameTaken");
     assert_eq!(said(&planned, "Stalled"), said(&failed, "Stalled"));
@@ -93,16 +98,20 @@ fn a_refused_value_is_tried_again_and_stays_told_meanwhile() {
         drop(spec.postgres.parameters.insert("default_tablespace".to_owned(), "fast".to_owned()));
     });
     let tried = "default_tablespace=fast".to_owned();
-    world.trials.insert(tried.clone(), Some("tablespace \"fast\" does not exist".to_owned()));
+    let rejected = |retry_due| snapshot::ParameterCheck::Rejected {
+        message: "tablespace \"fast\" does not exist".to_owned(),
+        retry_due,
+    };
+    world.parameter_checks.insert(tried.clone(), rejected(false));
     let mut seen = world.observe();
     let tries = |seen: &Snapshot| {
         plan(&world.desired(), seen)
             .steps
             .iter()
-            .any(|planned| matches!(planned.step, Step::TryParameter { .. }))
+            .any(|planned| matches!(planned.step, Step::Sql(SqlStep::TryParameter { .. })))
     };
     assert!(!tries(&seen), "it was refused a moment ago");
-    seen.old_trials.insert(tried);
+    seen.parameter_checks.insert(tried, rejected(true));
     assert!(tries(&seen));
     assert_eq!(said(&status(&world, &seen, None), "Stalled").1, "ConfigurationRejected");
 }
@@ -133,7 +142,7 @@ fn holds(now: jiff::Timestamp) -> Vec<Hold> {
         Hold::HeldUp { node, moves: true, sessions: vec!["pid 9 of somebody".to_owned()] },
         Hold::HeldUp { node, moves: false, sessions: vec!["pid 8 of somebody".to_owned()] },
         Hold::JobRunning { job: 4 },
-        Hold::RebalancePause { state: "failed".to_owned(), until: now },
+        Hold::RebalancePause { state: snapshot::JobState::Failed, until: now },
         Hold::InspectingImage { image: "postgres:next".to_owned() },
         Hold::VolumesGrow { volumes: "data-7 (2Gi)".to_owned(), moves: true },
         Hold::VolumesGrow { volumes: "data-8 (2Gi)".to_owned(), moves: false },
@@ -149,11 +158,11 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
     let holds = holds(seen.now);
     let names: BTreeSet<&str> = holds.iter().map(|hold| hold.into()).collect();
     assert_eq!(names, Hold::VARIANTS.iter().copied().collect(), "a kind of wait is not in this table");
-    let job = snapshot::Job { id: 4, state: "running".to_owned(), ..snapshot::Job::default() };
+    let job = snapshot::Job { id: 4, state: snapshot::JobState::Running, ..snapshot::Job::default() };
     let idle = seen.clone();
     let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("known") };
     citus.job = Some(job);
-    let failed = Step::AddNode { node: Node::Worker(9), address: "elsewhere".to_owned() };
+    let failed = Step::Sql(SqlStep::AddNode { node: Node::Worker(9), address: "elsewhere".to_owned() });
     let failed = Done {
         steps: vec![DoneStep {
             step: failed,
@@ -161,7 +170,7 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
             said: None,
         }],
     };
-    let problem = Problem { reason: ProblemReason::NameTaken, message: "taken".to_owned() };
+    let problem = Problem::NameTaken { kind: "Service".to_owned(), name: "dialogs".to_owned() };
     let other = Hold::CatalogUnknown { why: "something else".to_owned() };
     for hold in &holds {
         let (text, what) = (hold.to_string(), <&str>::from(hold));
@@ -206,7 +215,7 @@ fn who_holds_up_what_goes_on_is_told() {
     let mut world = born(1);
     let mut seen = world.observe();
     seen.held_up = [(Node::Coordinator, vec![who.to_owned()])].into();
-    let failed = Step::AddNode { node: Node::Worker(1), address: "elsewhere".to_owned() };
+    let failed = Step::Sql(SqlStep::AddNode { node: Node::Worker(1), address: "elsewhere".to_owned() });
     let joining = status(&world, &seen, Some((failed, FailureReason::LockTimeout)));
     assert!(said(&joining, "Reconciling").2.ends_with(&format!("; held up by {who}")), "{joining:?}");
     assert_eq!(said(&joining, "Stalled").0, "False");

@@ -142,7 +142,8 @@ fn volumes_are_judged_by_what_they_have() {
         size(&mut world, wanted);
         let seen = seen_with(&mut world, asked, has, status);
         let plan = plan(&world.desired(), &seen);
-        let problems: Vec<String> = plan.problems.iter().map(|problem| problem.reason.to_string()).collect();
+        let problems: Vec<String> =
+            plan.problems.iter().map(|problem| problem.reason().to_string()).collect();
         assert_eq!(problems, problem.into_iter().collect::<Vec<_>>(), "{row}");
         let held = plan.holds.iter().any(|hold| matches!(hold, Hold::VolumesGrow { moves: false, .. }));
         assert_eq!(held, waits, "{row}: {:?}", plan.holds);
@@ -150,7 +151,7 @@ fn volumes_are_judged_by_what_they_have() {
             .steps
             .iter()
             .filter_map(|planned| match &planned.step {
-                Step::Apply { object, .. } => {
+                Step::Kubernetes(KubernetesStep::Apply { object, .. }) => {
                     object.json["spec"]["resources"]["requests"]["storage"].as_str()
                 }
                 _ => None,
@@ -158,8 +159,9 @@ fn volumes_are_judged_by_what_they_have() {
             .filter(|size| *size != asked)
             .collect();
         assert_eq!(written, asks.into_iter().collect::<Vec<_>>(), "{row}");
-        if let Some(told) = plan.problems.first().filter(|told| told.message.contains("grow from")) {
-            assert!(told.message.contains("no space in pool. Mend"), "{}", told.message);
+        if let Some(told @ Problem::GrowthFailed { message, .. }) = plan.problems.first() {
+            assert_eq!(message, "no space in pool.");
+            assert!(told.to_string().contains("no space in pool. Mend"), "{told}");
         }
     }
     // In an event, from drivers that write no condition.
@@ -176,7 +178,8 @@ fn volumes_are_judged_by_what_they_have() {
     };
     seen.warnings = BTreeMap::from([(key, warning)]);
     let plan = plan(&world.desired(), &seen);
-    assert!(plan.problems[0].message.contains("quota of the array"), "{:?}", plan.problems);
+    let Problem::GrowthFailed { message, .. } = &plan.problems[0] else { panic!("{:?}", plan.problems) };
+    assert_eq!(message, "quota of the array");
 }
 
 #[test]

@@ -2,9 +2,18 @@
 
 use std::fmt;
 
-use super::Step;
+use super::{KubernetesStep, SqlStep, Step};
 
 impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kubernetes(step) => step.fmt(f),
+            Self::Sql(step) => step.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for KubernetesStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Create(object) => write!(f, "creating {}", object.key()),
@@ -18,13 +27,22 @@ impl fmt::Display for Step {
             Self::ForgetInspection { pod } => write!(f, "removing pod {pod}"),
             Self::HurryConfiguration { node, .. } => write!(f, "hurrying the configuration of {node}"),
             Self::PatchPod { node, .. } => write!(f, "labelling the pod of {node}"),
+            Self::RecordIdentity { node, .. } => write!(f, "recording who {node} is"),
+            Self::RestartNode { node, cause, .. } => write!(f, "restarting {node} ({cause})"),
+            Self::Retire { node, .. } => write!(f, "putting the volume of {node} aside"),
+            Self::Delete { kind, name, .. } => write!(f, "deleting {kind} {name}"),
+        }
+    }
+}
+
+impl fmt::Display for SqlStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             Self::PrepareNode { node, .. } => write!(f, "preparing {node}"),
             Self::GrantRights { node, owner } => write!(f, "giving {owner} its rights on {node}"),
-            Self::RecordIdentity { node, .. } => write!(f, "recording who {node} is"),
             Self::Reload { node } => write!(f, "reloading {node}"),
             Self::ResetAlterSystem { node, names } => write!(f, "resetting {} on {node}", names.join(", ")),
             Self::TryParameter { node, name, .. } => write!(f, "trying {name} on {node}"),
-            Self::RestartNode { node, cause, .. } => write!(f, "restarting {node} ({cause})"),
             Self::SetCoordinatorHost { address } => {
                 write!(f, "telling Citus the coordinator's address {address}")
             }
@@ -37,7 +55,6 @@ impl fmt::Display for Step {
                 write!(f, "putting no shards on {node} any more")
             }
             Self::CleanUp => f.write_str("dropping what moves left behind"),
-            Self::Retire { node, .. } => write!(f, "putting the volume of {node} aside"),
             Self::RemoveNode { node, .. } => write!(f, "removing {node}"),
             Self::GiveUp { workers } => {
                 let names: Vec<String> = workers.iter().map(|(node, _)| node.to_string()).collect();
@@ -60,7 +77,6 @@ impl fmt::Display for Step {
                 write!(f, "keeping {} colocation groups where they are", pins.groups.len())
             }
             Self::StopRebalance { job } => write!(f, "stopping rebalance job {job}"),
-            Self::Delete { kind, name, .. } => write!(f, "deleting {kind} {name}"),
         }
     }
 }

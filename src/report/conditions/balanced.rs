@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Said, is_about_moves, no, unknown, yes};
+use super::{Said, no, unknown, yes};
 use crate::{
     act::Done,
     api::{spec::RebalanceMode, status::Purpose},
@@ -38,7 +38,7 @@ fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
     {
         return no("MovesFailing", error);
     }
-    if let Some((step, failure)) = done.failures().find(|(step, _)| is_about_moves(step)) {
+    if let Some((step, failure)) = done.failures().find(|(step, _)| step.effect().concerns.is_about_moves()) {
         let what = step.to_string();
         return no("Retrying", format!("{what} failed and is tried again: {}", failure.message));
     }

@@ -34,7 +34,7 @@ struct Told {
     problems: BTreeSet<String>,
     conditions: BTreeMap<String, String>,
     ready: BTreeSet<Node>,
-    job: Option<(i64, String)>,
+    job: Option<(i64, snapshot::JobState)>,
     /// Volume claims, as they are called in the log.
     claims: BTreeMap<String, String>,
 }
@@ -118,7 +118,7 @@ impl Told {
             self.line(world.now, "waits", &wait);
         }
         self.waits = waits.into_iter().collect();
-        let told = plan.problems.iter().map(|problem| format!("{}: {}", problem.reason, problem.message));
+        let told = plan.problems.iter().map(|problem| format!("{}: {problem}", problem.reason()));
         let problems: BTreeSet<String> = told.collect();
         let reason = |problem: &String| problem.split(':').next().unwrap().to_owned();
         let (new, gone) = (&problems - &self.problems, &self.problems - &problems);
@@ -161,7 +161,7 @@ impl Told {
         let mut groups: Vec<(&str, String, Vec<String>)> = Vec::new();
         let (mut tried, mut refused) = (BTreeSet::new(), BTreeSet::new());
         for (planned, result) in &world.tried {
-            if let Step::Create(object) = &planned.step
+            if let Step::Kubernetes(KubernetesStep::Create(object)) = &planned.step
                 && object.kind == "PersistentVolumeClaim"
             {
                 self.call(&object.name);

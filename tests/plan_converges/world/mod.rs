@@ -15,13 +15,16 @@ use dialog_operator::{
         names::{SecretKind, keys},
         spec::VolumePolicy,
     },
-    plan::{Plan, Planned, Step, View, contents, invariants, plan, refusals, view::PORT, wanted},
+    plan::{
+        KubernetesStep, Plan, Planned, SqlStep, Step, View, contents, invariants, plan, refusals, view::PORT,
+        wanted,
+    },
     resources::{self, Rendered},
     snapshot::{
         ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable, Failure,
-        Group, Holdings, ImageFacts, Job, Leftover, LiveObject, LocalTable, Move, Obstacle, Obstacles,
-        OperatorConfig, Ownership, Pins, Pod, Postgres, Reach, Refusals, RejectedConfiguration, Rewritten,
-        SchemaSql, Seen, Snapshot, Task, Waiting,
+        Group, Holdings, ImageFacts, Job, JobState, Leftover, LiveObject, LocalTable, Move, Obstacle,
+        Obstacles, OperatorConfig, Ownership, ParameterCheck, Pins, Pod, Postgres, Reach, Refusals,
+        RejectedConfiguration, Rewritten, SchemaSql, Seen, Snapshot, Task, TaskState, Termination, Waiting,
     },
 };
 use jiff::{SignedDuration, Timestamp};
@@ -88,7 +91,7 @@ pub struct Running {
     /// Ticks until the kubelet brings a changed ConfigMap.
     pub file_in: u32,
     pub rejected: Option<RejectedConfiguration>,
-    pub refused: Option<String>,
+    pub refused: Option<(i32, String)>,
     /// Its server hangs at its start, with what it was started with.
     pub hangs: bool,
     pub started_at: Timestamp,
@@ -159,7 +162,7 @@ pub struct World {
     pub application: ApplicationSecret,
     /// What the last look at new connections found.
     pub reach: Option<Reach>,
-    pub trials: BTreeMap<String, Option<String>>,
+    pub parameter_checks: BTreeMap<String, ParameterCheck>,
     /// What the images that were asked about have in them.
     pub images: BTreeMap<String, Seen<ImageFacts>>,
     pub next: u64,
@@ -231,7 +234,7 @@ impl World {
             schema: None,
             application: ApplicationSecret::default(),
             reach: None,
-            trials: BTreeMap::new(),
+            parameter_checks: BTreeMap::new(),
             images: BTreeMap::new(),
             next: 1,
             restarts: BTreeMap::new(),

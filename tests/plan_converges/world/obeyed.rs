@@ -74,7 +74,9 @@ impl World {
         };
         match &result {
             Ok(()) => self.refusals.succeeded(&act),
-            Err(failure) => self.refusals.failed((&act, lanes::node(step)), failure, generation, self.now),
+            Err(failure) => {
+                self.refusals.failed((&act, step.effect().scope.node()), failure, generation, self.now)
+            }
         }
         result
     }
@@ -104,7 +106,7 @@ impl World {
 
     fn obey(&mut self, step: &Step) -> Result<(), Failure> {
         match step {
-            Step::Create(object) => {
+            Step::Kubernetes(KubernetesStep::Create(object)) => {
                 if self.objects.contains_key(&object.key()) {
                     return Ok(());
                 }
@@ -120,7 +122,7 @@ impl World {
                 }
                 self.admit(object);
             }
-            Step::Apply { object, uid } => {
+            Step::Kubernetes(KubernetesStep::Apply { object, uid }) => {
                 if self.objects.get(&object.key()).is_none_or(|live| live.uid != *uid) {
                     return Self::fail("conflict");
                 }
@@ -129,7 +131,7 @@ impl World {
                 }
                 self.admit(object);
             }
-            Step::Adopt { kind, name, uid } => {
+            Step::Kubernetes(KubernetesStep::Adopt { kind, name, uid }) => {
                 // Of the version that was seen.
                 let live = self.objects.get_mut(&format!("{kind}/{name}"));
                 let Some(live) = live.filter(|live| live.uid == *uid && live.ownership == Ownership::Left)
@@ -138,7 +140,7 @@ impl World {
                 };
                 live.ownership = Ownership::Ours;
             }
-            Step::CreateSecret(kind) => {
+            Step::Kubernetes(KubernetesStep::CreateSecret(kind)) => {
                 let (name, ca) = (format!("dialogs-{kind}"), "Secret/dialogs-ca");
                 // A create: what a cache that lags does not show is left as it is.
                 if self.objects.contains_key(&format!("Secret/{name}")) {
@@ -154,7 +156,7 @@ impl World {
                 let metadata = json!({"name": name, "labels": labels});
                 self.store(&format!("Secret/{name}"), json!({"metadata": metadata}));
             }
-            Step::SetConnectionKeys { .. } => {
+            Step::Kubernetes(KubernetesStep::SetConnectionKeys { .. }) => {
                 assert_eq!(self.application.unusable, None, "keys of a password that is none");
                 self.application.stale.clear();
                 let version = self.id();
@@ -162,13 +164,13 @@ impl World {
                     json!(version);
                 self.application.version = version;
             }
-            Step::HurryConfiguration { node, value, .. } => {
+            Step::Kubernetes(KubernetesStep::HurryConfiguration { node, value, .. }) => {
                 if let Some(pod) = self.pods.get_mut(node) {
                     pod.hurry = Some(value.clone());
                     pod.file_in = 1;
                 }
             }
-            Step::PatchPod { node, pod_uid, metadata } => {
+            Step::Kubernetes(KubernetesStep::PatchPod { node, pod_uid, metadata }) => {
                 let Some(pod) = self.pods.get_mut(node).filter(|pod| pod.uid == *pod_uid) else {
                     return Self::fail("conflict");
                 };
@@ -179,36 +181,42 @@ impl World {
                     }
                 }
             }
-            Step::PrepareNode { node, .. } => {
+            Step::Sql(SqlStep::PrepareNode { node, .. }) => {
                 let Some(data) = self.data(*node) else { return Self::fail("no answer") };
                 data.database = true;
                 data.extension = true;
                 data.role_pinned = true;
             }
-            Step::GrantRights { node, .. } => {
+            Step::Sql(SqlStep::GrantRights { node, .. }) => {
                 let Some(data) = self.data(*node) else { return Self::fail("no answer") };
                 data.granted = true;
             }
-            Step::RecordIdentity { node, system_identifier, claim } => {
+            Step::Kubernetes(KubernetesStep::RecordIdentity { node, system_identifier, claim }) => {
                 self.record(*node, system_identifier, claim)
             }
-            Step::Reload { node } => {
+            Step::Sql(SqlStep::Reload { node }) => {
                 if let Some(pod) = self.pods.get_mut(node) {
                     pod.loaded.clone_from(&pod.file);
                 }
             }
-            Step::ResetAlterSystem { node, .. } => {
+            Step::Sql(SqlStep::ResetAlterSystem { node, .. }) => {
                 if let Some(data) = self.data(*node) {
                     data.auto_conf.clear();
                 }
             }
-            Step::TryParameter { name, value, .. } => {
-                let refused = (value == "garbage")
-                    .then(|| format!("invalid value for parameter \"{name}\": \"garbage\""));
-                self.trials.insert(format!("{name}={value}"), refused);
+            Step::Sql(SqlStep::TryParameter { name, value, .. }) => {
+                let check = if value == "garbage" {
+                    let message = format!("invalid value for parameter \"{name}\": \"garbage\"");
+                    ParameterCheck::Rejected { message, retry_due: false }
+                } else {
+                    ParameterCheck::Accepted
+                };
+                self.parameter_checks.insert(format!("{name}={value}"), check);
             }
-            Step::RestartNode { node, pod_uid, booted, .. } => return self.restart(*node, pod_uid, booted),
-            Step::SetCoordinatorHost { address } => {
+            Step::Kubernetes(KubernetesStep::RestartNode { node, pod_uid, booted, .. }) => {
+                return self.restart(*node, pod_uid, booted);
+            }
+            Step::Sql(SqlStep::SetCoordinatorHost { address }) => {
                 if self.nodes.is_empty() {
                     self.nodes.push(DistNode {
                         node_id: 1,
@@ -220,11 +228,11 @@ impl World {
                     });
                 }
             }
-            Step::AddNode { node, address } => return self.add(*node, address),
-            Step::CreateExtension { name } => {
+            Step::Sql(SqlStep::AddNode { node, address }) => return self.add(*node, address),
+            Step::Sql(SqlStep::CreateExtension { name }) => {
                 self.extensions.insert(name.clone());
             }
-            Step::CreateOwner { secret_uid, .. } => {
+            Step::Sql(SqlStep::CreateOwner { secret_uid, .. }) => {
                 self.owner = Some(secret_uid.clone());
                 // Rights on a database reach the members of the day.
                 for node in self.pods.keys().copied().collect::<Vec<_>>() {
@@ -234,7 +242,7 @@ impl World {
                 }
                 self.reach = None;
             }
-            Step::ApplySchema { hash } => {
+            Step::Sql(SqlStep::ApplySchema { hash }) => {
                 assert!(self.schema.is_none(), "the schema is run once");
                 // A worker may have been restarted a step before.
                 if !self.everybody_answers() {
@@ -252,9 +260,9 @@ impl World {
                     .map(|(shard, group)| (shard, self.claim_of_group(group)))
                     .collect();
             }
-            Step::RecoverTransactions => {}
-            Step::StartRebalance { drain, strategy, .. } => self.start(*drain, strategy),
-            Step::SetShouldHaveShards { address, should, .. } => {
+            Step::Sql(SqlStep::RecoverTransactions) => {}
+            Step::Sql(SqlStep::StartRebalance { drain, strategy, .. }) => self.start(*drain, strategy),
+            Step::Sql(SqlStep::SetShouldHaveShards { address, should, .. }) => {
                 let open = self.job.as_ref().is_some_and(|model| model.job.is_open());
                 assert!(!open, "shouldhaveshards changes under a job");
                 if !self.everybody_answers() {
@@ -268,13 +276,13 @@ impl World {
                 let row = self.nodes.iter_mut().find(|row| row.name == *address);
                 row.expect("a member").should_have_shards = *should;
             }
-            Step::CleanUp => self.clean_up(),
-            Step::Retire { node, claim, mark, reclaim } => {
+            Step::Sql(SqlStep::CleanUp) => self.clean_up(),
+            Step::Kubernetes(KubernetesStep::Retire { node, claim, mark, reclaim }) => {
                 self.retire(*node, claim.as_deref(), (mark, *reclaim))
             }
-            Step::RemoveNode { node, .. } => return self.remove(*node),
-            Step::GiveUp { workers } => self.give_up(workers),
-            Step::ActivateNode { node, .. } => {
+            Step::Sql(SqlStep::RemoveNode { node, .. }) => return self.remove(*node),
+            Step::Sql(SqlStep::GiveUp { workers }) => self.give_up(workers),
+            Step::Sql(SqlStep::ActivateNode { node, .. }) => {
                 if !self.everybody_answers() {
                     return Self::fail("connection to the remote node failed");
                 }
@@ -282,21 +290,23 @@ impl World {
                 let row = self.nodes.iter_mut().find(|row| row.name == address).expect("a member");
                 (row.active, row.has_metadata, row.metadata_synced) = (true, true, true);
             }
-            Step::ForgetCleanup { records } => {
+            Step::Sql(SqlStep::ForgetCleanup { records }) => {
                 let groups: BTreeSet<i32> = self.nodes.iter().map(|row| row.group_id).collect();
                 for row in self.cleanup.iter().filter(|row| records.contains(&row.record_id)) {
                     assert!(!groups.contains(&row.group_id), "cleanup of a member is forgotten");
                 }
                 self.cleanup.retain(|row| !records.contains(&row.record_id));
             }
-            Step::DropLeftovers { node, leftovers } => {
+            Step::Sql(SqlStep::DropLeftovers { node, leftovers }) => {
                 if let Some(data) = self.data(*node) {
                     data.leftovers.retain(|left| !leftovers.contains(left));
                 }
             }
-            Step::PinGroups(pins) => self.pins = Some(pins.clone()).filter(|pins| !pins.groups.is_empty()),
-            Step::StopRebalance { job } => self.stop(*job),
-            Step::Delete { kind, name, uid } => {
+            Step::Sql(SqlStep::PinGroups(pins)) => {
+                self.pins = Some(pins.clone()).filter(|pins| !pins.groups.is_empty())
+            }
+            Step::Sql(SqlStep::StopRebalance { job }) => self.stop(*job),
+            Step::Kubernetes(KubernetesStep::Delete { kind, name, uid }) => {
                 let key = format!("{kind}/{name}");
                 if kind == "PersistentVolumeClaim" {
                     return self.delete_volume(name, uid);
@@ -310,11 +320,13 @@ impl World {
                     }
                 }
             }
-            Step::InspectImage { image } => {
+            Step::Kubernetes(KubernetesStep::InspectImage { image }) => {
                 let facts = ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
                 self.images.insert(image.clone(), Seen::Known(facts));
             }
-            Step::ForgetInspection { .. } => unreachable!("the model makes no pod that asks an image"),
+            Step::Kubernetes(KubernetesStep::ForgetInspection { .. }) => {
+                unreachable!("the model makes no pod that asks an image")
+            }
         }
         Ok(())
     }
@@ -398,8 +410,11 @@ impl World {
         // One that never got ready is not taken down.
         let up = self.pods[&node].booted.is_some();
         if member && up {
-            let running =
-                self.job.iter().flat_map(|model| &model.job.tasks).any(|task| task.state == "running");
+            let running = self
+                .job
+                .iter()
+                .flat_map(|model| &model.job.tasks)
+                .any(|task| task.state == TaskState::Running);
             assert!(!running, "{node} is restarted while a move runs");
             for row in self.nodes.clone() {
                 let other = Node::from_object_name(row.name.split('.').next().unwrap(), "dialogs").unwrap();
@@ -560,15 +575,14 @@ impl World {
             .enumerate()
             .map(|(number, transfer)| Task {
                 id: number as i64,
-                state: "runnable".to_owned(),
+                state: TaskState::Runnable,
                 transfer: Some(transfer),
                 retried: 0,
                 message: None,
                 pid: None,
             })
             .collect();
-        let job =
-            Job { id, state: "running".to_owned(), started_at: Some(self.now), tasks, ..Job::default() };
+        let job = Job { id, state: JobState::Running, started_at: Some(self.now), tasks, ..Job::default() };
         self.job = Some(ModelJob { job, parallel: 4 });
         self.jobs_started += 1;
     }
@@ -584,17 +598,19 @@ impl World {
 
     fn stop(&mut self, id: i64) {
         if let Some(model) = self.job.as_mut().filter(|model| model.job.id == id && model.job.is_open()) {
-            model.job.state = "cancelled".to_owned();
+            model.job.state = JobState::Cancelled;
             model.job.finished_at = Some(self.now);
             let unheard = std::mem::take(&mut self.unheard_stop);
             // A move that is cancelled leaves its half made copy on the target.
             let mut halves = Vec::new();
-            let stopped = |task: &&mut Task| task.state != "done" && !(unheard && task.state == "running");
+            let stopped = |task: &&mut Task| {
+                task.state != TaskState::Done && !(unheard && task.state == TaskState::Running)
+            };
             for task in model.job.tasks.iter_mut().filter(stopped) {
-                if task.state == "running" {
+                if task.state == TaskState::Running {
                     halves.extend(task.transfer.clone());
                 }
-                task.state = "cancelled".to_owned();
+                task.state = TaskState::Cancelled;
             }
             for half in halves {
                 if let Some(group) =

@@ -42,8 +42,7 @@ impl World {
             held_up: BTreeMap::new(),
             late: BTreeSet::new(),
             contents: BTreeMap::new(),
-            trials: self.trials.clone(),
-            old_trials: BTreeSet::new(),
+            parameter_checks: self.parameter_checks.clone(),
             images: self.images.clone(),
             schema_sql: Seen::Known(SchemaSql {
                 sql: "create table".to_owned(),
@@ -77,7 +76,11 @@ impl World {
             annotations: pod.annotations.clone(),
             waiting: crash
                 .map(|_| Waiting { reason: "CrashLoopBackOff".to_owned(), message: "back-off".to_owned() }),
-            last_termination: crash.map(|why| Waiting { reason: "Error".to_owned(), message: why.clone() }),
+            last_termination: crash.map(|(exit_code, why)| Termination {
+                reason: "Error".to_owned(),
+                message: why.clone(),
+                exit_code: *exit_code,
+            }),
         }
     }
 

@@ -133,7 +133,8 @@ impl World {
         }
         if !self.volumes.contains_key(&pod.claim) {
             if !may_initialise {
-                pod.refused = Some(format!("{}: refused", dialog_operator::resources::VOLUME_EMPTY));
+                let empty = resources::StartFailure::VolumeEmpty as i32;
+                pod.refused = Some((empty, "the volume is empty".to_owned()));
                 return;
             }
             let told = self.objects[&format!("ConfigMap/{}", node.object_name("dialogs"))].json["data"]
@@ -166,7 +167,7 @@ impl World {
                 last_good.clone()
             }
             (None, true) => {
-                pod.refused = Some("FATAL: could not map shared memory".to_owned());
+                pod.refused = Some((1, "FATAL: could not map shared memory".to_owned()));
                 return;
             }
         };
@@ -185,8 +186,8 @@ impl World {
             if self.answers(Node::Coordinator) {
                 self.tick_tasks(&mut model);
             }
-            if !model.job.has_ended() && model.job.tasks.iter().all(|task| task.state == "done") {
-                model.job.state = "finished".to_owned();
+            if !model.job.has_ended() && model.job.tasks.iter().all(|task| task.state == TaskState::Done) {
+                model.job.state = JobState::Finished;
                 model.job.finished_at = Some(self.now);
                 self.failed_jobs = 0;
             }
@@ -214,12 +215,12 @@ impl World {
                             .as_ref()
                             .is_some_and(|booted| booted.wal_level == "logical")
                 });
-            match task.state.as_str() {
-                "runnable"
+            match task.state {
+                TaskState::Runnable
                     if running < model.parallel && (task.retried == 0 || self.now.as_second() % 5 == 0) =>
                 {
                     if fit && !self.moves_fail {
-                        task.state = "running".to_owned();
+                        task.state = TaskState::Running;
                         running += 1;
                     } else {
                         task.retried += 1;
@@ -231,8 +232,8 @@ impl World {
                         task.message = Some(words.to_owned());
                     }
                 }
-                "running" if fit => {
-                    task.state = "done".to_owned();
+                TaskState::Running if fit => {
+                    task.state = TaskState::Done;
                     assert_eq!(
                         self.placements.insert(transfer.shard, to),
                         Some(from),
@@ -240,8 +241,8 @@ impl World {
                     );
                     moved.push((transfer.shard, from, to));
                 }
-                "running" => {
-                    task.state = "runnable".to_owned();
+                TaskState::Running => {
+                    task.state = TaskState::Runnable;
                     task.retried += 1;
                 }
                 _ => {}
