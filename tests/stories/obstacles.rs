@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use crate::harness::{
     Story,
     cluster::{Cluster, condition, is, is_stalled, spec, with},
-    sql, story, wait,
+    only_citus, sql, story, wait,
 };
 
 /// The message of Stalled, once it has this reason. Everybody serves meanwhile, and hosts may be emptied.
@@ -81,6 +81,9 @@ async fn jobs(admin: &Client) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_keeps_shards_from_moving_is_told_and_the_rest_goes_on() {
+    if only_citus("strategies of one's own, by which groups are kept where they are") {
+        return;
+    }
     story("obstacles", async |story| {
         let operator = story.operator();
         let few = json!({"schema": {"shardCount": 8}});
@@ -235,6 +238,9 @@ async fn opened(client: &Client, statement: &str) -> i32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_holds_up_moves_is_named() {
+    if only_citus("the names of its sessions, by which those who wait are known") {
+        return;
+    }
     story("held-up", async |story| {
         let _operator = story.operator();
         let few = json!({"schema": {"shardCount": 8}});

@@ -66,6 +66,15 @@ pub fn image() -> String {
     IMAGE.clone()
 }
 
+/// Whether this story cannot be told because the images have the stand-in for Citus, which lacks `what`. Says so.
+pub fn only_citus(what: &str) -> bool {
+    let stand_in = image().ends_with(":standin");
+    if stand_in {
+        tell(&format!("stories: skipped, the stand-in for Citus has none of it: {what}"));
+    }
+    stand_in
+}
+
 /// An image made from that one, which a cluster of it must refuse: `other-major` or `other-citus`.
 pub fn refused_image(what: &str) -> String {
     std::env::var("DIALOG_IMAGE")
