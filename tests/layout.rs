@@ -639,6 +639,51 @@ fn the_runbook_has_every_reason_of_a_problem() {
     none(&missing, "docs/runbook.md does not say what it means");
 }
 
+/// What users and their tools read is a contract: every word of it is read from the source and stands in one place.
+#[test]
+fn the_reference_has_every_name_that_users_read() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let variants = |path: &str, name: &str| -> Vec<String> {
+        let source = read(path);
+        let (_, list) = source.split_once(&format!("pub enum {name} {{")).expect("the enum");
+        let lines = list.split_once("\n}").unwrap().0.lines().map(|line| line.trim().trim_end_matches(','));
+        lines
+            .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
+            .map(ToOwned::to_owned)
+            .collect()
+    };
+    // The literals after these words, on the same line or the next.
+    let literals = |path: &str, starts: &[&str]| -> Vec<String> {
+        let source = read(path);
+        let rests = starts.iter().flat_map(|start| source.split(start).skip(1));
+        rests
+            .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next().map(ToOwned::to_owned))
+            .collect()
+    };
+    let said = ["yes(", "no(", "unknown("];
+    let parts = [
+        variants("src/report/conditions/reconciling.rs", "ReconcilingReason"),
+        variants("src/report/events.rs", "EventReason"),
+        variants("src/api/status.rs", "NodeState"),
+        variants("src/api/status.rs", "ConditionType"),
+        literals("src/report/conditions.rs", &said),
+        literals("src/report/conditions/balanced.rs", &said),
+        read("src/api/names.rs")
+            .split('"')
+            .filter(|t| t.starts_with("dialogcluster.dev/"))
+            .map(ToOwned::to_owned)
+            .collect(),
+        literals("src/metrics.rs", &["registry.register("]),
+        literals("src/metrics.rs", &["\n    ("]),
+    ];
+    let counts: Vec<usize> = parts.iter().map(Vec::len).collect();
+    assert!(counts.iter().all(|count| *count > 3), "a list was not found in the source: {counts:?}");
+    let reference = read("docs/reference.md");
+    let told: BTreeSet<&str> = reference.split('`').skip(1).step_by(2).collect();
+    let missing: Vec<_> = parts.concat().into_iter().filter(|word| !told.contains(word.as_str())).collect();
+    none(&missing, "docs/reference.md does not say what it means");
+}
+
 #[test]
 fn every_file_that_the_architecture_names_exists() {
     let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();

@@ -63,7 +63,7 @@ pub(super) async fn taken(hands: &Hands<'_>, address: ObjectKey<'_>, words: &str
             hands.memory.with(|memory| memory.stranger(key, object));
             let message =
                 format!("{address} exists and does not belong to this DialogCluster: rename or delete it");
-            Err(Failure::new(FailureReason::NameTaken, message))
+            Err(Failure::new(FailureReason::ObjectConflict, message))
         }
     }
 }
@@ -107,7 +107,7 @@ pub(super) async fn forget_inspection(hands: &Hands<'_>, pod: &str) -> Result<()
 }
 
 pub(super) async fn hurry(hands: &Hands<'_>, node: Node, pod_uid: &str, value: &str) -> Result<(), Failure> {
-    patch_pod(hands, node, pod_uid, &json!({ "annotations": { keys::HURRY: value } })).await
+    patch_pod(hands, node, pod_uid, &json!({ "annotations": { keys::CONFIG_REFRESH: value } })).await
 }
 
 pub(super) async fn patch_pod(
@@ -158,15 +158,16 @@ pub(super) async fn retire(
     let set = node.object_name(&hands.desired.cluster.name);
     let reclaim = reclaim.to_string();
     let of_claim = claim.map(|claim| {
-        let notes = json!({ "labels": { keys::DRAINED: mark }, "annotations": { keys::RECLAIM: reclaim } });
+        let notes = json!({ "labels": { keys::DECOMMISSIONED: mark }, "annotations": { keys::RECLAIM_POLICY: reclaim } });
         ("v1", "PersistentVolumeClaim", claim, notes)
     });
-    let of_set = ("apps/v1", "StatefulSet", set.as_str(), json!({ "annotations": { keys::DRAINED: mark } }));
+    let of_set =
+        ("apps/v1", "StatefulSet", set.as_str(), json!({ "annotations": { keys::DECOMMISSIONED: mark } }));
     for (version, kind, name, notes) in of_claim.into_iter().chain([of_set]) {
         let key = format!("{kind}/{name}");
         let Some(seen) = hands.seen.objects.get(&key) else { continue };
         // The first mark says when.
-        if seen.label(keys::DRAINED).or_else(|| seen.annotation(keys::DRAINED)).is_some() {
+        if seen.label(keys::DECOMMISSIONED).or_else(|| seen.annotation(keys::DECOMMISSIONED)).is_some() {
             continue;
         }
         let address = hands.address(version, kind, name);
@@ -182,7 +183,7 @@ pub(super) async fn note_restart(hands: &Hands<'_>, node: Node, booted: &str) ->
     let key = format!("StatefulSet/{set}");
     let address = hands.address("apps/v1", "StatefulSet", &set);
     let Some(seen) = hands.seen.objects.get(&key) else { return Ok(()) };
-    let notes = json!({ "annotations": { keys::BOOTED: booted } });
+    let notes = json!({ "annotations": { keys::LAST_STARTED_WITH: booted } });
     let answer = hands.context.client.patch_metadata(address, &seen.uid, &notes).await;
     let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
     hands.memory.with(|memory| memory.wrote(key, answer));

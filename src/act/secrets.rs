@@ -107,7 +107,7 @@ impl Hands<'_> {
             .map_err(|_| Failure::new(FailureReason::Secret, format!("Secret {name} cannot be read")))?;
         if !secret.owner_references().iter().any(|owner| owner.uid == cluster.uid) {
             return Err(Failure::new(
-                FailureReason::NameTaken,
+                FailureReason::ObjectConflict,
                 format!("Secret {name} belongs to somebody else"),
             ));
         }

@@ -138,7 +138,7 @@ async fn a_name_taken_by_a_stranger_is_told_and_remembered() {
     let step = Step::from(KubernetesStep::Create(Box::new(service())));
     let (done, asked, memory) = done(step, vec![refusal(409, "AlreadyExists"), (200, stored(None))]).await;
     let (_, failure) = done.failure().unwrap();
-    assert_eq!(failure.reason, FailureReason::NameTaken);
+    assert_eq!(failure.reason, FailureReason::ObjectConflict);
     assert!(failure.message.contains("Service market/shop"), "{failure}");
     assert_eq!(methods(&asked), ["POST", "GET"], "nothing of the stranger's is written");
     let strangers = memory.with(|memory| memory.strangers.clone());

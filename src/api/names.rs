@@ -165,26 +165,26 @@ pub mod keys {
     /// Annotation of the coordinator's volume claim: `<provider> <locale>`, with which initdb makes every node.
     pub const LOCALE: &str = "dialogcluster.dev/locale";
     /// Annotation of an object: hash of what the operator rendered, so that a removed field is noticed as well.
-    pub const RENDERED: &str = "dialogcluster.dev/rendered";
+    pub const APPLIED_HASH: &str = "dialogcluster.dev/applied-hash";
     /// Annotation of a pod template: hash of what the *user* wrote about the pod. A pod with another one is due a restart.
-    pub const USER_TEMPLATE: &str = "dialogcluster.dev/user-template";
+    pub const USER_TEMPLATE_HASH: &str = "dialogcluster.dev/user-template-hash";
     /// Annotation of a pod template: hash of it, but for what is changed on running pods.
-    pub const TEMPLATE: &str = "dialogcluster.dev/template";
+    pub const POD_TEMPLATE_HASH: &str = "dialogcluster.dev/pod-template-hash";
     /// Annotation of a pod: names of the labels and annotations of the spec that were put on it, as JSON, so that they go
     /// again with the spec's.
     pub const POD_METADATA: &str = "dialogcluster.dev/pod-metadata";
     /// Annotation of a pod: `<config hash> <time>`; patched to make the kubelet bring a changed ConfigMap at once.
-    pub const HURRY: &str = "dialogcluster.dev/configuration";
+    pub const CONFIG_REFRESH: &str = "dialogcluster.dev/config-refresh";
     /// Annotation of a StatefulSet: `<config hash> <time>` of the last pod that the operator had made. A server that hangs
     /// at its start cannot say what it was started with.
-    pub const BOOTED: &str = "dialogcluster.dev/booted";
+    pub const LAST_STARTED_WITH: &str = "dialogcluster.dev/last-started-with";
     /// Annotation of a node's ConfigMap: the user's parameters in it, as JSON.
     pub const PARAMETERS: &str = "dialogcluster.dev/parameters";
     /// Label of a volume claim, and annotation of a StatefulSet, of a worker that holds nothing any more and is removed:
     /// when that was (`2026-11-22T21-05-00Z`). There is no way back from it: such a volume is never used again as data.
-    pub const DRAINED: &str = "dialogcluster.dev/drained";
+    pub const DECOMMISSIONED: &str = "dialogcluster.dev/decommissioned";
     /// Annotation of such a volume claim: `Retain` or `Delete`, what becomes of it.
-    pub const RECLAIM: &str = "dialogcluster.dev/reclaim";
+    pub const RECLAIM_POLICY: &str = "dialogcluster.dev/reclaim-policy";
     /// Annotation that a person sets on the DialogCluster: `<worker>/<system identifier>`, whose data is given up; several
     /// with commas between them.
     pub const FORCE_REMOVE: &str = "dialogcluster.dev/force-remove";

@@ -299,7 +299,7 @@ impl Default for RebalanceSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VolumesSpec {
-    /// The volume of a worker that was drained and removed. A kept one carries the label `dialogcluster.dev/drained` and
+    /// The volume of a worker that was drained and removed. A kept one carries the label `dialogcluster.dev/decommissioned` and
     /// is never used again.
     pub when_scaled: VolumePolicy,
     /// All volumes, when the DialogCluster is deleted.

@@ -157,8 +157,8 @@ pub enum NodeState {
     Removing,
     /// It is registered and does not answer.
     Unreachable,
-    /// It answers and is not who it should be.
-    Foreign,
+    /// It answers with another system identifier than the one on record, and is never used.
+    IdentityMismatch,
 }
 
 /// A rebalance job of Citus.
@@ -167,7 +167,7 @@ pub enum NodeState {
 pub struct RebalanceStatus {
     /// `job_id` of pg_dist_background_job.
     pub job_id: i64,
-    /// Even or Drain.
+    /// Rebalance or Drain.
     pub purpose: Purpose,
     /// State of the job in Citus' own words.
     pub state: String,
@@ -196,7 +196,7 @@ pub struct RebalanceStatus {
 pub enum Purpose {
     /// To even out shard counts.
     #[default]
-    Even,
+    Rebalance,
     /// To empty a worker.
     Drain,
 }

@@ -27,7 +27,7 @@ const MIGRATE_TRIES: usize = 5;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Field manager of single annotations.
-const NOTES: &str = "dialog-operator-notes";
+const NOTES: &str = "dialog-operator-metadata";
 
 /// Requests to the API server: counted, and each with a deadline.
 #[derive(Clone)]

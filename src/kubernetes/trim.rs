@@ -117,7 +117,7 @@ mod tests {
     fn metadata(owner: Option<&str>) -> serde_json::Value {
         json!({
             "name": "x", "labels": {"dialogcluster.dev/cluster": "x"},
-            "annotations": {"dialogcluster.dev/rendered": "1", "note": "n".repeat(200_000)},
+            "annotations": {"dialogcluster.dev/applied-hash": "1", "note": "n".repeat(200_000)},
             "ownerReferences": owner.map(|kind| json!([{"apiVersion": "v", "kind": kind, "name": "x", "uid": "u"}])),
         })
     }

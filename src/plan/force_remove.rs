@@ -104,8 +104,8 @@ fn was_given_up(view: View, node: Node, identity: &str) -> bool {
     let is = |object: &LiveObject| object.annotation(keys::SYSTEM_IDENTIFIER) == Some(identity);
     let set = view.stateful_set(node).filter(|set| is(set));
     let of_node =
-        |of: Node, claim: &LiveObject| of == node && is(claim) && claim.label(keys::DRAINED).is_some();
-    let marked = set.is_some_and(|set| set.annotation(keys::DRAINED).is_some())
+        |of: Node, claim: &LiveObject| of == node && is(claim) && claim.label(keys::DECOMMISSIONED).is_some();
+    let marked = set.is_some_and(|set| set.annotation(keys::DECOMMISSIONED).is_some())
         || view.claims().any(|(of, _, claim)| of_node(of, claim));
     let member = set.is_some() && view.registration(node).is_some();
     marked && view.citus().is_some() && !member
@@ -127,7 +127,9 @@ fn why_not(view: View, lost: &Named) -> Option<ForceRemoveRefusal> {
     }
     lost.iter().find_map(|(node, _)| match view.server(*node) {
         Server::Known(_) | Server::Fresh(_) => Some(ForceRemoveRefusal::Answers { node: view.name(*node) }),
-        Server::Stranger(why) => Some(ForceRemoveRefusal::ForeignServer { node: view.name(*node), why }),
+        Server::Stranger(why) => {
+            Some(ForceRemoveRefusal::SystemIdentifierMismatch { node: view.name(*node), why })
+        }
         Server::Down(_) | Server::Silent(_) => None,
     })
 }

@@ -168,8 +168,8 @@ fn forget_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
 fn is_outdated(view: View, image: &str) -> bool {
     let inputs = resources::Inputs { desired: view.desired, operator: &view.seen.operator, image };
     let want = resources::inspection_pod(&inputs, image);
-    let wanted = want.json["metadata"]["annotations"][keys::RENDERED].as_str();
-    view.object("Pod", &want.name).is_some_and(|pod| pod.annotation(keys::RENDERED) != wanted)
+    let wanted = want.json["metadata"]["annotations"][keys::APPLIED_HASH].as_str();
+    view.object("Pod", &want.name).is_some_and(|pod| pod.annotation(keys::APPLIED_HASH) != wanted)
 }
 
 /// Evicted, preempted or refused by its machine: that says nothing of the image. Asked again after a pause.

@@ -356,7 +356,7 @@ fn mounts_undrained(view: View, kind: &str, name: &str, json: &serde_json::Value
     let mut drained = claims
         .filter(|claim| mounted != Some(*claim))
         .filter_map(|claim| view.own("PersistentVolumeClaim", claim))
-        .filter(|claim| claim.label(keys::DRAINED).is_some());
+        .filter(|claim| claim.label(keys::DECOMMISSIONED).is_some());
     if drained.next().is_some() && view.registration(node).is_none() {
         return Err(broken(8, "a drained volume never comes back as data", format!("{node}")));
     }
@@ -399,8 +399,10 @@ fn deletes_forgotten(view: View, kind: &str, name: &str) -> Result<(), Broken> {
         let claim = view.claims().find(|(_, claim, _)| *claim == name);
         let why = match claim {
             None => "it is not ours",
-            Some((_, _, claim)) if claim.label(keys::DRAINED).is_none() => "it was not drained",
-            Some((_, _, claim)) if claim.annotation(keys::RECLAIM) != Some("Delete") => "it is to be kept",
+            Some((_, _, claim)) if claim.label(keys::DECOMMISSIONED).is_none() => "it was not drained",
+            Some((_, _, claim)) if claim.annotation(keys::RECLAIM_POLICY) != Some("Delete") => {
+                "it is to be kept"
+            }
             Some((node, ..)) if view.stateful_set(node).is_some() && view.claim(node) == Some(name) => {
                 "a StatefulSet mounts it"
             }

@@ -21,7 +21,9 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
                 prepare(view, node, postgres, plan);
             }
             Server::Known(postgres) => prepare(view, node, postgres, plan),
-            Server::Stranger(why) => plan.problem(Problem::ForeignServer { node: view.name(node), why }),
+            Server::Stranger(why) => {
+                plan.problem(Problem::SystemIdentifierMismatch { node: view.name(node), why });
+            }
             Server::Down(_) | Server::Silent(_) => {}
         }
     }
@@ -202,7 +204,7 @@ fn emptied_coordinator(view: View, citus: &Citus, plan: &mut Plan) -> bool {
     let holder = view.metadata_holder();
     if let Some(node) = holder {
         let coordinator = view.name(Node::Coordinator);
-        plan.problem(Problem::CoordinatorEmptied { coordinator, holder: view.name(node) });
+        plan.problem(Problem::CoordinatorMetadataMissing { coordinator, holder: view.name(node) });
         return true;
     }
     // Not seen is not the same as not there: a worker that was a node before has to be looked at first. One that was
@@ -298,7 +300,7 @@ fn member_under_no_name(view: View, node: Node, group: i32, plan: &mut Plan) {
     let (name, address) = (view.name(node), view.address(node));
     let row = view.citus().and_then(|citus| citus.nodes.iter().find(|row| row.group_id == group));
     plan.problem(match row {
-        Some(row) => Problem::OldAddress {
+        Some(row) => Problem::AddressMismatch {
             node: name,
             group,
             registered: format!("{}:{}", row.name, row.port),

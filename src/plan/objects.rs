@@ -74,7 +74,8 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
             return;
         }
         // With what its first server is started: that may hang as well.
-        set.json["metadata"]["annotations"][keys::BOOTED] = super::roll::booted(view, wanted, node).into();
+        set.json["metadata"]["annotations"][keys::LAST_STARTED_WITH] =
+            super::roll::booted(view, wanted, node).into();
     }
     note_scaled(view, node, plan);
     ensure(view, set, plan);
@@ -130,11 +131,12 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
         return;
     }
     for (node, name, claim) in view.claims() {
-        if claim.label(keys::DRAINED).is_none() && view.claim(node) != Some(name) || is_put_aside(name, plan)
+        if claim.label(keys::DECOMMISSIONED).is_none() && view.claim(node) != Some(name)
+            || is_put_aside(name, plan)
         {
             continue;
         }
-        let drained = claim.label(keys::DRAINED).is_some();
+        let drained = claim.label(keys::DECOMMISSIONED).is_some();
         let of_node = || view.identity(node).filter(|_| !drained);
         let noted = image::to_be_noted(view).filter(|_| node == Node::Coordinator);
         let noted = noted.as_ref().map(|(image, versions)| (image.as_str(), versions.as_str()));
@@ -183,8 +185,8 @@ pub fn is_forgotten(view: View, node: Node, name: &str, claim: &LiveObject) -> b
     // Another worker may have its name by now, on another volume.
     let succeeded = view.claim(node).is_some_and(|claim| claim != name);
     let delete = VolumePolicy::Delete.to_string();
-    claim.label(keys::DRAINED).is_some()
-        && claim.annotation(keys::RECLAIM) == Some(&delete)
+    claim.label(keys::DECOMMISSIONED).is_some()
+        && claim.annotation(keys::RECLAIM_POLICY) == Some(&delete)
         // A person who has changed the policy since wants it kept.
         && view.desired.volumes.when_scaled == VolumePolicy::Delete
         && (view.is_no_member(node) || succeeded && view.is_catalog_ours())
@@ -247,7 +249,7 @@ fn incomplete_volumes(view: View) -> Option<Problem> {
     let orphan = view.seen.objects.iter().find(|(key, object)| {
         key.starts_with("PersistentVolumeClaim/")
             && object.ownership == Ownership::Ours
-            && object.label(keys::DRAINED).is_none()
+            && object.label(keys::DECOMMISSIONED).is_none()
             && object.annotation(keys::SYSTEM_IDENTIFIER).is_some()
     })?;
     let claim = orphan.0.trim_start_matches("PersistentVolumeClaim/").to_owned();
@@ -331,7 +333,7 @@ pub(super) fn is_free(view: View, kind: &str, name: &str, plan: &mut Plan) -> bo
         // What is wrong with it is told.
         Some(Ownership::Left) => false,
         Some(Ownership::Stranger) => {
-            plan.problem(Problem::NameTaken { kind: kind.to_owned(), name: name.to_owned() });
+            plan.problem(Problem::ObjectConflict { kind: kind.to_owned(), name: name.to_owned() });
             false
         }
     }

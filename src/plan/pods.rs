@@ -16,9 +16,10 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn update_available(&self, node: Node) -> bool {
         let Some(pod) = self.pod(node) else { return false };
-        let newest = self.template_annotation(node, keys::TEMPLATE);
-        newest
-            .is_some_and(|newest| pod.annotations.get(keys::TEMPLATE).is_some_and(|of_pod| of_pod != newest))
+        let newest = self.template_annotation(node, keys::POD_TEMPLATE_HASH);
+        newest.is_some_and(|newest| {
+            pod.annotations.get(keys::POD_TEMPLATE_HASH).is_some_and(|of_pod| of_pod != newest)
+        })
     }
     /// An annotation of the pods that the node's StatefulSet would make today.
     #[must_use]

@@ -23,7 +23,7 @@ pub enum Problem {
     /// A stored spec breaks a rule of today.
     InvalidSpec { message: String },
     /// A stranger has a name of ours.
-    NameTaken { kind: String, name: String },
+    ObjectConflict { kind: String, name: String },
     /// An object that an earlier cluster left behind is not this one's.
     NotAdopted { kind: String, name: String, namespace: String, why: NotOurs },
     /// The authorities' Secret is gone. `delete_first` is what keeps new ones from being made that a person asks for.
@@ -53,9 +53,9 @@ pub enum Problem {
     /// Volumes of workers are here, and not the coordinator's.
     CoordinatorVolumeMissing { claim: String },
     /// The coordinator knows no nodes, and a worker does.
-    CoordinatorEmptied { coordinator: String, holder: String },
+    CoordinatorMetadataMissing { coordinator: String, holder: String },
     /// Another server answers under a node's name.
-    ForeignServer { node: String, why: String },
+    SystemIdentifierMismatch { node: String, why: String },
     /// Placements of a worker lack their tables.
     TablesMissing { node: String, placements: i64 },
     /// The cluster's nodes are known under names of another domain.
@@ -63,7 +63,7 @@ pub enum Problem {
     /// A server says that it is of a group that is not in pg_dist_node.
     GroupUnknown { node: String, group: i32, claim: Option<String> },
     /// A server's group is registered under another address.
-    OldAddress { node: String, group: i32, registered: String, node_id: i32, address: String, port: i32 },
+    AddressMismatch { node: String, group: i32, registered: String, node_id: i32, address: String, port: i32 },
     /// The schema's SQL is wrong.
     SchemaFailed { message: String },
     /// An extension of the spec cannot be made.
@@ -83,7 +83,7 @@ pub enum Problem {
     /// The data of a worker is not given up.
     ForceRemoveRefused { value: String, why: ForceRemoveRefusal },
     /// A server runs another `wal_level` than it was started with.
-    RestartDidNotHelp { node: String, wal_level: String },
+    WalLevelOverridden { node: String, wal_level: String },
     /// A server ends again and again.
     NodeCannotStart { node: String, pod: String, last: String },
     /// A server that may hold the last metadata does not answer, before the first worker is registered.
@@ -221,7 +221,7 @@ pub enum ForceRemoveRefusal {
     /// It answers.
     Answers { node: String },
     /// Another server answers under its name.
-    ForeignServer { node: String, why: String },
+    SystemIdentifierMismatch { node: String, why: String },
 }
 
 /// Something that is refused for the same cause again and again.

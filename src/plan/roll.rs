@@ -118,7 +118,7 @@ fn is_requested(view: View, node: Node, pod: &Pod) -> bool {
 
 /// The pod that we had made never got ready, and would now be started with something else.
 fn hangs(view: View, wanted: &Wanted, node: Node, pod: &Pod) -> bool {
-    let booted = view.stateful_set(node).and_then(|set| set.annotation(keys::BOOTED));
+    let booted = view.stateful_set(node).and_then(|set| set.annotation(keys::LAST_STARTED_WITH));
     let Some((hash, at)) = booted.and_then(|text| text.split_once(' ')) else { return false };
     let Ok(at) = at.parse::<Timestamp>() else { return false };
     let after = pod.created_at.duration_since(at);
@@ -148,7 +148,7 @@ fn server_cause(
         if boots_anew {
             return Some(RestartCause::WalLevel);
         }
-        plan.problem(Problem::RestartDidNotHelp {
+        plan.problem(Problem::WalLevelOverridden {
             node: view.name(node),
             wal_level: postgres.wal_level.clone(),
         });

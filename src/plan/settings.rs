@@ -138,7 +138,7 @@ fn hurry(view: View, node: Node, hash: &str, plan: &mut Plan) {
         let step = KubernetesStep::HurryConfiguration { node, pod_uid: pod.uid.clone(), value };
         plan.step(
             step,
-            format!("annotation {} makes the kubelet bring the changed ConfigMap now", keys::HURRY),
+            format!("annotation {} makes the kubelet bring the changed ConfigMap now", keys::CONFIG_REFRESH),
         );
     }
 }

@@ -88,7 +88,7 @@ impl<'a> View<'a> {
             });
         }
         let used = |object: &LiveObject| object.annotation(keys::SYSTEM_IDENTIFIER).is_some();
-        let drained = |object: &LiveObject| object.label(keys::DRAINED).is_some();
+        let drained = |object: &LiveObject| object.label(keys::DECOMMISSIONED).is_some();
         let leaves = self.registration(node).is_some_and(|row| !row.should_have_shards);
         self.claims()
             .filter(|(of, _, object)| *of == node && (leaves || !drained(object)))
@@ -98,12 +98,13 @@ impl<'a> View<'a> {
     /// The node held nothing any more and is being removed: there is no way back for it.
     #[must_use]
     pub fn is_retired(&self, node: Node) -> bool {
-        let marked = self.stateful_set(node).is_some_and(|set| set.annotation(keys::DRAINED).is_some());
+        let marked =
+            self.stateful_set(node).is_some_and(|set| set.annotation(keys::DECOMMISSIONED).is_some());
         marked
             || self
                 .claim(node)
                 .and_then(|claim| self.own("PersistentVolumeClaim", claim))
-                .is_some_and(|claim| claim.label(keys::DRAINED).is_some())
+                .is_some_and(|claim| claim.label(keys::DECOMMISSIONED).is_some())
     }
     /// Registered workers that are to go: no longer asked for, or retired.
     #[must_use]

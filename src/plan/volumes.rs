@@ -38,7 +38,7 @@ fn has(claim: &LiveObject) -> Option<&str> {
 fn used(view: View<'_>) -> impl Iterator<Item = (Node, &str, &LiveObject, &str)> {
     view.claims()
         .filter(move |(node, name, claim)| {
-            claim.label(keys::DRAINED).is_none() && view.claim(*node) == Some(name)
+            claim.label(keys::DECOMMISSIONED).is_none() && view.claim(*node) == Some(name)
         })
         .filter_map(|(node, name, claim)| Some((node, name, claim, has(claim)?)))
 }
@@ -47,7 +47,7 @@ fn used(view: View<'_>) -> impl Iterator<Item = (Node, &str, &LiveObject, &str)>
 /// somebody has grown by hand; one that was drained stays as it is; one that is not bound cannot be changed.
 #[must_use]
 pub fn kept_size<'a>(view: View, node: Node, claim: &'a LiveObject) -> Option<&'a str> {
-    let drained = claim.label(keys::DRAINED).is_some();
+    let drained = claim.label(keys::DECOMMISSIONED).is_some();
     let wanted = &view.desired.storage(node).size.0;
     asked(claim).filter(|asked| drained || !is_bound(claim) || resources::is_larger(asked, wanted))
 }
@@ -188,7 +188,7 @@ pub fn kept(view: View<'_>) -> Vec<&str> {
         .claims()
         .filter(|(node, name, claim)| {
             let mounted = view.stateful_set(*node).is_some() && view.claim(*node) == Some(name);
-            claim.label(keys::DRAINED).is_some() && !mounted
+            claim.label(keys::DECOMMISSIONED).is_some() && !mounted
         })
         .map(|(_, name, _)| name)
         .collect();

@@ -1,25 +1,21 @@
 //! The conditions, one function each, and the rules that hold between them. Pure.
 
 mod balanced;
+mod reconciling;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-};
+use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 pub use balanced::balanced;
+pub use reconciling::{ReconcilingReason, reconciling};
 
 use crate::{
     act::Done,
     api::{Node, status::ConditionType},
-    plan::{Hold, Plan, Server, View, Wanted, settings},
+    plan::{Plan, Server, View, Wanted, settings},
     snapshot::{FailureReason, Login, Reach, Seen},
 };
-
-/// So many waits of one kind are spelled out.
-const OF_EACH_KIND: usize = 3;
 
 /// What a condition says, before its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,8 +114,8 @@ pub fn ready(view: View) -> Said {
         return no("SchemaNotApplied", "the application's role and tables do not exist yet");
     }
     let serving = format!("the coordinator and {} workers answer", workers.len());
-    let Some(reach) = &view.seen.reach else { return yes("Serving", serving) };
-    unreached(reach).unwrap_or_else(|| yes("Serving", format!("{serving}{}", besides(reach))))
+    let Some(reach) = &view.seen.reach else { return yes("Available", serving) };
+    unreached(reach).unwrap_or_else(|| yes("Available", format!("{serving}{}", besides(reach))))
 }
 
 /// One look that takes too long, at a server whose pod is ready, is much work and no outage: two in a row are.
@@ -132,7 +128,7 @@ fn late(view: View, unwell: &[(Node, String)]) -> Option<Said> {
     let is_late = !view.seen.late.is_empty() && nodes.is_subset(&view.seen.late);
     let why = why.filter(|_| is_late && view.seen.status.is_true(ConditionType::Ready))?;
     Some(yes(
-        "Serving",
+        "Available",
         format!("{why}; its pod is ready, and one look that takes too long says nothing yet"),
     ))
 }
@@ -175,87 +171,11 @@ fn besides(reach: &Reach) -> String {
     format!("{untried}{}", busy.unwrap_or_default())
 }
 
-/// Something of the observed generation is not there yet. Whatever is first, all that is waited for is said.
-#[must_use]
-pub fn reconciling(plan: &Plan, done: &Done) -> Said {
-    let mut said = reconciles(plan, done);
-    let mut others: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for hold in plan.holds.iter().filter(|hold| is_membership(hold)) {
-        others.entry(hold.into()).or_default().push(hold.to_string());
-    }
-    for alike in others.into_values() {
-        for hold in alike.iter().take(OF_EACH_KIND) {
-            if !said.message.contains(hold) {
-                let _ = write!(said.message, "; {hold}");
-            }
-        }
-        if alike.len() > OF_EACH_KIND {
-            let _ = write!(said.message, " (and {} more like this)", alike.len() - OF_EACH_KIND);
-        }
-    }
-    said
-}
-
-fn reconciles(plan: &Plan, done: &Done) -> Said {
-    if !plan.problems.is_empty() {
-        return no("Stalled", "a person has to do something first: see Stalled");
-    }
-    if let Some(Hold::Paused { steps }) = plan.holds.first() {
-        return if *steps > 0 {
-            yes("Paused", format!("{steps} changes wait until spec.paused is false"))
-        } else {
-            no("Paused", "nothing waits to be changed")
-        };
-    }
-    if let Some((step, failure)) = done.failures().find(|(step, _)| !step.effect().concerns.is_about_moves())
-    {
-        return yes("Retrying", format!("{} failed and is tried again: {}", step, failure.message));
-    }
-    if let Some(planned) = plan.steps.iter().find(|planned| !planned.step.effect().concerns.is_about_moves())
-    {
-        return yes(planned.step.name(), format!("{}: {}", planned.step, planned.why));
-    }
-    match plan.holds.iter().find(|hold| is_membership(hold)) {
-        Some(hold) => yes(hold.into(), hold.to_string()),
-        None => no("UpToDate", "everything of this generation is there"),
-    }
-}
-
-/// What is waited for before everything of the generation is there; what a pause says is said already.
-fn is_membership(hold: &Hold) -> bool {
-    match hold {
-        Hold::JobRunning { .. }
-        | Hold::RebalancePause { .. }
-        | Hold::Paused { .. }
-        | Hold::HeldUp { moves: true, .. } => false,
-        Hold::FormerObjects { .. }
-        | Hold::PodNotReady { .. }
-        | Hold::NotAnswering { .. }
-        | Hold::CatalogUnknown { .. }
-        | Hold::NodeNotPrepared { .. }
-        | Hold::ConfigurationOnItsWay { .. }
-        | Hold::Rolling { .. }
-        | Hold::RestartWaitsForMoves { .. }
-        | Hold::MemberInactive { .. }
-        | Hold::RegisteredNodeSilent { .. }
-        | Hold::NotConnected { .. }
-        | Hold::WorkerMissing { .. }
-        | Hold::Leaving { .. }
-        | Hold::RoomUnknown { .. }
-        | Hold::ContentsUnknown { .. }
-        | Hold::CleanupBlocked { .. }
-        | Hold::HeldUp { moves: false, .. }
-        | Hold::InspectingImage { .. }
-        | Hold::VolumesGrow { .. }
-        | Hold::SchemaSource { .. } => true,
-    }
-}
-
 /// The operator cannot go on by itself.
 #[must_use]
 pub fn stalled(plan: &Plan) -> Said {
     match plan.problems.first() {
-        None => no("NoProblem", "nothing waits for a person"),
+        None => no("NoProblem", "no manual action is required"),
         Some(first) => {
             let messages: Vec<String> = plan.problems.iter().map(ToString::to_string).collect();
             yes(first.reason().into(), messages.join(" "))
@@ -317,7 +237,7 @@ pub fn configuration_applied(view: View, wanted: &Wanted, plan: &Plan) -> Said {
         return no("ConfigurationRejected", problem.to_string());
     }
     if wanted.parameters != view.desired.parameters {
-        return no("Checking", "changed parameters are tried on one server first");
+        return no("ValidatingParameters", "changed parameters are tried on one server first");
     }
     let members = members(view);
     for (node, server) in &members {
@@ -327,7 +247,7 @@ pub fn configuration_applied(view: View, wanted: &Wanted, plan: &Plan) -> Said {
             let pending: Vec<&str> = postgres.pending_restart.iter().map(String::as_str).collect();
             return if pending.is_empty() {
                 no(
-                    "OnItsWay",
+                    "ConfigurationPending",
                     format!("{} does not run the configuration of this generation yet", view.name(*node)),
                 )
             } else {
@@ -411,7 +331,7 @@ pub fn schema_applied(view: View, done: &Done) -> Said {
         }
         Some(applied) => match &view.seen.schema_sql {
             Seen::Known(sql) if view.desired.schema_source.is_some() && sql.hash != *applied => yes(
-                "ChangedSchemaNotRun",
+                "SchemaChangeIgnored",
                 "the schema was applied at birth; its ConfigMap has changed since and is not run again",
             ),
             _ => yes("Applied", "the schema was applied"),

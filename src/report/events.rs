@@ -151,7 +151,7 @@ fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
                     let note = format!(
                         "the volume claim {claim} of {} is kept, under the label {}, and never used again",
                         name(node),
-                        keys::DRAINED
+                        keys::DECOMMISSIONED
                     );
                     tell(events, EventReason::VolumeRetained, Some(*node), claim, note);
                 }

@@ -20,7 +20,7 @@ fn problem(done: &DoneStep, cluster: &ClusterId) -> Option<Problem> {
     match failure.reason {
         FailureReason::Schema => Some(Problem::SchemaFailed { message }),
         FailureReason::Extension => Some(Problem::ExtensionFailed { message }),
-        FailureReason::NameTaken => name_taken(&done.step, cluster),
+        FailureReason::ObjectConflict => name_taken(&done.step, cluster),
         FailureReason::Kubernetes
         | FailureReason::Conflict
         | FailureReason::Postgres
@@ -36,10 +36,10 @@ fn problem(done: &DoneStep, cluster: &ClusterId) -> Option<Problem> {
 fn name_taken(step: &Step, cluster: &ClusterId) -> Option<Problem> {
     match step {
         Step::Kubernetes(KubernetesStep::Create(object)) => {
-            Some(Problem::NameTaken { kind: object.kind.clone(), name: object.name.clone() })
+            Some(Problem::ObjectConflict { kind: object.kind.clone(), name: object.name.clone() })
         }
         Step::Kubernetes(KubernetesStep::CreateSecret(kind)) => {
-            Some(Problem::NameTaken { kind: "Secret".to_owned(), name: cluster.secret(*kind) })
+            Some(Problem::ObjectConflict { kind: "Secret".to_owned(), name: cluster.secret(*kind) })
         }
         // Only a create meets a name that is taken.
         Step::Kubernetes(_) | Step::Sql(_) => None,

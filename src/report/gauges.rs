@@ -71,7 +71,7 @@ fn rebalance(shown: &mut ClusterGauges, status: &DialogClusterStatus, seen: &Sna
 
 fn kept_volumes(seen: &Snapshot) -> usize {
     let kept = |live: &&LiveObject| {
-        live.ownership == Ownership::Ours && !live.deleting && live.label(keys::DRAINED).is_some()
+        live.ownership == Ownership::Ours && !live.deleting && live.label(keys::DECOMMISSIONED).is_some()
     };
     let claims = seen.objects.iter().filter(|(key, _)| key.starts_with("PersistentVolumeClaim/"));
     claims.map(|(_, live)| live).filter(kept).count()
@@ -102,7 +102,7 @@ mod tests {
     fn status() -> DialogClusterStatus {
         DialogClusterStatus {
             conditions: serde_json::from_value(serde_json::json!([{
-                "type": "Ready", "status": "True", "reason": "Serving", "message": "",
+                "type": "Ready", "status": "True", "reason": "Available", "message": "",
                 "lastTransitionTime": "2026-01-01T00:00:00Z"
             }]))
             .unwrap(),
@@ -136,7 +136,8 @@ mod tests {
             cleanup: vec![CleanupRow::default(), CleanupRow::default()],
             ..Default::default()
         });
-        let labels = [json!({}), json!({keys::DRAINED: "2026"}), json!({keys::DRAINED: "2026"})];
+        let labels =
+            [json!({}), json!({keys::DECOMMISSIONED: "2026"}), json!({keys::DECOMMISSIONED: "2026"})];
         for (number, labels) in labels.into_iter().enumerate() {
             let live = LiveObject {
                 uid: "c".to_owned(),

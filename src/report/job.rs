@@ -30,7 +30,7 @@ pub fn purpose(view: View, job: &Job) -> Purpose {
         return Purpose::Drain;
     }
     // A worker that was removed since, or is wanted again, no longer tells.
-    before.map_or(Purpose::Even, |before| before.purpose)
+    before.map_or(Purpose::Rebalance, |before| before.purpose)
 }
 
 /// Seconds until the job ends at the speed so far; `None` before the first move is done.

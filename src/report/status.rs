@@ -215,7 +215,7 @@ fn node_state(view: View, plan: &Plan, node: Node) -> NodeState {
     let member = view.registration(node).is_some();
     let leaving = view.leaving().get(&node).copied();
     match view.server(node) {
-        Server::Stranger(_) => NodeState::Foreign,
+        Server::Stranger(_) => NodeState::IdentityMismatch,
         _ if rolling => NodeState::Restarting,
         _ if view.is_retired(node) => NodeState::Removing,
         Server::Known(_) if leaving.is_some_and(|row| view.shards(row) > 0) => NodeState::Draining,

@@ -12,7 +12,7 @@ use crate::{api::names::keys, snapshot::Difference};
 ///
 /// What the API server filled in and what other managers added is fine. Amounts are compared as amounts (`1000m` is
 /// `1`); lists by the names of their elements when they have some, because admission may put a sidecar first, else by
-/// position. A field that we wrote once and no longer want is noticed by the annotation `dialogcluster.dev/rendered`.
+/// position. A field that we wrote once and no longer want is noticed by the annotation `dialogcluster.dev/applied-hash`.
 #[must_use]
 pub fn differs(want: &Rendered, live: &Value) -> Option<String> {
     differences(want, live).first().map(ToString::to_string)
@@ -22,14 +22,14 @@ pub fn differs(want: &Rendered, live: &Value) -> Option<String> {
 #[must_use]
 pub fn differences(want: &Rendered, live: &Value) -> Vec<Difference> {
     let hash = |object: &Value| {
-        object.pointer("/metadata/annotations").and_then(|all| all.get(keys::RENDERED).cloned())
+        object.pointer("/metadata/annotations").and_then(|all| all.get(keys::APPLIED_HASH).cloned())
     };
     let mut found = Vec::new();
     compare(&want.json, live, "", &mut found);
     let (want, live) = (hash(&want.json), hash(live));
     if want != live {
         // What really differs says more than a hash.
-        let path = format!("metadata.annotations.{}", keys::RENDERED);
+        let path = format!("metadata.annotations.{}", keys::APPLIED_HASH);
         found.push(Difference::new(&path, live.as_ref(), want.as_ref()));
     }
     found
@@ -50,7 +50,7 @@ fn compare_objects(
     path: &str,
     found: &mut Vec<Difference>,
 ) {
-    for (key, want) in want.iter().filter(|(key, _)| *key != keys::RENDERED) {
+    for (key, want) in want.iter().filter(|(key, _)| *key != keys::APPLIED_HASH) {
         let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         match live.get(key) {
             Some(live) => compare(want, live, &path, found),
@@ -205,12 +205,12 @@ mod tests {
 
     #[test]
     fn a_field_that_is_no_longer_wanted_is_noticed() {
-        let object = |hash: &str, spec: Value| json!({"metadata": {"annotations": {keys::RENDERED: hash}}, "spec": spec});
+        let object = |hash: &str, spec: Value| json!({"metadata": {"annotations": {keys::APPLIED_HASH: hash}}, "spec": spec});
         let live = object("1", json!({"a": 1, "b": 2}));
         assert_eq!(differs(&wanted(object("1", json!({"a": 1, "b": 2}))), &live), None);
         assert_eq!(
             differs(&wanted(object("2", json!({"a": 1}))), &live).unwrap(),
-            "metadata.annotations.dialogcluster.dev/rendered: 1 -> 2"
+            "metadata.annotations.dialogcluster.dev/applied-hash: 1 -> 2"
         );
         // What really differs says more than a hash.
         assert_eq!(differs(&wanted(object("2", json!({"a": 3}))), &live).unwrap(), "spec.a: 1 -> 3");

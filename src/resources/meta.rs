@@ -133,7 +133,7 @@ where
     let hash = text_hash::hex(&[&text_hash::canonical(&without_identity(&json))]);
     if let Some(metadata) = json.get_mut("metadata").and_then(Value::as_object_mut) {
         let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
-        annotations[keys::RENDERED] = json!(hash);
+        annotations[keys::APPLIED_HASH] = json!(hash);
     }
     Rendered {
         api_version: K::API_VERSION.to_owned(),

@@ -58,7 +58,7 @@ pub struct Rendered {
     pub kind: String,
     /// `metadata.name`.
     pub name: String,
-    /// The whole object, with the annotation `dialogcluster.dev/rendered`.
+    /// The whole object, with the annotation `dialogcluster.dev/applied-hash`.
     pub json: Value,
 }
 

@@ -20,8 +20,8 @@ pub(super) fn pod_template(inputs: &Inputs, node: Node, claim: &str) -> PodTempl
     let mut annotations = texts([(LOCAL_VOLUMES, &local_volumes(&spec))]);
     annotations.extend(template.pod_annotations.clone());
     annotations.extend(texts([
-        (keys::USER_TEMPLATE, &user_template_hash(inputs, node)),
-        (keys::TEMPLATE, &text_hash::hex(&[&text_hash::canonical(&json!(spec))])),
+        (keys::USER_TEMPLATE_HASH, &user_template_hash(inputs, node)),
+        (keys::POD_TEMPLATE_HASH, &text_hash::hex(&[&text_hash::canonical(&json!(spec))])),
         (keys::POD_METADATA, &pod_metadata::noted(template)),
         // What `kubectl logs` and `kubectl exec` take when a sidecar was injected.
         ("kubectl.kubernetes.io/default-container", SERVER),

@@ -81,7 +81,7 @@ fn objects() {
     settings.bind(|| {
         for (spec, what) in [(json!({}), "default"), (full(), "full")] {
             for mut object in with(spec, all) {
-                object.json["metadata"]["annotations"][keys::RENDERED] = json!("(hash)");
+                object.json["metadata"]["annotations"][keys::APPLIED_HASH] = json!("(hash)");
                 if let Some(data) = object.json.get_mut("data") {
                     data["start.sh"] = json!("(start.sh)");
                     data["boot-hash"] = json!("(hash)");
@@ -320,7 +320,7 @@ fn metadata_of_running_pods_is_added_and_removed() {
     };
     let noted = |patch: &Value| patch["annotations"][keys::POD_METADATA].as_str().unwrap().to_owned();
     let evict = "cluster-autoscaler.kubernetes.io/safe-to-evict";
-    let asked = || json!({"podAnnotations": {evict: "true", "a": "1", keys::HURRY: "x"}, "podLabels": {"team": "m", keys::NODE: "worker-9", "controller-revision-hash": "x"}});
+    let asked = || json!({"podAnnotations": {evict: "true", "a": "1", keys::CONFIG_REFRESH: "x"}, "podLabels": {"team": "m", keys::NODE: "worker-9", "controller-revision-hash": "x"}});
     let first = patch(asked(), None).unwrap();
     assert_eq!(first["labels"], json!({"team": "m"}), "what a selector may need is left alone");
     let annotations = first["annotations"].as_object().unwrap();
@@ -362,7 +362,8 @@ fn no_volume_of_a_pod_keeps_it_from_being_evicted() {
 fn only_what_a_running_pod_cannot_get_is_an_update() {
     let template = |spec| {
         with(spec, |inputs| {
-            worker(inputs).json["spec"]["template"]["metadata"]["annotations"][keys::TEMPLATE].clone()
+            worker(inputs).json["spec"]["template"]["metadata"]["annotations"][keys::POD_TEMPLATE_HASH]
+                .clone()
         })
     };
     let mut spec = full();
@@ -404,7 +405,7 @@ fn identity_that_is_written_already_causes_no_apply() {
     with(json!({}), |inputs| {
         let hash = |identity| {
             let set = stateful_set(inputs, Node::Worker(0), "c", identity);
-            set.json["metadata"]["annotations"][keys::RENDERED].clone()
+            set.json["metadata"]["annotations"][keys::APPLIED_HASH].clone()
         };
         assert_eq!(hash(None), hash(Some("7436")));
     });

@@ -98,7 +98,7 @@ pub enum FailureReason {
     /// An object changed meanwhile: its uid is no longer the one that the plan knew.
     Conflict,
     /// A stranger's object has one of our names.
-    NameTaken,
+    ObjectConflict,
     /// PostgreSQL or Citus refused a statement, or could not be reached.
     Postgres,
     /// Somebody holds a lock that the statement needs.
@@ -125,7 +125,7 @@ impl Failure {
             FailureReason::NotLeader | FailureReason::ShuttingDown => true,
             FailureReason::Kubernetes => !self.cause.is_refusal(),
             FailureReason::Conflict
-            | FailureReason::NameTaken
+            | FailureReason::ObjectConflict
             | FailureReason::Postgres
             | FailureReason::LockTimeout
             | FailureReason::DeadlineExceeded
@@ -137,7 +137,10 @@ impl Failure {
     /// Only a person can mend it, and that is told at once.
     #[must_use]
     pub fn is_told_at_once(&self) -> bool {
-        matches!(self.reason, FailureReason::Schema | FailureReason::Extension | FailureReason::NameTaken)
+        matches!(
+            self.reason,
+            FailureReason::Schema | FailureReason::Extension | FailureReason::ObjectConflict
+        )
     }
     /// A failure of the operator's own, and its reason.
     #[must_use]
@@ -149,7 +152,7 @@ impl Failure {
             | FailureReason::NotLeader
             | FailureReason::ShuttingDown => Cause::Wait,
             FailureReason::Kubernetes
-            | FailureReason::NameTaken
+            | FailureReason::ObjectConflict
             | FailureReason::Postgres
             | FailureReason::Secret
             | FailureReason::Schema

@@ -82,9 +82,9 @@ pub struct Pod {
     pub address: Option<String>,
     /// Image of the server's container in its spec.
     pub image: String,
-    /// Annotation `dialogcluster.dev/user-template`.
+    /// Annotation `dialogcluster.dev/user-template-hash`.
     pub user_template: Option<String>,
-    /// Annotation `dialogcluster.dev/configuration`.
+    /// Annotation `dialogcluster.dev/config-refresh`.
     pub hurry: Option<String>,
     /// Annotations of the operator and of kubectl.
     #[serde(default)]

@@ -80,7 +80,7 @@ fn ownership(json: &Value, cluster: &ClusterId) -> Ownership {
 /// This operator has made it. A Secret has no hash of what is in it.
 fn is_rendered(json: &Value) -> bool {
     let noted = |path: &str| json.pointer(path).and_then(Value::as_str);
-    noted("/metadata/annotations/dialogcluster.dev~1rendered").is_some()
+    noted("/metadata/annotations/dialogcluster.dev~1applied-hash").is_some()
         || is_of_kind(json, "Secret")
             && noted("/metadata/labels/app.kubernetes.io~1managed-by") == Some(FIELD_MANAGER)
 }
@@ -142,7 +142,7 @@ mod tests {
             live(json!({"kind": kind, "metadata": metadata}), &cluster()).unwrap().ownership
         };
         let label = || json!({"dialogcluster.dev/cluster": "shop"});
-        let rendered = || json!({"dialogcluster.dev/rendered": "1f"});
+        let rendered = || json!({"dialogcluster.dev/applied-hash": "1f"});
         assert_eq!(whose("Service", label(), rendered(), json!(null)), Ownership::Left);
         assert_eq!(whose("Service", label(), rendered(), owned_by("u-2")), Ownership::Ours);
         assert_eq!(whose("Service", label(), json!({}), json!([])), Ownership::Stranger);

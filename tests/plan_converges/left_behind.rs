@@ -58,7 +58,7 @@ fn a_server_that_its_volume_does_not_know_is_not_taken_over() {
         let uid = set.uid.clone();
         passes(&mut world, 60);
         let (reason, message) = stalled(&world);
-        assert_eq!(reason, "NameTaken", "{message}");
+        assert_eq!(reason, "ObjectConflict", "{message}");
         for words in ["StatefulSet/dialogs-worker-1", "`kubectl -n shop delete statefulset dialogs-worker-1`"]
         {
             assert!(message.contains(words), "{words}: {message}");

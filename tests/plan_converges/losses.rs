@@ -152,7 +152,7 @@ fn a_worker_that_was_removed_by_hand_is_put_aside_by_a_label() {
     assert_eq!(condition(&world, "Stalled"), "True");
     let claim = world.pods[&Node::Worker(1)].claim.clone();
     let live = world.objects.get_mut(&format!("PersistentVolumeClaim/{claim}")).unwrap();
-    live.json["metadata"]["labels"][keys::DRAINED] = json!("by-hand");
+    live.json["metadata"]["labels"][keys::DECOMMISSIONED] = json!("by-hand");
     settle(&mut world);
     assert_serves(&world);
     assert_eq!(world.nodes.len(), 3);
@@ -199,7 +199,7 @@ fn server_that_is_not_the_recorded_one_gets_nothing() {
     }
     let status = world.cluster.status.clone().unwrap();
     let stalled = status.conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap();
-    assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", "ForeignServer"));
+    assert_eq!((stalled.status.as_str(), stalled.reason.as_str()), ("True", "SystemIdentifierMismatch"));
     assert!(stalled.message.contains(&before) && stalled.message.contains("7000000000000000099"));
     assert_eq!((world.nodes.len(), world.jobs_started), (3, 0), "nobody is registered, nothing moves");
     other(&mut world, &before);
@@ -217,7 +217,7 @@ fn an_emptied_coordinator_registers_nobody() {
     citus.nodes.retain(|row| row.group_id == 0);
     assert!(!does(&world, &seen, "AddNode"), "worker-0 and worker-1 hold the last copies of the catalog");
     let problems = plan(&world.desired(), &seen).problems;
-    assert!(matches!(problems[0], Problem::CoordinatorEmptied { .. }), "{problems:?}");
+    assert!(matches!(problems[0], Problem::CoordinatorMetadataMissing { .. }), "{problems:?}");
     for worker in [Node::Worker(0), Node::Worker(1)] {
         seen.postgres.insert(worker, snapshot::Seen::Unknown("no answer".to_owned()));
     }

@@ -139,8 +139,10 @@ fn drained(world: &World) -> Vec<(String, String)> {
     world
         .objects
         .iter()
-        .filter(|(_, live)| live.label(keys::DRAINED).is_some())
-        .map(|(key, live)| (key.clone(), live.annotation(keys::RECLAIM).unwrap_or_default().to_owned()))
+        .filter(|(_, live)| live.label(keys::DECOMMISSIONED).is_some())
+        .map(|(key, live)| {
+            (key.clone(), live.annotation(keys::RECLAIM_POLICY).unwrap_or_default().to_owned())
+        })
         .collect()
 }
 

@@ -139,7 +139,7 @@ fn pod_that_cannot_pull_is_made_again_when_that_may_help() {
     };
     assert_eq!(restarted(&seen), [], "nothing has changed that could help");
     let pod = seen.pods.get_mut(&Node::Worker(1)).unwrap();
-    pod.annotations.insert(keys::TEMPLATE.to_owned(), "old".to_owned());
+    pod.annotations.insert(keys::POD_TEMPLATE_HASH.to_owned(), "old".to_owned());
     assert_eq!(restarted(&seen), [Node::Worker(1)]);
 }
 

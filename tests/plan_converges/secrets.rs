@@ -83,7 +83,7 @@ fn authorities_of_somebody_else_are_left_alone() {
     stranger.ownership = snapshot::Ownership::Stranger;
     stranger.json = json!({"metadata": {"name": "dialogs-ca", "ownerReferences": [{"kind": "Certificate"}]}});
     assert_eq!(steps(&mut world), Vec::<&str>::new());
-    assert_eq!(stalled(&world).0, "NameTaken");
+    assert_eq!(stalled(&world).0, "ObjectConflict");
 }
 
 #[test]

@@ -84,8 +84,8 @@ fn taken_name_has_the_same_message_from_create_and_plan() {
     let planned = status(&world, &seen, None);
     seen.objects.remove(key).unwrap();
     let created = Step::Kubernetes(KubernetesStep::CreateSecret(SecretKind::App));
-    let failed = status(&world, &seen, Some((created, FailureReason::NameTaken)));
-    assert_eq!(said(&planned, "Stalled").1, "NameTaken");
+    let failed = status(&world, &seen, Some((created, FailureReason::ObjectConflict)));
+    assert_eq!(said(&planned, "Stalled").1, "ObjectConflict");
     assert_eq!(said(&planned, "Stalled"), said(&failed, "Stalled"));
     assert_eq!(said(&planned, "Reconciling"), said(&failed, "Reconciling"));
 }
@@ -170,7 +170,7 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
             said: None,
         }],
     };
-    let problem = Problem::NameTaken { kind: "Service".to_owned(), name: "dialogs".to_owned() };
+    let problem = Problem::ObjectConflict { kind: "Service".to_owned(), name: "dialogs".to_owned() };
     let other = Hold::CatalogUnknown { why: "something else".to_owned() };
     for hold in &holds {
         let (text, what) = (hold.to_string(), <&str>::from(hold));

@@ -50,7 +50,7 @@ async fn storage_that_is_refused_blocks_nothing_else() {
         cluster.load(2_000).await;
         cluster.scale(1).await;
         cluster.until_settled_with(1, 120).await;
-        let kept = claims(&cluster, "dialogcluster.dev/drained").await[0].name_any();
+        let kept = claims(&cluster, "dialogcluster.dev/decommissioned").await[0].name_any();
 
         // A size that the class cannot give, and a parameter that goes on meanwhile.
         let lives = cluster.lives().await;

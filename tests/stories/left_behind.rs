@@ -61,7 +61,8 @@ async fn next_cluster_of_the_name_adopts_what_was_left_behind() {
             "dialogcluster.dev/system-identifier=7",
         ]);
         cluster.create(spec()).await;
-        let (_, seen) = cluster.until("it is told", 30, |cluster| is_stalled(cluster, "NameTaken")).await;
+        let (_, seen) =
+            cluster.until("it is told", 30, |cluster| is_stalled(cluster, "ObjectConflict")).await;
         let message = condition(&seen, "Stalled").unwrap().message.clone();
         story.figure("what is said of another one", &message);
         let typed = format!("kubectl -n {} delete statefulset {set}", story.namespace);

@@ -15,7 +15,7 @@ use crate::harness::{
 /// Volume claims that were drained.
 async fn drained(cluster: &Cluster) -> Vec<PersistentVolumeClaim> {
     let api: Api<PersistentVolumeClaim> = cluster.api();
-    api.list(&ListParams::default().labels(keys::DRAINED)).await.unwrap().items
+    api.list(&ListParams::default().labels(keys::DECOMMISSIONED)).await.unwrap().items
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +52,7 @@ async fn five_to_two_to_five_to_one_to_three_workers_under_load() {
         let kept = drained(&cluster).await;
         assert_eq!(kept.len(), 7, "{:?}", kept.iter().map(ResourceExt::name_any).collect::<Vec<_>>());
         for claim in &kept {
-            assert!(claim.labels()[keys::DRAINED].starts_with("20"), "{:?}", claim.labels());
+            assert!(claim.labels()[keys::DECOMMISSIONED].starts_with("20"), "{:?}", claim.labels());
             assert!(claim.labels()[keys::NODE].starts_with("worker-"));
         }
         for (reason, times) in

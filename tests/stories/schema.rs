@@ -58,15 +58,16 @@ async fn a_bad_schema_a_taken_name_and_a_table_without_a_key() {
             .until("a changed schema is told", 60, |cluster| {
                 is_settled(cluster)
                     && condition(cluster, "SchemaApplied")
-                        .is_some_and(|one| one.reason == "ChangedSchemaNotRun")
+                        .is_some_and(|one| one.reason == "SchemaChangeIgnored")
             })
             .await;
         assert!(!sql::value::<bool>(&admin, "SELECT to_regclass('public.later') IS NOT NULL").await);
 
         let taken = take_a_name(&cluster).await;
         cluster.edit(json!({"workers": {"replicas": 2}})).await;
-        let (_, seen) =
-            cluster.until("the taken name is told", 30, |cluster| is_stalled(cluster, "NameTaken")).await;
+        let (_, seen) = cluster
+            .until("the taken name is told", 30, |cluster| is_stalled(cluster, "ObjectConflict"))
+            .await;
         let message = &condition(&seen, "Stalled").unwrap().message;
         assert!(message.contains("Service talk-worker-1"), "{message}");
         assert!(is(&seen, "Ready", "True"), "the cluster serves");

@@ -90,7 +90,7 @@ async fn states_that_a_catalog_can_be_in_are_healed() {
 
         story.figure("state", "a worker under an old address");
         sql::run(&coordinator, "UPDATE pg_dist_node SET nodename = 'old.example' WHERE nodename LIKE 'talk-worker-1.%'").await;
-        let (_, seen) = cluster.until("it is told", 60, |cluster| is_stalled(cluster, "OldAddress")).await;
+        let (_, seen) = cluster.until("it is told", 60, |cluster| is_stalled(cluster, "AddressMismatch")).await;
         let message = condition(&seen, "Stalled").unwrap().message.clone();
         let statement = &message[message.find("SELECT citus_update_node").expect("the statement to type")..];
         story.figure("what is to be typed", statement);

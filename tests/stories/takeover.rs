@@ -71,9 +71,9 @@ async fn another_version_takes_over(cluster: &Cluster, start: impl FnOnce() -> O
     let (sets, pods) = (cluster.api::<StatefulSet>(), cluster.api::<Pod>());
     let (set, pod) = (Node::Worker(0).object_name(&cluster.name), Node::Worker(0).pod_name(&cluster.name));
     let older = json!({
-        "metadata": {"annotations": {"dialogcluster.dev/rendered": "by-another-version"}},
+        "metadata": {"annotations": {"dialogcluster.dev/applied-hash": "by-another-version"}},
         "spec": {"template": {
-            "metadata": {"annotations": {"dialogcluster.dev/template": "by-another-version"}},
+            "metadata": {"annotations": {"dialogcluster.dev/pod-template-hash": "by-another-version"}},
             "spec": {"terminationGracePeriodSeconds": 120}
         }}
     });

@@ -24,15 +24,15 @@ use crate::snapshot::ObstacleKind;
 #[allow(missing_docs)] // docs/runbook.md tells what each means and what to type
 pub enum ProblemReason {
     InvalidSpec,
-    NameTaken,
+    ObjectConflict,
     AuthorityMissing,
     PasswordNotUsable,
     ConfigurationRejected,
     ImageNotUsable,
     UpgradeNotSupported,
     VolumeLost,
-    CoordinatorEmptied,
-    ForeignServer,
+    CoordinatorMetadataMissing,
+    SystemIdentifierMismatch,
     IncompleteVolumes,
     SchemaFailed,
     ExtensionFailed,
@@ -47,8 +47,8 @@ pub enum ProblemReason {
     StrategyUnknown,
     ScaleInRefused,
     ForceRemoveRefused,
-    OldAddress,
-    RestartDidNotHelp,
+    AddressMismatch,
+    WalLevelOverridden,
     NodeCannotStart,
     RegistrationRefused,
     RebalanceRefused,
@@ -75,11 +75,11 @@ impl ProblemReason {
     #[must_use]
     pub fn consequence(self) -> Consequence {
         let (not_served, nothing_moves) = match self {
-            Self::ForeignServer | Self::CoordinatorEmptied => (true, true),
+            Self::SystemIdentifierMismatch | Self::CoordinatorMetadataMissing => (true, true),
             Self::VolumeLost | Self::IncompleteVolumes => (true, false),
-            Self::RestartDidNotHelp => (false, true),
+            Self::WalLevelOverridden => (false, true),
             Self::InvalidSpec
-            | Self::NameTaken
+            | Self::ObjectConflict
             | Self::AuthorityMissing
             | Self::PasswordNotUsable
             | Self::ConfigurationRejected
@@ -98,7 +98,7 @@ impl ProblemReason {
             | Self::StrategyUnknown
             | Self::ScaleInRefused
             | Self::ForceRemoveRefused
-            | Self::OldAddress
+            | Self::AddressMismatch
             | Self::NodeCannotStart
             | Self::RegistrationRefused
             | Self::RebalanceRefused
@@ -120,7 +120,7 @@ impl Problem {
     pub fn reason(&self) -> ProblemReason {
         match self {
             Self::InvalidSpec { .. } => ProblemReason::InvalidSpec,
-            Self::NameTaken { .. } | Self::NotAdopted { .. } => ProblemReason::NameTaken,
+            Self::ObjectConflict { .. } | Self::NotAdopted { .. } => ProblemReason::ObjectConflict,
             Self::AuthorityMissing { .. } | Self::AuthorityIncomplete { .. } => {
                 ProblemReason::AuthorityMissing
             }
@@ -136,12 +136,12 @@ impl Problem {
             Self::RegisteredWithoutVolume { .. } | Self::CoordinatorVolumeMissing { .. } => {
                 ProblemReason::IncompleteVolumes
             }
-            Self::CoordinatorEmptied { .. } => ProblemReason::CoordinatorEmptied,
-            Self::ForeignServer { .. }
+            Self::CoordinatorMetadataMissing { .. } => ProblemReason::CoordinatorMetadataMissing,
+            Self::SystemIdentifierMismatch { .. }
             | Self::TablesMissing { .. }
             | Self::OtherDomain { .. }
-            | Self::GroupUnknown { .. } => ProblemReason::ForeignServer,
-            Self::OldAddress { .. } => ProblemReason::OldAddress,
+            | Self::GroupUnknown { .. } => ProblemReason::SystemIdentifierMismatch,
+            Self::AddressMismatch { .. } => ProblemReason::AddressMismatch,
             Self::SchemaFailed { .. } => ProblemReason::SchemaFailed,
             Self::ExtensionFailed { .. } => ProblemReason::ExtensionFailed,
             Self::Obstacle(obstacle) => obstacle.reason(),
@@ -151,7 +151,7 @@ impl Problem {
             | Self::RemovalRefused { .. }
             | Self::PutAsideRefused { .. } => ProblemReason::ScaleInRefused,
             Self::ForceRemoveRefused { .. } => ProblemReason::ForceRemoveRefused,
-            Self::RestartDidNotHelp { .. } => ProblemReason::RestartDidNotHelp,
+            Self::WalLevelOverridden { .. } => ProblemReason::WalLevelOverridden,
             Self::NodeCannotStart { .. } | Self::MetadataUnknown { .. } => ProblemReason::NodeCannotStart,
             Self::PodRefused { .. } => ProblemReason::PodRefused,
             Self::Refused(refusal) => refusal.reason(),

@@ -17,7 +17,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InvalidSpec { message } => f.write_str(message),
-            Self::NameTaken { kind, name } => write!(
+            Self::ObjectConflict { kind, name } => write!(
                 f,
                 "{kind} {name} exists and does not belong to this cluster: it is left alone. Remove or rename it, or give the cluster another name."
             ),
@@ -106,11 +106,11 @@ impl fmt::Display for Problem {
                 f,
                 "volume claim {claim} belongs to an earlier cluster of this name, and its coordinator's volume claim is not here: nothing is initialised. Bring the coordinator's volume back, or use another name, or delete the old claims if their data is not needed."
             ),
-            Self::CoordinatorEmptied { coordinator, holder } => write!(
+            Self::CoordinatorMetadataMissing { coordinator, holder } => write!(
                 f,
                 "{coordinator} knows no nodes, and {holder} holds the metadata of a cluster, possibly the last copy: nothing is registered. Restore the coordinator's volume."
             ),
-            Self::ForeignServer { node, why } => write!(
+            Self::SystemIdentifierMismatch { node, why } => write!(
                 f,
                 "{node}: {why}. It is not registered, activated, or used for moves. Bring the right volume back."
             ),
@@ -126,9 +126,9 @@ impl fmt::Display for Problem {
                 f,
                 "{node} says that it is group {group} of a cluster, and pg_dist_node has no such group: it was removed by hand, and is not registered a second time. To put a new worker in its place, and keep this volume aside: kubectl label pvc {} {}=by-hand",
                 claim.as_deref().unwrap_or("?"),
-                keys::DRAINED
+                keys::DECOMMISSIONED
             ),
-            Self::OldAddress { node, group, registered, node_id, address, port } => write!(
+            Self::AddressMismatch { node, group, registered, node_id, address, port } => write!(
                 f,
                 "{node} is group {group}, and pg_dist_node has that group as {registered} instead of {address}: it is not registered a second time. If {registered} is an old address of this server, run on the coordinator: SELECT citus_update_node({node_id}, '{address}', {port});"
             ),
@@ -165,7 +165,7 @@ impl fmt::Display for Problem {
                 "annotation {} is {value}: {why}. Nothing was given up. Correct or remove the annotation.",
                 keys::FORCE_REMOVE
             ),
-            Self::RestartDidNotHelp { node, wal_level } => write!(
+            Self::WalLevelOverridden { node, wal_level } => write!(
                 f,
                 "{node} runs wal_level = {wal_level} although it was started by the operator's script: something in its image or StatefulSet overrides it. No shard is moved. Look at the pod's command and environment."
             ),
@@ -350,7 +350,7 @@ impl fmt::Display for ForceRemoveRefusal {
                     "{node} answers, so none of its data is lost: lower spec.workers.replicas to drain it"
                 )
             }
-            Self::ForeignServer { node, why } => write!(
+            Self::SystemIdentifierMismatch { node, why } => write!(
                 f,
                 "a server answers under the name {node}, and {why}. Stop that one first: kubectl scale statefulset {node} --replicas=0"
             ),

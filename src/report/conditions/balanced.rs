@@ -48,7 +48,7 @@ fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
     }
     if let Some(job) = job {
         return match job::purpose(view, job) {
-            Purpose::Even => no("Rebalancing", job::progress(view, job)),
+            Purpose::Rebalance => no("Rebalancing", job::progress(view, job)),
             Purpose::Drain => no("Draining", job::progress(view, job)),
         };
     }
@@ -65,10 +65,10 @@ fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
     if let Some(waiting) =
         plan.holds.iter().find(|hold| matches!(hold, Hold::RebalancePause { .. } | Hold::Rolling { .. }))
     {
-        return no("Waiting", waiting.to_string());
+        return no("RebalanceBackoff", waiting.to_string());
     }
     match &citus.plan {
-        Some(Seen::Known(moves)) if moves.is_empty() => yes("NothingToMove", counts(view)),
+        Some(Seen::Known(moves)) if moves.is_empty() => yes("Balanced", counts(view)),
         Some(Seen::Known(moves)) if view.desired.rebalance.mode == RebalanceMode::Off => no(
             "RebalanceOff",
             format!("Citus would move {} shards, and spec.rebalance.mode is Off", moves.len()),

@@ -424,7 +424,7 @@ impl World {
         }
         *self.restarts.entry(node).or_default() += 1;
         let set = self.objects.get_mut(&format!("StatefulSet/{}", node.object_name("dialogs"))).unwrap();
-        set.json["metadata"]["annotations"][keys::BOOTED] = json!(note);
+        set.json["metadata"]["annotations"][keys::LAST_STARTED_WITH] = json!(note);
         self.pods.remove(&node);
         Ok(())
     }
@@ -463,13 +463,13 @@ impl World {
         assert!(self.theirs(node).is_none(), "{node} is retired with something of people's");
         if let Some(claim) = claim
             && let Some(live) = self.objects.get_mut(&format!("PersistentVolumeClaim/{claim}"))
-            && live.label(keys::DRAINED).is_none()
+            && live.label(keys::DECOMMISSIONED).is_none()
         {
-            live.json["metadata"]["labels"][keys::DRAINED] = json!(mark);
-            live.json["metadata"]["annotations"][keys::RECLAIM] = json!(reclaim.to_string());
+            live.json["metadata"]["labels"][keys::DECOMMISSIONED] = json!(mark);
+            live.json["metadata"]["annotations"][keys::RECLAIM_POLICY] = json!(reclaim.to_string());
         }
         if let Some(live) = self.objects.get_mut(&format!("StatefulSet/{}", node.object_name("dialogs"))) {
-            live.json["metadata"]["annotations"][keys::DRAINED] = json!(mark);
+            live.json["metadata"]["annotations"][keys::DECOMMISSIONED] = json!(mark);
         }
     }
 
@@ -527,8 +527,12 @@ impl World {
         let Some(live) = self.objects.get(&key).filter(|live| live.uid == uid) else {
             return Self::fail("conflict");
         };
-        assert!(live.label(keys::DRAINED).is_some(), "{name} is deleted and was not drained");
-        assert_eq!(live.annotation(keys::RECLAIM), Some("Delete"), "{name} is deleted and was to be kept");
+        assert!(live.label(keys::DECOMMISSIONED).is_some(), "{name} is deleted and was not drained");
+        assert_eq!(
+            live.annotation(keys::RECLAIM_POLICY),
+            Some("Delete"),
+            "{name} is deleted and was to be kept"
+        );
         assert!(!self.rows.values().any(|claim| claim == name), "{name} is deleted with rows on it");
         let theirs = self.volumes.get(name).and_then(|data| data.theirs);
         assert!(theirs.is_none(), "{name} is deleted with something of people's");

@@ -68,7 +68,7 @@ impl World {
                 let pod = Running {
                     uid: self.id(),
                     created_at: self.now,
-                    template: template["metadata"]["annotations"][keys::USER_TEMPLATE]
+                    template: template["metadata"]["annotations"][keys::USER_TEMPLATE_HASH]
                         .as_str()
                         .unwrap()
                         .to_owned(),

@@ -1,0 +1,152 @@
+//! The condition `Reconciling` and its reasons: what of the generation is not there yet. Pure.
+//!
+//! The reasons are a contract with users, so they are few and say what goes on, not which step is next: steps and waits
+//! may come and go, and each has one of these.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use super::{Said, no, yes};
+use crate::{
+    act::Done,
+    plan::{Concern, Hold, Plan},
+};
+
+/// So many waits of one kind are spelled out.
+const OF_EACH_KIND: usize = 3;
+
+/// Reasons of `Reconciling`; docs/reference.md has them for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
+pub enum ReconcilingReason {
+    /// False: the generation is fully reconciled.
+    UpToDate,
+    /// False: manual action is required, see `Stalled`.
+    Stalled,
+    /// `spec.paused`; True while changes wait for its end.
+    Paused,
+    /// A step failed and is tried again.
+    Retrying,
+    /// Objects of Kubernetes are created or changed, or volumes grow.
+    ApplyingObjects,
+    /// A pod is not ready, or its server does not answer.
+    WaitingForPods,
+    /// An image or a parameter is checked before it is used.
+    Validating,
+    /// A changed configuration is on its way to running servers.
+    ApplyingConfiguration,
+    /// Nodes are restarted one by one.
+    RollingRestart,
+    /// Workers get ready to join, and are registered.
+    RegisteringWorkers,
+    /// The role, the extensions and the tables of the application are created.
+    ApplyingSchema,
+    /// Shards leave workers that are to go.
+    DrainingWorkers,
+    /// Workers without shards are removed.
+    RemovingWorkers,
+    /// A person gave up the data of a worker.
+    ForceRemoving,
+    /// A state is ended that Citus does not leave by itself.
+    Repairing,
+    /// Sessions of others hold a lock that a step needs.
+    Blocked,
+}
+
+impl ReconcilingReason {
+    /// What a step says by being next; moves are told by `Balanced` alone.
+    fn of_step(concern: Concern) -> Option<Self> {
+        match concern {
+            Concern::Evictions | Concern::MovePreparation | Concern::Moves => None,
+            Concern::Objects => Some(Self::ApplyingObjects),
+            Concern::Question => Some(Self::Validating),
+            Concern::Configuration => Some(Self::ApplyingConfiguration),
+            Concern::Restart => Some(Self::RollingRestart),
+            Concern::Preparation | Concern::Registration => Some(Self::RegisteringWorkers),
+            Concern::Application | Concern::Schema => Some(Self::ApplyingSchema),
+            Concern::Draining => Some(Self::DrainingWorkers),
+            Concern::Removal => Some(Self::RemovingWorkers),
+            Concern::ForceRemoval => Some(Self::ForceRemoving),
+            Concern::Repair => Some(Self::Repairing),
+        }
+    }
+
+    /// What is waited for before everything of the generation is there. Moves are told by `Balanced`; what a pause says is
+    /// said already.
+    fn of_wait(hold: &Hold) -> Option<Self> {
+        match hold {
+            Hold::JobRunning { .. }
+            | Hold::RebalancePause { .. }
+            | Hold::Paused { .. }
+            | Hold::HeldUp { moves: true, .. } => None,
+            Hold::HeldUp { moves: false, .. } => Some(Self::Blocked),
+            Hold::FormerObjects { .. } | Hold::VolumesGrow { .. } => Some(Self::ApplyingObjects),
+            Hold::PodNotReady { .. } | Hold::NotAnswering { .. } | Hold::CatalogUnknown { .. } => {
+                Some(Self::WaitingForPods)
+            }
+            Hold::ConfigurationOnItsWay { .. } => Some(Self::ApplyingConfiguration),
+            Hold::Rolling { .. } | Hold::RestartWaitsForMoves { .. } => Some(Self::RollingRestart),
+            Hold::NodeNotPrepared { .. }
+            | Hold::MemberInactive { .. }
+            | Hold::RegisteredNodeSilent { .. }
+            | Hold::NotConnected { .. }
+            | Hold::WorkerMissing { .. } => Some(Self::RegisteringWorkers),
+            Hold::Leaving { shards: 0, .. } | Hold::CleanupBlocked { .. } => Some(Self::RemovingWorkers),
+            Hold::Leaving { .. } | Hold::RoomUnknown { .. } | Hold::ContentsUnknown { .. } => {
+                Some(Self::DrainingWorkers)
+            }
+            Hold::InspectingImage { .. } => Some(Self::Validating),
+            Hold::SchemaSource { .. } => Some(Self::ApplyingSchema),
+        }
+    }
+}
+
+/// Something of the observed generation is not there yet. Whatever is first, all that is waited for is said.
+#[must_use]
+pub fn reconciling(plan: &Plan, done: &Done) -> Said {
+    let mut said = reconciles(plan, done);
+    let mut others: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for hold in plan.holds.iter().filter(|hold| ReconcilingReason::of_wait(hold).is_some()) {
+        others.entry(hold.into()).or_default().push(hold.to_string());
+    }
+    for alike in others.into_values() {
+        for hold in alike.iter().take(OF_EACH_KIND) {
+            if !said.message.contains(hold) {
+                let _ = write!(said.message, "; {hold}");
+            }
+        }
+        if alike.len() > OF_EACH_KIND {
+            let _ = write!(said.message, " (and {} more like this)", alike.len() - OF_EACH_KIND);
+        }
+    }
+    said
+}
+
+fn reconciles(plan: &Plan, done: &Done) -> Said {
+    use ReconcilingReason as Reason;
+    if !plan.problems.is_empty() {
+        return no(Reason::Stalled.into(), "manual action is required: see condition Stalled");
+    }
+    if let Some(Hold::Paused { steps }) = plan.holds.first() {
+        return if *steps > 0 {
+            yes(Reason::Paused.into(), format!("{steps} changes wait until spec.paused is false"))
+        } else {
+            no(Reason::Paused.into(), "no changes are pending")
+        };
+    }
+    let mut failures = done.failures();
+    if let Some((step, failure)) =
+        failures.find(|(step, _)| Reason::of_step(step.effect().concerns).is_some())
+    {
+        return yes(
+            Reason::Retrying.into(),
+            format!("{step} failed and is tried again: {}", failure.message),
+        );
+    }
+    let step = plan.steps.iter().find_map(|planned| {
+        Some((Reason::of_step(planned.step.effect().concerns)?, format!("{}: {}", planned.step, planned.why)))
+    });
+    let wait = || plan.holds.iter().find_map(|hold| Some((Reason::of_wait(hold)?, hold.to_string())));
+    match step.or_else(wait) {
+        Some((reason, message)) => yes(reason.into(), message),
+        None => no(Reason::UpToDate.into(), "the generation is fully reconciled"),
+    }
+}
