@@ -620,14 +620,18 @@ fn every_document_that_is_named_exists() {
     none(&broken, "there is no such document");
 }
 
+/// The variants of an enum without fields, from the source.
+fn variants(path: &str, name: &str) -> Vec<String> {
+    let source = fs::read_to_string(root().join(path)).unwrap();
+    let (_, list) = source.split_once(&format!("enum {name} {{")).expect("the enum");
+    let lines = list.split_once("\n}").unwrap().0.lines().map(|line| line.trim().trim_end_matches(','));
+    lines.filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase())).map(ToOwned::to_owned).collect()
+}
+
 /// The variants are read from the source: a new one cannot be forgotten here.
 #[test]
 fn the_runbook_has_every_reason_of_a_problem() {
-    let source = fs::read_to_string(root().join("src/plan/problem/reason.rs")).unwrap();
-    let (_, list) = source.split_once("pub enum ProblemReason {").expect("the enum of reasons");
-    let (list, _) = list.split_once("\n}").unwrap();
-    let lines = list.lines().map(|line| line.trim().trim_end_matches(','));
-    let reasons: Vec<_> = lines.filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase())).collect();
+    let reasons = variants("src/plan/problem/reason.rs", "ProblemReason");
     assert!(reasons.len() > 20, "{reasons:?}");
     let runbook = fs::read_to_string(root().join("docs/runbook.md")).unwrap();
     // A row of the table, or a section.
@@ -635,23 +639,15 @@ fn the_runbook_has_every_reason_of_a_problem() {
         let row = format!("| `{reason}` |");
         runbook.lines().any(|line| line.starts_with(&row) || line == format!("## {reason}"))
     };
-    let missing: Vec<_> = reasons.into_iter().filter(|reason| !told(reason)).map(ToOwned::to_owned).collect();
+    let missing: Vec<_> = reasons.into_iter().filter(|reason| !told(reason)).collect();
     none(&missing, "docs/runbook.md does not say what it means");
 }
 
-/// What users and their tools read is a contract: every word of it is read from the source and stands in one place.
+/// What users and their tools read is a contract. The words are read from the source; reasons of `Stalled` are the
+/// runbook's, above.
 #[test]
 fn the_reference_has_every_name_that_users_read() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
-    let variants = |path: &str, name: &str| -> Vec<String> {
-        let source = read(path);
-        let (_, list) = source.split_once(&format!("pub enum {name} {{")).expect("the enum");
-        let lines = list.split_once("\n}").unwrap().0.lines().map(|line| line.trim().trim_end_matches(','));
-        lines
-            .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
-            .map(ToOwned::to_owned)
-            .collect()
-    };
     // The literals after these words, on the same line or the next.
     let literals = |path: &str, starts: &[&str]| -> Vec<String> {
         let source = read(path);

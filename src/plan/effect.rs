@@ -120,28 +120,6 @@ impl Scope<'_> {
     }
 }
 
-impl Concern {
-    /// Moving shards is told by `Balanced`, and never keeps the generation from being there.
-    #[must_use]
-    pub fn is_about_moves(self) -> bool {
-        match self {
-            Self::Evictions | Self::MovePreparation | Self::Moves => true,
-            Self::Objects
-            | Self::Question
-            | Self::Configuration
-            | Self::Restart
-            | Self::Preparation
-            | Self::Registration
-            | Self::Application
-            | Self::Schema
-            | Self::Draining
-            | Self::Removal
-            | Self::ForceRemoval
-            | Self::Repair => false,
-        }
-    }
-}
-
 impl Effect<'_> {
     /// The node beside whose steps those of other nodes may be done: the step disturbs nobody else and needs nothing of
     /// another node. A question is one node's and concerns all.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 pub use balanced::balanced;
-pub use reconciling::{ReconcilingReason, reconciling};
+pub use reconciling::reconciling;
 
 use crate::{
     act::Done,
@@ -273,12 +273,13 @@ pub fn workers_registered(view: View) -> Said {
     let missing = view.missing_workers();
     if let Some(first) = missing.first() {
         let names: Vec<String> = missing.iter().map(|missing| view.name(missing.node)).collect();
-        let reason =
-            if missing.iter().any(|missing| missing.timed_out) { "JoinTimeout" } else { "WorkersMissing" };
-        return no(
-            reason,
-            format!("not registered: {}. {}: {}", names.join(", "), view.name(first.node), first.why),
-        );
+        let message =
+            format!("not registered: {}. {}: {}", names.join(", "), view.name(first.node), first.why);
+        return if missing.iter().any(|missing| missing.timed_out) {
+            no("JoinTimeout", message)
+        } else {
+            no("WorkersMissing", message)
+        };
     }
     let workers = view.registered_workers();
     for (node, row) in &workers {

@@ -20,7 +20,7 @@ fn problem(done: &DoneStep, cluster: &ClusterId) -> Option<Problem> {
     match failure.reason {
         FailureReason::Schema => Some(Problem::SchemaFailed { message }),
         FailureReason::Extension => Some(Problem::ExtensionFailed { message }),
-        FailureReason::ObjectConflict => name_taken(&done.step, cluster),
+        FailureReason::ObjectConflict => object_conflict(&done.step, cluster),
         FailureReason::Kubernetes
         | FailureReason::Conflict
         | FailureReason::Postgres
@@ -33,7 +33,7 @@ fn problem(done: &DoneStep, cluster: &ClusterId) -> Option<Problem> {
 }
 
 /// As the planner says it from the next look on: nothing changes for who reads it.
-fn name_taken(step: &Step, cluster: &ClusterId) -> Option<Problem> {
+fn object_conflict(step: &Step, cluster: &ClusterId) -> Option<Problem> {
     match step {
         Step::Kubernetes(KubernetesStep::Create(object)) => {
             Some(Problem::ObjectConflict { kind: object.kind.clone(), name: object.name.clone() })

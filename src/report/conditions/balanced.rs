@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Said, no, unknown, yes};
+use super::{Said, no, reconciling::ReconcilingReason, unknown, yes};
 use crate::{
     act::Done,
     api::{spec::RebalanceMode, status::Purpose},
@@ -38,7 +38,11 @@ fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
     {
         return no("MovesFailing", error);
     }
-    if let Some((step, failure)) = done.failures().find(|(step, _)| step.effect().concerns.is_about_moves()) {
+    let mut failures = done.failures();
+    // What the generation does not wait for is told here.
+    if let Some((step, failure)) =
+        failures.find(|(step, _)| ReconcilingReason::of_step(step.effect().concerns).is_none())
+    {
         let what = step.to_string();
         return no("Retrying", format!("{what} failed and is tried again: {}", failure.message));
     }

@@ -15,8 +15,8 @@ use crate::{
 const OF_EACH_KIND: usize = 3;
 
 /// Reasons of `Reconciling`; docs/reference.md has them for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumIter)]
-pub enum ReconcilingReason {
+#[derive(Clone, Copy, strum::IntoStaticStr)]
+pub(super) enum ReconcilingReason {
     /// False: the generation is fully reconciled.
     UpToDate,
     /// False: manual action is required, see `Stalled`.
@@ -52,8 +52,8 @@ pub enum ReconcilingReason {
 }
 
 impl ReconcilingReason {
-    /// What a step says by being next; moves are told by `Balanced` alone.
-    fn of_step(concern: Concern) -> Option<Self> {
+    /// What a step says by being next; moves are told by `Balanced` alone, and never keep the generation from being there.
+    pub(super) fn of_step(concern: Concern) -> Option<Self> {
         match concern {
             Concern::Evictions | Concern::MovePreparation | Concern::Moves => None,
             Concern::Objects => Some(Self::ApplyingObjects),
