@@ -32,7 +32,7 @@ use crate::{
         caches::{GuardedCluster, WatchScope},
     },
     observe::{memory::Remembered, observe},
-    plan::{View, checked, contents, refusals},
+    plan::{View, contents, plan_checked, refusals},
     report::{
         memory::Reported,
         publish::{publish, refuse},
@@ -109,8 +109,11 @@ pub async fn run(operator: Arc<Operator>) {
         }
         // Another operator may have led meanwhile: what is remembered may no longer be so.
         operator.clear();
-        let controllers =
-            context.caches.scopes.iter().map(|scope| lead(Arc::clone(&operator), Arc::clone(scope)));
+        let controllers = context
+            .caches
+            .scopes
+            .iter()
+            .map(|scope| run_controller(Arc::clone(&operator), Arc::clone(scope)));
         tokio::select! {
             // Reconciles that run are dropped: this operator may no longer act.
             () = context.leader.wait_until(false) => context.metrics.forget_all(),
@@ -120,7 +123,7 @@ pub async fn run(operator: Arc<Operator>) {
 }
 
 /// One queue a namespace: one that cannot be looked at (it is gone, or its Role is) stops no other.
-async fn lead(operator: Arc<Operator>, scope: Arc<WatchScope>) {
+async fn run_controller(operator: Arc<Operator>, scope: Arc<WatchScope>) {
     scope.wait_for_sync().await;
     let everything = stream::once(async {});
     let stop = operator.context.stop.clone();
@@ -132,7 +135,7 @@ async fn lead(operator: Arc<Operator>, scope: Arc<WatchScope>) {
     let forget = async {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;
-            forget_gone(&operator);
+            drop_deleted(&operator);
         }
     };
     let reconciles = controller.for_each(|result| async {
@@ -145,7 +148,7 @@ async fn lead(operator: Arc<Operator>, scope: Arc<WatchScope>) {
     tokio::select! { () = reconciles => {}, () = forget => {} }
 }
 
-fn forget_gone(operator: &Operator) {
+fn drop_deleted(operator: &Operator) {
     let context = &operator.context;
     let clusters: Vec<_> = context.caches.scopes.iter().flat_map(|scope| scope.clusters.state()).collect();
     let uids: Vec<_> = clusters.iter().filter_map(|cluster| cluster.uid()).collect();
@@ -173,7 +176,7 @@ async fn reconcile(cluster: Arc<GuardedCluster>, operator: Arc<Operator>) -> Res
         reconcile = format!("{look:08x}"),
     );
     // A bug that one cluster meets must not end the queue of all.
-    let look = AssertUnwindSafe(one(&operator, &cluster, &id, &queued)).catch_unwind();
+    let look = AssertUnwindSafe(reconcile_cluster(&operator, &cluster, &id, &queued)).catch_unwind();
     let result = timeout(DEADLINE, look.instrument(span.clone())).await;
     context.metrics.reconciled(&id.namespace, &id.name, started.elapsed());
     let _entered = span.enter();
@@ -201,7 +204,7 @@ async fn reconcile(cluster: Arc<GuardedCluster>, operator: Arc<Operator>) -> Res
     Ok(Action::requeue(jittered(pause)))
 }
 
-async fn one(
+async fn reconcile_cluster(
     operator: &Operator,
     cluster: &GuardedCluster,
     id: &ClusterId,
@@ -219,11 +222,12 @@ async fn one(
         }
     };
     let status = reported.with(|reported| reported.status(cached));
-    let asks = |desired: &Desired, seen: &Snapshot| contents::looked_at(View { desired, seen });
+    let asks =
+        |desired: &Desired, seen: &Snapshot| contents::workers_to_inspect(View { desired, snapshot: seen });
     let seen = Arc::new(observe(context, &desired, status, &memory, asks).await);
     queued.with(|queued| queued.snapshot = Some((desired.clone(), Arc::clone(&seen))));
-    let plan = checked(&desired, &seen);
-    let acts: Vec<Act> = plan.steps.iter().map(|planned| refusals::act(&planned.step)).collect();
+    let plan = plan_checked(&desired, &seen);
+    let acts: Vec<Act> = plan.steps.iter().map(|planned| refusals::attempt_of(&planned.step)).collect();
     memory.with(|memory| memory.refusals.wanted(&acts, seen.now));
     let hands = Hands { context, desired: &desired, seen: &seen, memory: memory.clone() };
     let done = act(&hands, &plan).await;

@@ -112,7 +112,7 @@ fn told(plan: &Plan) -> String {
     let problems = plan.problems.iter().map(|problem| format!("problem {}: {problem}", problem.reason()));
     lines.extend(problems);
     lines.extend(plan.steps.iter().map(|planned| format!("step    {}: {}", planned.step, planned.why)));
-    lines.extend(plan.holds.iter().map(|hold| format!("hold    {hold}")));
+    lines.extend(plan.waits.iter().map(|hold| format!("hold    {hold}")));
     if lines.is_empty() {
         lines.push("nothing to do, nothing to wait for".to_owned());
     }
@@ -197,14 +197,14 @@ fn identity() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dialog_operator::plan::{Hold, Problem, SqlStep};
+    use dialog_operator::plan::{Problem, SqlStep, WaitingOn};
 
     #[test]
     fn a_plan_is_told_with_its_reasons() {
         let mut plan = Plan::default();
         assert_eq!(told(&plan), "nothing to do, nothing to wait for\n");
         plan.step(SqlStep::RecoverTransactions, "before each job");
-        plan.hold(Hold::JobRunning { job: 4 });
+        plan.wait(WaitingOn::JobRunning { job: 4 });
         plan.problem(Problem::StrategyUnknown {
             strategy: "luck".into(),
             message: "no such strategy".into(),

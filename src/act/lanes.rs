@@ -2,7 +2,7 @@
 
 use crate::{
     api::Node,
-    plan::{Planned, SqlStep, Step},
+    plan::{PlannedStep, SqlStep, Step},
     snapshot::Failure,
 };
 
@@ -10,15 +10,15 @@ use crate::{
 /// is done all the same: what is refused for one thing must not keep everything else from being done.
 #[must_use]
 pub fn stands_on(step: &Step, failed: &Step) -> bool {
-    step.effect().stands_on(&failed.effect())
+    step.effect().depends_on(&failed.effect())
 }
 
 /// The steps of a plan in the order in which they are tried: those that have failed lately, and what stands on them, come
 /// last, for a step that is refused in the end may take its time until then.
 #[must_use]
-pub fn in_turn(steps: &[Planned], failed_lately: impl Fn(&Step) -> bool) -> Vec<Planned> {
-    let mut late: Vec<Planned> = Vec::new();
-    let mut turn: Vec<Planned> = Vec::new();
+pub fn in_turn(steps: &[PlannedStep], failed_lately: impl Fn(&Step) -> bool) -> Vec<PlannedStep> {
+    let mut late: Vec<PlannedStep> = Vec::new();
+    let mut turn: Vec<PlannedStep> = Vec::new();
     for planned in steps {
         let waits = late.iter().any(|before| stands_on(&planned.step, &before.step));
         let list = if waits || failed_lately(&planned.step) { &mut late } else { &mut turn };
@@ -30,7 +30,7 @@ pub fn in_turn(steps: &[Planned], failed_lately: impl Fn(&Step) -> bool) -> Vec<
 
 /// The step only prepares for others, and each of these is put off.
 #[must_use]
-pub fn is_for_nothing(step: &Step, steps: &[Planned], put_off: impl Fn(&Step) -> bool) -> bool {
+pub fn is_for_nothing(step: &Step, steps: &[PlannedStep], put_off: impl Fn(&Step) -> bool) -> bool {
     let mut others =
         steps.iter().map(|planned| &planned.step).filter(|other| stands_on(other, step)).peekable();
     *step == Step::Sql(SqlStep::RecoverTransactions) && others.peek().is_some() && others.all(put_off)
@@ -59,10 +59,10 @@ impl Stopped {
 /// The plan as batches, one after another; in a batch lanes beside each other; in a lane steps one after another.
 /// A step that is not one node's is a batch of its own.
 #[must_use]
-pub fn batches(steps: &[Planned]) -> Vec<Vec<Vec<&Planned>>> {
-    let mut batches: Vec<Vec<(Option<Node>, Vec<&Planned>)>> = Vec::new();
+pub fn batches(steps: &[PlannedStep]) -> Vec<Vec<Vec<&PlannedStep>>> {
+    let mut batches: Vec<Vec<(Option<Node>, Vec<&PlannedStep>)>> = Vec::new();
     for planned in steps {
-        let node = planned.step.effect().lane();
+        let node = planned.step.effect().node_scope();
         let open =
             batches.last_mut().filter(|batch| node.is_some() && batch.iter().all(|(of, _)| of.is_some()));
         match open {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn nodes_are_prepared_in_parallel_before_registration() {
-        let prepare = |node| Step::from(SqlStep::PrepareNode { node, extension: None });
+        let prepare = |node| Step::from(SqlStep::BootstrapNode { node, extension: None });
         let record = |node| {
             let claim = "c".to_owned();
             Step::from(KubernetesStep::RecordIdentity { node, system_identifier: "7".into(), claim })
@@ -100,8 +100,8 @@ mod tests {
             SqlStep::RecoverTransactions.into(),
             prepare(a),
         ];
-        let steps: Vec<Planned> =
-            steps.into_iter().map(|step| Planned { step, why: String::new() }).collect();
+        let steps: Vec<PlannedStep> =
+            steps.into_iter().map(|step| PlannedStep { step, why: String::new() }).collect();
         let shape: Vec<Vec<Vec<&str>>> = batches(&steps)
             .into_iter()
             .map(|batch| {
@@ -111,11 +111,11 @@ mod tests {
         assert_eq!(
             shape,
             [
-                vec![vec!["RecordIdentity", "PrepareNode"], vec!["RecordIdentity", "PrepareNode"]],
+                vec![vec!["RecordIdentity", "BootstrapNode"], vec!["RecordIdentity", "BootstrapNode"]],
                 vec![vec!["AddNode"]],
                 vec![vec!["AddNode"]],
                 vec![vec!["RecoverTransactions"]],
-                vec![vec!["PrepareNode"]],
+                vec![vec!["BootstrapNode"]],
             ]
         );
     }

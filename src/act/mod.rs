@@ -18,7 +18,7 @@ use crate::{
     api::Desired,
     context::Context,
     observe::memory::Handle,
-    plan::{KubernetesStep, Plan, Planned, Step, refusals},
+    plan::{KubernetesStep, Plan, PlannedStep, Step, refusals},
     snapshot::{Cause, Failure, FailureReason, Snapshot},
 };
 
@@ -86,7 +86,8 @@ pub async fn act(hands: &Hands<'_>, plan: &Plan) -> Done {
     let mut done = Done::default();
     let started = Instant::now();
     let mut stopped = lanes::Stopped::default();
-    let steps = lanes::in_turn(&plan.steps, |step| hands.seen.refusals.of(&refusals::act(step)).is_some());
+    let steps =
+        lanes::in_turn(&plan.steps, |step| hands.seen.refusals.of(&refusals::attempt_of(step)).is_some());
     let put_off = |step: &Step| hands.put_off(step).is_some();
     for mut batch in lanes::batches(&steps) {
         if started.elapsed() > BUDGET {
@@ -107,9 +108,9 @@ pub async fn act(hands: &Hands<'_>, plan: &Plan) -> Done {
     done
 }
 
-async fn in_order(hands: &Hands<'_>, lane: Vec<&Planned>) -> Vec<DoneStep> {
+async fn in_order(hands: &Hands<'_>, lane: Vec<&PlannedStep>) -> Vec<DoneStep> {
     let mut done = Vec::new();
-    for Planned { step, why } in lane {
+    for PlannedStep { step, why } in lane {
         let result = match hands.put_off(step) {
             Some(failure) => Err(failure),
             None => tried(hands, step, why).await,
@@ -140,7 +141,7 @@ async fn tried(hands: &Hands<'_>, step: &Step, why: &str) -> Result<Option<Strin
     if let Ok(Some(said)) = &result {
         tracing::info!(step = step.name(), "{said}");
     }
-    let (act, node) = (refusals::act(step), step.effect().scope.node());
+    let (act, node) = (refusals::attempt_of(step), step.effect().scope.node());
     hands.memory.with(|memory| match &result {
         Ok(_) => memory.refusals.succeeded(&act),
         Err(failure) => {
@@ -195,8 +196,8 @@ async fn write(hands: &Hands<'_>, step: &KubernetesStep) -> Result<(), Failure> 
         }
         KubernetesStep::InspectImage { image } => kubernetes::inspect_image(hands, image).await,
         KubernetesStep::Adopt { kind, name, uid } => kubernetes::adopt(hands, kind, name, uid).await,
-        KubernetesStep::ForgetInspection { pod } => kubernetes::forget_inspection(hands, pod).await,
-        KubernetesStep::HurryConfiguration { node, pod_uid, value } => {
+        KubernetesStep::DeleteInspectionPod { pod } => kubernetes::forget_inspection(hands, pod).await,
+        KubernetesStep::RefreshConfiguration { node, pod_uid, value } => {
             kubernetes::hurry(hands, *node, pod_uid, value).await
         }
         KubernetesStep::PatchPod { node, pod_uid, metadata } => {
@@ -205,14 +206,14 @@ async fn write(hands: &Hands<'_>, step: &KubernetesStep) -> Result<(), Failure> 
         KubernetesStep::RecordIdentity { node, system_identifier, claim } => {
             kubernetes::record_identity(hands, *node, system_identifier, claim).await
         }
-        KubernetesStep::RestartNode { node, pod_uid, booted, .. } => {
+        KubernetesStep::RestartNode { node, pod_uid, start_marker: booted, .. } => {
             kubernetes::note_restart(hands, *node, booted).await?;
             // What is on disk already need not be written by the fast shutdown, nor replayed after it.
             sql::checkpoint(hands, *node).await;
             kubernetes::delete_pod(hands, *node, pod_uid).await
         }
         KubernetesStep::Delete { kind, name, uid } => kubernetes::delete(hands, kind, name, uid).await,
-        KubernetesStep::Retire { node, claim, mark, reclaim } => {
+        KubernetesStep::Decommission { node, claim, mark, reclaim } => {
             kubernetes::retire(hands, *node, claim.as_deref(), (mark, *reclaim)).await
         }
     }
@@ -221,7 +222,7 @@ async fn write(hands: &Hands<'_>, step: &KubernetesStep) -> Result<(), Failure> 
 impl Hands<'_> {
     /// The failure of a moment ago, when it is too early to try the step again.
     fn put_off(&self, step: &Step) -> Option<Failure> {
-        let (act, now) = (refusals::act(step), self.seen.now);
+        let (act, now) = (refusals::attempt_of(step), self.seen.now);
         self.seen.refusals.put_off(&act, self.desired.generation, now).map(|one| one.failure.clone())
     }
 }

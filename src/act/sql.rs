@@ -45,13 +45,13 @@ pub(super) async fn run(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<Stri
 /// The last resort, as [`super::deadline`] says.
 pub(super) fn deadline(step: &SqlStep) -> Duration {
     match step {
-        SqlStep::ApplySchema { .. } | SqlStep::GiveUp { .. } | SqlStep::PrepareNode { .. } => {
+        SqlStep::ApplySchema { .. } | SqlStep::ForceRemove { .. } | SqlStep::BootstrapNode { .. } => {
             Duration::from_mins(6)
         }
         SqlStep::GrantRights { .. }
         | SqlStep::Reload { .. }
         | SqlStep::ResetAlterSystem { .. }
-        | SqlStep::TryParameter { .. }
+        | SqlStep::CheckParameter { .. }
         | SqlStep::SetCoordinatorHost { .. }
         | SqlStep::AddNode { .. }
         | SqlStep::CreateExtension { .. }
@@ -61,10 +61,10 @@ pub(super) fn deadline(step: &SqlStep) -> Duration {
         | SqlStep::PinGroups(_)
         | SqlStep::StopRebalance { .. }
         | SqlStep::SetShouldHaveShards { .. }
-        | SqlStep::CleanUp
+        | SqlStep::CleanUpOrphans
         | SqlStep::RemoveNode { .. }
         | SqlStep::ActivateNode { .. }
-        | SqlStep::ForgetCleanup { .. }
+        | SqlStep::DeleteStaleCleanupRecords { .. }
         | SqlStep::DropLeftovers { .. } => Duration::from_mins(2),
     }
 }
@@ -73,8 +73,8 @@ pub(super) fn deadline(step: &SqlStep) -> Duration {
 #[allow(clippy::too_many_lines)] // one arm a step
 async fn say(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<String>, Failure> {
     match step {
-        SqlStep::GiveUp { workers } => return give_up(hands, workers).await.map(Some),
-        SqlStep::PrepareNode { node, extension } => prepare(hands, *node, extension.as_deref()).await,
+        SqlStep::ForceRemove { workers } => return give_up(hands, workers).await.map(Some),
+        SqlStep::BootstrapNode { node, extension } => prepare(hands, *node, extension.as_deref()).await,
         SqlStep::GrantRights { node, owner } => {
             let session = hands.session(*node).await?;
             Ok(commands::grant_rights(&session, owner, &hands.desired.database.name).await?)
@@ -86,7 +86,7 @@ async fn say(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<String>, Failur
             commands::reset_alter_system(&session, names).await?;
             Ok(commands::reload(&session).await?)
         }
-        SqlStep::TryParameter { node, name, value } => {
+        SqlStep::CheckParameter { node, name, value } => {
             let answer = commands::try_parameter(&*hands.session(*node).await?, name, value).await?;
             hands.memory.with(|memory| {
                 memory.parameter_checks.insert(format!("{name}={value}"), (answer, Instant::now()))
@@ -141,7 +141,7 @@ async fn say(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<String>, Failur
             let coordinator = hands.coordinator().await?;
             Ok(commands::set_should_have_shards(&coordinator, address, PORT, *should).await?)
         }
-        SqlStep::CleanUp => {
+        SqlStep::CleanUpOrphans => {
             let warnings = commands::cleanup_orphans(&*hands.coordinator().await?).await?;
             if !warnings.is_empty() {
                 tracing::info!(
@@ -157,7 +157,7 @@ async fn say(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<String>, Failur
         SqlStep::ActivateNode { address, .. } => {
             Ok(commands::activate_node(&*hands.coordinator().await?, address, PORT).await?)
         }
-        SqlStep::ForgetCleanup { records } => {
+        SqlStep::DeleteStaleCleanupRecords { records } => {
             Ok(commands::forget_cleanup(&*hands.coordinator().await?, records).await.map(drop)?)
         }
         SqlStep::DropLeftovers { node, leftovers } => drop_leftovers(hands, *node, leftovers).await,

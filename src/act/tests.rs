@@ -177,7 +177,7 @@ async fn refusal_for_the_cluster_stops_only_what_needs_it() {
     let (done, asked, memory) =
         all_done(steps, vec![refusal(403, "Forbidden"), (201, stored(Some("u-2")))]).await;
     assert_eq!((methods(&asked).len(), done.succeeded().count()), (2, 1), "{asked:?}");
-    let act = refusals::act(&Step::Kubernetes(KubernetesStep::Create(Box::new(service()))));
+    let act = refusals::attempt_of(&Step::Kubernetes(KubernetesStep::Create(Box::new(service()))));
     let cause = memory.with(|memory| memory.refusals.of(&act).map(|one| one.failure.cause.clone()));
     assert_eq!(cause, Some(Cause::Api("Forbidden".to_owned())), "it is remembered with its reason");
 }
@@ -247,7 +247,7 @@ fn nothing_is_done_that_stands_on_what_was_refused() {
         moves: 1,
     });
     let retire = |node| {
-        Step::Kubernetes(KubernetesStep::Retire {
+        Step::Kubernetes(KubernetesStep::Decommission {
             node,
             claim: None,
             mark: String::new(),
@@ -274,7 +274,7 @@ fn nothing_is_done_that_stands_on_what_was_refused() {
         (&add(one), Step::Sql(SqlStep::SetCoordinatorHost { address: address() })),
         (&add(two), activate(one)),
         (&activate(two), activate(one)),
-        (&retire(one), Step::Sql(SqlStep::GiveUp { workers: vec![(one, address())] })),
+        (&retire(one), Step::Sql(SqlStep::ForceRemove { workers: vec![(one, address())] })),
     ] {
         assert!(lanes::stands_on(step, &failed), "{} after {}", step.name(), failed.name());
     }
@@ -283,7 +283,7 @@ fn nothing_is_done_that_stands_on_what_was_refused() {
         (&remove(two), remove(one)),
         (&start, add(one)),
         (&add(one), Step::Kubernetes(KubernetesStep::Create(Box::new(service())))),
-        (&retire(two), Step::Sql(SqlStep::GiveUp { workers: vec![(one, address())] })),
+        (&retire(two), Step::Sql(SqlStep::ForceRemove { workers: vec![(one, address())] })),
     ] {
         assert!(!lanes::stands_on(step, &failed), "{} after {}", step.name(), failed.name());
     }
@@ -292,8 +292,8 @@ fn nothing_is_done_that_stands_on_what_was_refused() {
 #[test]
 fn nothing_is_prepared_for_what_is_put_off() {
     let remove = Step::Sql(SqlStep::RemoveNode { node: Node::Worker(1), address: String::new(), kept: None });
-    let steps =
-        [Step::Sql(SqlStep::RecoverTransactions), remove].map(|step| Planned { step, why: String::new() });
+    let steps = [Step::Sql(SqlStep::RecoverTransactions), remove]
+        .map(|step| PlannedStep { step, why: String::new() });
     let is_remove = |step: &Step| matches!(step, Step::Sql(SqlStep::RemoveNode { .. }));
     assert!(lanes::is_for_nothing(&steps[0].step, &steps, is_remove));
     assert!(!lanes::is_for_nothing(&steps[0].step, &steps, |_| false));
@@ -370,7 +370,7 @@ async fn what_was_done_is_told_also_when_the_status_cannot_be_written() {
     let (context, desired) = (context(&client), desired());
     let (memory, seen) =
         (ClusterCache::<Reported>::default(), Snapshot::empty(&context.operator, jiff::Timestamp::now()));
-    let step = Step::from(SqlStep::GiveUp { workers: vec![] });
+    let step = Step::from(SqlStep::ForceRemove { workers: vec![] });
     let said = Some("about 7 rows in 1 shards".to_owned());
     let done = Done { steps: vec![DoneStep { step, result: Ok(()), said }] };
     publish::publish(&context, &memory, &desired, &seen, (&Plan::default(), &done)).await.unwrap_err();

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::{
     act::Done,
     api::Desired,
-    plan::{Hold, Plan, Step},
+    plan::{Plan, Step, WaitingOn},
     snapshot::{Job, Snapshot},
 };
 
@@ -29,7 +29,7 @@ pub struct Pace {
     failures: u32,
     repeats: u32,
     steps: Vec<Step>,
-    holds: Option<(Vec<Hold>, Instant)>,
+    holds: Option<(Vec<WaitingOn>, Instant)>,
 }
 
 impl Pace {
@@ -45,9 +45,9 @@ impl Pace {
         if desired.paused {
             return AT_REST;
         }
-        let waited = self.waited(&plan.holds);
+        let waited = self.waited(&plan.waits);
         let moving = seen.citus.known().and_then(|citus| citus.job.as_ref()).is_some_and(Job::is_open);
-        let holds = plan.holds.iter().filter_map(|hold| after_hold(hold, waited, seen.now));
+        let holds = plan.waits.iter().filter_map(|hold| after_hold(hold, waited, seen.now));
         holds.chain(moving.then_some(MOVING)).min().unwrap_or(AT_REST)
     }
 
@@ -76,7 +76,7 @@ impl Pace {
     }
 
     /// For how long the same has been waited for.
-    fn waited(&mut self, holds: &[Hold]) -> Duration {
+    fn waited(&mut self, holds: &[WaitingOn]) -> Duration {
         match &self.holds {
             Some((same, since)) if same == holds => since.elapsed(),
             _ => {
@@ -93,34 +93,34 @@ fn doubled(times: u32) -> Duration {
 
 /// How soon a wait may be over. What has lasted for minutes will not end within the next tenth of a second; and the
 /// end of most waits wakes us by a change of a pod.
-fn after_hold(hold: &Hold, waited: Duration, now: Timestamp) -> Option<Duration> {
+fn after_hold(hold: &WaitingOn, waited: Duration, now: Timestamp) -> Option<Duration> {
     let soon = if waited < Duration::from_mins(1) { SOON } else { (waited / 60).clamp(MOVING, AT_REST) };
     match hold {
-        Hold::Paused { .. } => None,
-        Hold::JobRunning { .. } | Hold::RestartWaitsForMoves { .. } => Some(MOVING),
-        Hold::RebalancePause { until, .. } => {
+        WaitingOn::Paused { .. } => None,
+        WaitingOn::JobRunning { .. } | WaitingOn::RestartWaitsForMoves { .. } => Some(MOVING),
+        WaitingOn::RebalancePause { until, .. } => {
             Some(until.duration_since(now).unsigned_abs().clamp(MOVING, AT_REST))
         }
-        Hold::WorkerMissing { timed_out: true, .. } => Some(soon.max(Duration::from_secs(2))),
-        Hold::FormerObjects { .. }
-        | Hold::PodNotReady { .. }
-        | Hold::NotAnswering { .. }
-        | Hold::CatalogUnknown { .. }
-        | Hold::NodeNotPrepared { .. }
-        | Hold::ConfigurationOnItsWay { .. }
-        | Hold::Rolling { .. }
-        | Hold::MemberInactive { .. }
-        | Hold::RegisteredNodeSilent { .. }
-        | Hold::NotConnected { .. }
-        | Hold::WorkerMissing { timed_out: false, .. }
-        | Hold::Leaving { .. }
-        | Hold::RoomUnknown { .. }
-        | Hold::ContentsUnknown { .. }
-        | Hold::CleanupBlocked { .. }
-        | Hold::HeldUp { .. }
-        | Hold::InspectingImage { .. }
-        | Hold::VolumesGrow { .. }
-        | Hold::SchemaSource { .. } => Some(soon),
+        WaitingOn::WorkerMissing { timed_out: true, .. } => Some(soon.max(Duration::from_secs(2))),
+        WaitingOn::FormerObjects { .. }
+        | WaitingOn::PodNotReady { .. }
+        | WaitingOn::NotAnswering { .. }
+        | WaitingOn::CatalogUnknown { .. }
+        | WaitingOn::NodeNotPrepared { .. }
+        | WaitingOn::ConfigurationOnItsWay { .. }
+        | WaitingOn::Rolling { .. }
+        | WaitingOn::MemberInactive { .. }
+        | WaitingOn::RegisteredNodeSilent { .. }
+        | WaitingOn::NotConnected { .. }
+        | WaitingOn::WorkerMissing { timed_out: false, .. }
+        | WaitingOn::Leaving { .. }
+        | WaitingOn::RoomUnknown { .. }
+        | WaitingOn::ContentsUnknown { .. }
+        | WaitingOn::CleanupBlocked { .. }
+        | WaitingOn::HeldUp { .. }
+        | WaitingOn::InspectingImage { .. }
+        | WaitingOn::VolumesGrow { .. }
+        | WaitingOn::SchemaSource { .. } => Some(soon),
     }
 }
 
@@ -147,8 +147,8 @@ mod tests {
     fn did(result: Result<(), Failure>) -> Done {
         Done { steps: vec![DoneStep { step: SqlStep::RecoverTransactions.into(), result, said: None }] }
     }
-    fn waits(hold: Hold) -> Plan {
-        Plan { holds: vec![hold], ..Plan::default() }
+    fn waits(hold: WaitingOn) -> Plan {
+        Plan { waits: vec![hold], ..Plan::default() }
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_step_that_fails_slows_down_nothing_else() {
-        let hold = waits(Hold::NotAnswering { node: Node::Worker(0), why: "silent".into() });
+        let hold = waits(WaitingOn::NotAnswering { node: Node::Worker(0), why: "silent".into() });
         let failed = did(Err(Failure::new(FailureReason::Postgres, "no")));
         let mut pace = Pace::default();
         for _ in 0..8 {
@@ -202,11 +202,11 @@ mod tests {
 
     #[test]
     fn a_wait_that_lasts_is_looked_at_less_often() {
-        let hold = Hold::NotAnswering { node: Node::Worker(0), why: "silent".into() };
+        let hold = WaitingOn::NotAnswering { node: Node::Worker(0), why: "silent".into() };
         let mut pace = Pace::default();
         assert_eq!(pace.after(&desired(), &nothing(), (&waits(hold.clone()), &Done::default())), SOON);
         assert_eq!(after_hold(&hold, Duration::from_mins(5), nothing().now), Some(Duration::from_secs(5)));
         assert_eq!(after_hold(&hold, Duration::from_hours(1), nothing().now), Some(AT_REST));
-        assert_eq!(after_hold(&Hold::Paused { steps: 1 }, Duration::ZERO, nothing().now), None);
+        assert_eq!(after_hold(&WaitingOn::Paused { steps: 1 }, Duration::ZERO, nothing().now), None);
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 /// Takes over what was left behind. Nothing else is planned before that is done ([`comes_first`]): a cluster of which only
 /// a part is seen looks like one that has lost the rest.
 pub fn plan(view: View, plan: &mut Plan) {
-    for (key, live) in &view.seen.objects {
+    for (key, live) in &view.snapshot.objects {
         let Some((kind, name)) = key.split_once('/') else { continue };
         if live.ownership != Ownership::Left || live.deleting || !is_wanted(view, kind, name, live) {
             continue;
@@ -40,7 +40,7 @@ pub fn plan(view: View, plan: &mut Plan) {
 pub fn comes_first(view: View, plan: &Plan) -> bool {
     plan.steps.iter().any(|planned| {
         matches!(&planned.step, Step::Kubernetes(KubernetesStep::Adopt { kind, .. }) if kind != "Pod")
-            && !view.seen.refusals.lasts(&refusals::act(&planned.step))
+            && !view.snapshot.refusals.lasts(&refusals::attempt_of(&planned.step))
     })
 }
 

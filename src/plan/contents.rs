@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Hold, Plan, Problem, View, force_remove};
+use super::{Plan, Problem, View, WaitingOn, force_remove};
 use crate::{
     api::{Node, names::keys},
     snapshot::{Contents, Postgres, Seen},
@@ -11,16 +11,18 @@ use crate::{
 
 /// Workers that a step is to take something from next: what they hold has to be known, as of now.
 #[must_use]
-pub fn looked_at(view: View) -> BTreeSet<Node> {
+pub fn workers_to_inspect(view: View) -> BTreeSet<Node> {
     if view.citus().is_none() {
         return BTreeSet::new();
     }
     let mut nodes: BTreeSet<Node> =
-        view.nodes().into_iter().filter(|node| is_removed_by_hand(view, *node)).collect();
+        view.nodes().into_iter().filter(|node| was_removed_manually(view, *node)).collect();
     nodes.retain(|node| view.postgres(*node).is_some());
-    if view.open_job().is_none() && view.unwell().is_empty() {
-        let next =
-            view.leaving().into_iter().filter(|(_, row)| row.should_have_shards || view.shards(row) == 0);
+    if view.open_job().is_none() && view.unhealthy_members().is_empty() {
+        let next = view
+            .draining_workers()
+            .into_iter()
+            .filter(|(_, row)| row.should_have_shards || view.shards(row) == 0);
         nodes.extend(next.map(|(node, _)| node));
     }
     nodes
@@ -28,32 +30,32 @@ pub fn looked_at(view: View) -> BTreeSet<Node> {
 
 /// Somebody has removed a member that is no longer asked for, and nobody has said what becomes of its volume.
 #[must_use]
-pub fn is_removed_by_hand(view: View, node: Node) -> bool {
+pub fn was_removed_manually(view: View, node: Node) -> bool {
     let asked = view.desired.nodes().any(|asked| asked == node);
     !asked
         && view.is_no_member(node)
-        && !view.is_retired(node)
+        && !view.is_decommissioned(node)
         && view.identity(node).is_some()
         && view.postgres(node).is_none_or(Postgres::holds_metadata)
 }
 
 /// Nothing but the cluster's own was seen on the worker.
 #[must_use]
-pub fn is_free(view: View, node: Node) -> bool {
-    view.seen.contents.get(&node).and_then(Seen::known).is_some_and(Contents::is_empty)
+pub fn holds_nothing_foreign(view: View, node: Node) -> bool {
+    view.snapshot.contents.get(&node).and_then(Seen::known).is_some_and(Contents::is_empty)
 }
 
 /// What is on the worker that is not the cluster's own; nothing when there is nothing. When it could not be looked at
 /// there is something to wait for, and it counts as not free.
-pub fn found<'a>(view: View<'a>, node: Node, plan: &mut Plan) -> Option<&'a Contents> {
-    match view.seen.contents.get(&node) {
+pub fn foreign_contents<'a>(view: View<'a>, node: Node, plan: &mut Plan) -> Option<&'a Contents> {
+    match view.snapshot.contents.get(&node) {
         Some(Seen::Known(contents)) => Some(contents).filter(|contents| !contents.is_empty()),
         Some(Seen::Unknown(why)) => {
-            plan.hold(Hold::ContentsUnknown { node, why: why.clone() });
+            plan.wait(WaitingOn::ContentsUnknown { node, why: why.clone() });
             None
         }
         None => {
-            plan.hold(Hold::ContentsUnknown { node, why: "it was not looked at yet".to_owned() });
+            plan.wait(WaitingOn::ContentsUnknown { node, why: "it was not looked at yet".to_owned() });
             None
         }
     }
@@ -61,8 +63,8 @@ pub fn found<'a>(view: View<'a>, node: Node, plan: &mut Plan) -> Option<&'a Cont
 
 /// A worker that somebody has removed may be put aside: nothing else is on it, or a person has given it up by name.
 #[must_use]
-pub fn may_be_put_aside(view: View, node: Node, plan: &mut Plan) -> bool {
-    if is_free(view, node) || force_remove::is_named(view, node) {
+pub fn may_be_decommissioned(view: View, node: Node, plan: &mut Plan) -> bool {
+    if holds_nothing_foreign(view, node) || force_remove::is_requested(view, node) {
         return true;
     }
     let name = view.name(node);
@@ -71,8 +73,8 @@ pub fn may_be_put_aside(view: View, node: Node, plan: &mut Plan) -> bool {
             "{name} was removed by hand and does not answer. If it is lost, give it up by the annotation {}",
             keys::FORCE_REMOVE
         );
-        plan.hold(Hold::ContentsUnknown { node, why });
-    } else if let Some(found) = found(view, node, plan) {
+        plan.wait(WaitingOn::ContentsUnknown { node, why });
+    } else if let Some(found) = foreign_contents(view, node, plan) {
         plan.problem(Problem::PutAsideRefused { node: name, found: Box::new(found.clone()) });
     }
     false

@@ -124,12 +124,12 @@ impl Effect<'_> {
     /// The node beside whose steps those of other nodes may be done: the step disturbs nobody else and needs nothing of
     /// another node. A question is one node's and concerns all.
     #[must_use]
-    pub fn lane(&self) -> Option<Node> {
+    pub fn node_scope(&self) -> Option<Node> {
         self.scope.node().filter(|_| !self.disruptive && self.concerns != Concern::Question)
     }
     /// Whether it stands on something that is missing when the other one has failed before it.
     #[must_use]
-    pub fn stands_on(&self, failed: &Effect) -> bool {
+    pub fn depends_on(&self, failed: &Effect) -> bool {
         failed.provides.iter().any(|missing| match missing {
             Prerequisite::SameScope => failed.scope.covers(&self.scope),
             Prerequisite::Evictions
@@ -149,7 +149,7 @@ impl Effect<'_> {
 type Prerequisites = &'static [Prerequisite];
 
 /// A step that does no harm when it is done twice at the same time.
-fn quiet(scope: Scope, concerns: Concern, needs: Prerequisites, provides: Prerequisites) -> Effect {
+fn harmless(scope: Scope, concerns: Concern, needs: Prerequisites, provides: Prerequisites) -> Effect {
     Effect { scope, disruptive: false, concerns, needs, provides }
 }
 
@@ -189,38 +189,40 @@ impl KubernetesStep {
         };
         match self {
             Self::Create(object) if is_budget(object) => {
-                quiet(Scope::Cluster, Concern::Objects, &[], &[Evictions])
+                harmless(Scope::Cluster, Concern::Objects, &[], &[Evictions])
             }
             Self::Create(object) if object.kind == "StatefulSet" => {
-                quiet(of_object(object), Concern::Objects, &[Authorities], &[SameScope])
+                harmless(of_object(object), Concern::Objects, &[Authorities], &[SameScope])
             }
             Self::Apply { object, .. } if is_budget(object) => {
-                quiet(Scope::Cluster, Concern::Evictions, &[], &[Evictions])
+                harmless(Scope::Cluster, Concern::Evictions, &[], &[Evictions])
             }
             Self::Create(object) | Self::Apply { object, .. } => {
-                quiet(of_object(object), Concern::Objects, &[], &[SameScope])
+                harmless(of_object(object), Concern::Objects, &[], &[SameScope])
             }
             Self::Adopt { name, .. } => disruptive(Scope::Object(name), Concern::Objects, &[], &[]),
             Self::CreateSecret(SecretKind::Ca) => {
-                quiet(Scope::Cluster, Concern::Objects, &[Secrets], &[Secrets, Authorities])
+                harmless(Scope::Cluster, Concern::Objects, &[Secrets], &[Secrets, Authorities])
             }
-            Self::CreateSecret(_) => quiet(Scope::Cluster, Concern::Objects, &[Secrets], &[Secrets]),
-            Self::SetConnectionKeys { .. } => quiet(Scope::Cluster, Concern::Objects, &[], &[ConnectionKeys]),
+            Self::CreateSecret(_) => harmless(Scope::Cluster, Concern::Objects, &[Secrets], &[Secrets]),
+            Self::SetConnectionKeys { .. } => {
+                harmless(Scope::Cluster, Concern::Objects, &[], &[ConnectionKeys])
+            }
             // Until they are answered or gone the plan is one without them.
-            Self::InspectImage { .. } => quiet(Scope::Cluster, Concern::Question, &[], &[]),
-            Self::ForgetInspection { pod } => quiet(Scope::Object(pod), Concern::Question, &[], &[]),
-            Self::HurryConfiguration { node, .. } => {
-                quiet(Scope::Node(*node), Concern::Configuration, &[], &[SameScope])
+            Self::InspectImage { .. } => harmless(Scope::Cluster, Concern::Question, &[], &[]),
+            Self::DeleteInspectionPod { pod } => harmless(Scope::Object(pod), Concern::Question, &[], &[]),
+            Self::RefreshConfiguration { node, .. } => {
+                harmless(Scope::Node(*node), Concern::Configuration, &[], &[SameScope])
             }
-            Self::PatchPod { node, .. } => quiet(Scope::Node(*node), Concern::Objects, &[], &[]),
+            Self::PatchPod { node, .. } => harmless(Scope::Node(*node), Concern::Objects, &[], &[]),
             Self::RecordIdentity { node, .. } => {
-                quiet(Scope::Node(*node), Concern::Preparation, &[], &[SameScope])
+                harmless(Scope::Node(*node), Concern::Preparation, &[], &[SameScope])
             }
             Self::RestartNode { node, .. } => {
                 disruptive(Scope::Node(*node), Concern::Restart, &[], &[SameScope])
             }
             // From its mark on there is no way back.
-            Self::Retire { node, .. } => {
+            Self::Decommission { node, .. } => {
                 disruptive(Scope::Node(*node), Concern::Removal, &[Recovery, Activation], &[SameScope])
             }
             Self::Delete { name, .. } => disruptive(Scope::Object(name), Concern::Removal, &[], &[SameScope]),
@@ -237,14 +239,14 @@ impl SqlStep {
             SameScope, Secrets, ShardTargets,
         };
         match self {
-            Self::PrepareNode { node, .. } => {
-                quiet(Scope::Node(*node), Concern::Preparation, &[], &[SameScope])
+            Self::BootstrapNode { node, .. } => {
+                harmless(Scope::Node(*node), Concern::Preparation, &[], &[SameScope])
             }
-            Self::GrantRights { node, .. } => quiet(Scope::Node(*node), Concern::Preparation, &[], &[]),
+            Self::GrantRights { node, .. } => harmless(Scope::Node(*node), Concern::Preparation, &[], &[]),
             Self::Reload { node } | Self::ResetAlterSystem { node, .. } => {
-                quiet(Scope::Node(*node), Concern::Configuration, &[], &[SameScope])
+                harmless(Scope::Node(*node), Concern::Configuration, &[], &[SameScope])
             }
-            Self::TryParameter { node, .. } => quiet(Scope::Node(*node), Concern::Question, &[], &[]),
+            Self::CheckParameter { node, .. } => harmless(Scope::Node(*node), Concern::Question, &[], &[]),
             Self::SetCoordinatorHost { .. } => {
                 disruptive(Scope::Cluster, Concern::Preparation, &[], &[CoordinatorAddress])
             }
@@ -254,13 +256,15 @@ impl SqlStep {
                 &[CoordinatorAddress, Activation],
                 &[SameScope],
             ),
-            Self::CreateExtension { .. } => quiet(Scope::Cluster, Concern::Application, &[], &[Application]),
+            Self::CreateExtension { .. } => {
+                harmless(Scope::Cluster, Concern::Application, &[], &[Application])
+            }
             Self::CreateOwner { .. } => {
-                quiet(Scope::Cluster, Concern::Application, &[Secrets, ConnectionKeys], &[Application])
+                harmless(Scope::Cluster, Concern::Application, &[Secrets, ConnectionKeys], &[Application])
             }
             // Nothing else in a plan needs the tables.
             Self::ApplySchema { .. } => disruptive(Scope::Cluster, Concern::Schema, &[Application], &[]),
-            Self::RecoverTransactions => quiet(Scope::Cluster, Concern::MovePreparation, &[], &[Recovery]),
+            Self::RecoverTransactions => harmless(Scope::Cluster, Concern::MovePreparation, &[], &[Recovery]),
             Self::PinGroups(_) => disruptive(Scope::Cluster, Concern::MovePreparation, &[], &[]),
             Self::StartRebalance { .. } => disruptive(
                 Scope::Cluster,
@@ -273,18 +277,20 @@ impl SqlStep {
             Self::SetShouldHaveShards { node, .. } => {
                 disruptive(Scope::Node(*node), Concern::Draining, &[Activation], &[SameScope, ShardTargets])
             }
-            Self::CleanUp => disruptive(Scope::Cluster, Concern::Removal, &[], &[]),
+            Self::CleanUpOrphans => disruptive(Scope::Cluster, Concern::Removal, &[], &[]),
             Self::RemoveNode { node, .. } => {
                 disruptive(Scope::Node(*node), Concern::Removal, &[Recovery, Activation], &[SameScope])
             }
-            Self::GiveUp { workers } => {
+            Self::ForceRemove { workers } => {
                 let nodes = workers.iter().map(|(node, _)| *node).collect();
                 disruptive(Scope::Nodes(nodes), Concern::ForceRemoval, &[], &[SameScope])
             }
             Self::ActivateNode { node, .. } => {
                 disruptive(Scope::Node(*node), Concern::Repair, &[Activation], &[Activation])
             }
-            Self::ForgetCleanup { .. } => disruptive(Scope::Cluster, Concern::Repair, &[], &[CleanupRecords]),
+            Self::DeleteStaleCleanupRecords { .. } => {
+                disruptive(Scope::Cluster, Concern::Repair, &[], &[CleanupRecords])
+            }
             Self::DropLeftovers { node, .. } => disruptive(Scope::Node(*node), Concern::Repair, &[], &[]),
         }
     }

@@ -1,19 +1,21 @@
 //! Workers that are lost for good, with the only copy of their shards. Their data is given up when a person names exactly
 //! these workers and these servers, and never otherwise: the only way in which data may go.
 
-use super::{Concern, Hold, Plan, Problem, Server, SqlStep, View, problem::ForceRemoveRefusal, scale_in};
+use super::{
+    Concern, Plan, Problem, ServerCheck, SqlStep, View, WaitingOn, problem::ForceRemoveRefusal, scale_in,
+};
 use crate::{
     api::{Node, names::keys, spec::VolumePolicy},
     snapshot::LiveObject,
 };
 
-type Named<'a> = Vec<(Node, &'a str)>;
+type NamedWorkers<'a> = Vec<(Node, &'a str)>;
 
 /// Acts on the annotation, once.
 pub fn plan(view: View, plan: &mut Plan) {
     let Some(value) = view.desired.force_remove.as_deref() else { return };
-    let named = named(view, value);
-    if view.seen.status.handled.get(keys::FORCE_REMOVE).is_some_and(|handled| handled == value) {
+    let named = parse_request(view, value);
+    if view.snapshot.status.handled.get(keys::FORCE_REMOVE).is_some_and(|handled| handled == value) {
         was_refused(view, value, named.as_deref().unwrap_or_default(), plan);
         return;
     }
@@ -21,23 +23,23 @@ pub fn plan(view: View, plan: &mut Plan) {
         refuse(plan, value, ForceRemoveRefusal::Unreadable { example: view.name(Node::Worker(0)) });
         return;
     };
-    let (done, left): (Named, Named) =
-        named.into_iter().partition(|(node, identity)| was_given_up(view, *node, identity));
+    let (done, left): (NamedWorkers, NamedWorkers) =
+        named.into_iter().partition(|(node, identity)| was_force_removed(view, *node, identity));
     if left.is_empty() && !done.is_empty() {
         plan.handled.insert(keys::FORCE_REMOVE.to_owned(), value.to_owned());
     } else if let Some(why) = is_another(view, &left) {
         refuse(plan, value, why);
     } else if view.citus().is_some() {
-        let (members, gone): (Named, Named) =
+        let (members, gone): (NamedWorkers, NamedWorkers) =
             left.into_iter().partition(|(node, _)| view.registration(*node).is_some());
-        if let Some((node, _)) = gone.iter().find(|(node, _)| !may_be_forgotten(view, *node)) {
+        if let Some((node, _)) = gone.iter().find(|(node, _)| !has_no_row(view, *node)) {
             let why = ForceRemoveRefusal::MayBeRegistered { node: view.name(*node) };
             refuse(plan, value, why);
             return;
         }
         for (node, _) in gone {
-            let step = scale_in::retire(view, node, VolumePolicy::Retain);
-            plan.step(step, format!("{} was given up; {UNUSED}", view.name(node)));
+            let step = scale_in::decommission(view, node, VolumePolicy::Retain);
+            plan.step(step, format!("{} was given up; {VOLUME_NOT_REUSED}", view.name(node)));
         }
         match why_not(view, &members) {
             Some(why) => {
@@ -45,7 +47,7 @@ pub fn plan(view: View, plan: &mut Plan) {
                 plan.handled.insert(keys::FORCE_REMOVE.to_owned(), value.to_owned());
                 refuse(plan, value, why);
             }
-            None => give_up(view, members, plan),
+            None => force_remove(view, members, plan),
         }
     }
 }
@@ -55,7 +57,7 @@ fn was_refused(view: View, value: &str, named: &[(Node, &str)], plan: &mut Plan)
     let there = named.iter().find(|(node, identity)| {
         view.registration(*node).is_some()
             && view.identity(*node) == Some(*identity)
-            && !view.is_retired(*node)
+            && !view.is_decommissioned(*node)
     });
     if let Some((node, _)) = there {
         let why = ForceRemoveRefusal::Spent { node: view.name(*node) };
@@ -64,20 +66,20 @@ fn was_refused(view: View, value: &str, named: &[(Node, &str)], plan: &mut Plan)
 }
 
 /// In place of the system identifier of a worker of which nothing is left that could tell it.
-const NOBODY: &str = "none";
+const NO_IDENTITY: &str = "none";
 
-const UNUSED: &str = "a volume of it that turns up again is not used";
+const VOLUME_NOT_REUSED: &str = "a volume of it that turns up again is not used";
 
 /// `<worker>/<system identifier>`, several with commas between them; a worker by its StatefulSet's name or the short one.
 #[must_use]
-pub fn named<'a>(view: View, value: &'a str) -> Option<Named<'a>> {
+pub fn parse_request<'a>(view: View, value: &'a str) -> Option<NamedWorkers<'a>> {
     let one = |text: &'a str| {
         let (worker, identity) = text.trim().split_once('/')?;
         let node =
             Node::from_object_name(worker, &view.desired.cluster.name).or_else(|| worker.parse().ok())?;
         (node.is_worker() && !identity.is_empty()).then_some((node, identity))
     };
-    let mut all: Named = value.split(',').map(one).collect::<Option<_>>()?;
+    let mut all: NamedWorkers = value.split(',').map(one).collect::<Option<_>>()?;
     all.sort_unstable();
     all.dedup();
     Some(all)
@@ -85,20 +87,21 @@ pub fn named<'a>(view: View, value: &'a str) -> Option<Named<'a>> {
 
 /// A person has given up this worker, and this server of it, by name.
 #[must_use]
-pub fn is_named(view: View, node: Node) -> bool {
-    let named = view.desired.force_remove.as_deref().and_then(|value| named(view, value)).unwrap_or_default();
-    named.iter().any(|(of, identity)| *of == node && recorded(view, node) == *identity)
+pub fn is_requested(view: View, node: Node) -> bool {
+    let named =
+        view.desired.force_remove.as_deref().and_then(|value| parse_request(view, value)).unwrap_or_default();
+    named.iter().any(|(of, identity)| *of == node && recorded_identity(view, node) == *identity)
 }
 
 /// Who is recorded for a worker.
 #[must_use]
-pub fn recorded(view: View<'_>, node: Node) -> &str {
-    view.identity(node).unwrap_or(NOBODY)
+pub fn recorded_identity(view: View<'_>, node: Node) -> &str {
+    view.identity(node).unwrap_or(NO_IDENTITY)
 }
 
 /// Its StatefulSet or a volume of it carries the mark, and it is no member: whoever has its name now is another one.
-fn was_given_up(view: View, node: Node, identity: &str) -> bool {
-    if identity == NOBODY {
+fn was_force_removed(view: View, node: Node, identity: &str) -> bool {
+    if identity == NO_IDENTITY {
         return view.is_no_member(node);
     }
     let is = |object: &LiveObject| object.annotation(keys::SYSTEM_IDENTIFIER) == Some(identity);
@@ -112,45 +115,48 @@ fn was_given_up(view: View, node: Node, identity: &str) -> bool {
 }
 
 /// The worker that is meant is not there any more.
-fn is_another(view: View, named: &Named) -> Option<ForceRemoveRefusal> {
-    let other = |(node, identity): &&(Node, &str)| recorded(view, *node) != *identity;
+fn is_another(view: View, named: &NamedWorkers) -> Option<ForceRemoveRefusal> {
+    let other = |(node, identity): &&(Node, &str)| recorded_identity(view, *node) != *identity;
     named.iter().find(other).map(|(node, _)| ForceRemoveRefusal::OtherServer {
         node: view.name(*node),
-        recorded: recorded(view, *node).to_owned(),
+        recorded: recorded_identity(view, *node).to_owned(),
     })
 }
 
 /// Why these registered workers are not given up, if something speaks against it.
-fn why_not(view: View, lost: &Named) -> Option<ForceRemoveRefusal> {
+fn why_not(view: View, lost: &NamedWorkers) -> Option<ForceRemoveRefusal> {
     if !lost.is_empty() && view.registered_workers().len() <= lost.len() {
         return Some(ForceRemoveRefusal::NoOtherWorker);
     }
     lost.iter().find_map(|(node, _)| match view.server(*node) {
-        Server::Known(_) | Server::Fresh(_) => Some(ForceRemoveRefusal::Answers { node: view.name(*node) }),
-        Server::Stranger(why) => {
+        ServerCheck::Verified(_) | ServerCheck::Unrecorded(_) => {
+            Some(ForceRemoveRefusal::Answers { node: view.name(*node) })
+        }
+        ServerCheck::IdentityMismatch(why) => {
             Some(ForceRemoveRefusal::SystemIdentifierMismatch { node: view.name(*node), why })
         }
-        Server::Down(_) | Server::Silent(_) => None,
+        ServerCheck::NotReady(_) | ServerCheck::Unreachable(_) => None,
     })
 }
 
 /// A worker without a row that a person has named: nothing of it is in the catalog, or nothing of anybody.
 #[must_use]
-pub fn may_be_forgotten(view: View, node: Node) -> bool {
+pub fn has_no_row(view: View, node: Node) -> bool {
     let nobody = view.citus().is_some_and(|citus| citus.nodes.iter().all(|row| row.group_id == 0));
     view.is_no_member(node) || nobody && view.postgres(node).is_none()
 }
 
-fn give_up(view: View, lost: Named, plan: &mut Plan) {
+fn force_remove(view: View, lost: NamedWorkers, plan: &mut Plan) {
     let restarts = plan.steps.iter().any(|planned| planned.step.effect().concerns == Concern::Restart);
     if lost.is_empty() || restarts {
         return;
     }
     // The others hold what is left, and get the lost shards: each has to be there.
-    let silent = view.unwell().into_iter().find(|(other, _)| lost.iter().all(|(node, _)| node != other));
+    let silent =
+        view.unhealthy_members().into_iter().find(|(other, _)| lost.iter().all(|(node, _)| node != other));
     if let Some((node, why)) = silent {
         let why = format!("{why}. If it is lost as well, name it in {}, too", keys::FORCE_REMOVE);
-        plan.hold(Hold::NotAnswering { node, why });
+        plan.wait(WaitingOn::NotAnswering { node, why });
         return;
     }
     if let Some(job) = view.open_job() {
@@ -162,11 +168,11 @@ fn give_up(view: View, lost: Named, plan: &mut Plan) {
     }
     let workers: Vec<_> = lost.iter().map(|(node, _)| (*node, view.address(*node))).collect();
     plan.step(
-        SqlStep::GiveUp { workers },
+        SqlStep::ForceRemove { workers },
         format!("a person gives up their data by the annotation {}", keys::FORCE_REMOVE),
     );
     for (node, _) in lost {
-        plan.step(scale_in::retire(view, node, VolumePolicy::Retain), UNUSED);
+        plan.step(scale_in::decommission(view, node, VolumePolicy::Retain), VOLUME_NOT_REUSED);
     }
 }
 

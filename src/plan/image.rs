@@ -1,10 +1,10 @@
 //! Which image the nodes run. A new image is asked what is in it before anything restarts; only the same major version
-//! of PostgreSQL and the same minor version of Citus are taken. Restarting is `roll`'s.
+//! of PostgreSQL and the same minor version of Citus are taken. Restarting is `rolling_restart`'s.
 
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use super::{Hold, KubernetesStep, Plan, Problem, Server, View, problem::VersionsDiffer};
+use super::{KubernetesStep, Plan, Problem, ServerCheck, View, WaitingOn, problem::VersionsDiffer};
 use crate::{
     api::{Node, names::keys},
     resources,
@@ -19,13 +19,13 @@ pub fn choose(view: View, plan: &mut Plan) -> String {
     let running = running_image(view);
     let asked = view.desired.image.as_deref();
     let chosen = match (asked, running) {
-        (None, None) => view.seen.operator.default_image.clone(),
+        (None, None) => view.snapshot.operator.default_image.clone(),
         (None, Some(running)) => running.to_owned(),
         (Some(asked), None) => asked.to_owned(),
         (Some(asked), Some(running)) if asked == running => asked.to_owned(),
         (Some(asked), Some(running)) => change(view, asked, running, plan),
     };
-    forget_inspections(view, asked.filter(|asked| *asked != chosen), plan);
+    delete_inspections(view, asked.filter(|asked| *asked != chosen), plan);
     chosen
 }
 
@@ -47,13 +47,13 @@ fn server_image(set: &Value) -> Option<&str> {
 }
 
 fn coordinators_claim(view: View<'_>) -> Option<&LiveObject> {
-    view.own("PersistentVolumeClaim", view.claim(Node::Coordinator)?)
+    view.owned("PersistentVolumeClaim", view.claim(Node::Coordinator)?)
 }
 
 /// What is to be written down on the coordinator's volume, beside its identity: it outlives servers and StatefulSets.
 #[must_use]
-pub fn to_be_noted(view: View) -> Option<(String, String)> {
-    let Server::Known(postgres) = view.server(Node::Coordinator) else { return None };
+pub fn image_record(view: View) -> Option<(String, String)> {
+    let ServerCheck::Verified(postgres) = view.server(Node::Coordinator) else { return None };
     let facts = ImageFacts { postgres_major: postgres.major, citus: postgres.extension.clone()? };
     Some((running_image(view)?.to_owned(), facts.to_string()))
 }
@@ -64,7 +64,7 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
         return asked.to_owned();
     }
     // A pod that was made of what the spec said before has nothing to say.
-    let said = view.seen.images.get(asked);
+    let said = view.snapshot.images.get(asked);
     match said.filter(|said| said.known().is_some() || !is_outdated(view, asked)) {
         None => {
             let pod = resources::inspection_pod_name(&view.desired.cluster, asked);
@@ -72,7 +72,7 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
                 let step = KubernetesStep::InspectImage { image: asked.to_owned() };
                 plan.step(step, "a new image is asked what is in it before anything restarts");
             }
-            plan.hold(Hold::InspectingImage { image: asked.to_owned() });
+            plan.wait(WaitingOn::InspectingImage { image: asked.to_owned() });
             running.to_owned()
         }
         Some(Seen::Unknown(why)) => {
@@ -95,7 +95,7 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
                     running.to_owned()
                 }
                 None => {
-                    plan.hold(Hold::NotAnswering {
+                    plan.wait(WaitingOn::NotAnswering {
                     node: Node::Coordinator,
                     why: format!("spec.image: {asked} has to have the versions that run, and no server has told them yet"),
                 });
@@ -115,7 +115,7 @@ fn running_versions(view: View) -> Option<(u32, String)> {
         Some((postgres.major, postgres.extension.clone()?))
     };
     let before = || {
-        view.seen.status.nodes.iter().find_map(|node| {
+        view.snapshot.status.nodes.iter().find_map(|node| {
             let major = node.postgres_version.as_deref()?.split('.').next()?.parse().ok()?;
             Some((major, node.citus_version.clone()?))
         })
@@ -141,41 +141,42 @@ fn citus_minor(version: &str) -> &str {
 }
 
 /// An inspection pod is removed when it has answered, when nobody asks any more, or when it is to be asked anew.
-fn forget_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
+fn delete_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
     let prefix = format!("Pod/{}-image-", view.desired.cluster.name);
-    for (key, object) in view.seen.objects.iter().filter(|(key, _)| key.starts_with(&prefix)) {
+    for (key, object) in view.snapshot.objects.iter().filter(|(key, _)| key.starts_with(&prefix)) {
         let image = object.annotation(keys::IMAGE);
         let waits = image.is_some() && image == still_asked;
-        let answered =
-            image.and_then(|image| view.seen.images.get(image)).is_some_and(|seen| seen.known().is_some());
+        let answered = image
+            .and_then(|image| view.snapshot.images.get(image))
+            .is_some_and(|seen| seen.known().is_some());
         let why = if !waits || answered {
             "the image has been asked, or nobody wants it any more"
         } else if image.is_some_and(|image| is_outdated(view, image)) {
             "the image is asked again with what the spec says now"
-        } else if was_sent_away(view, object) {
+        } else if was_evicted(view, object) {
             "the machine sent the pod away before it could answer"
         } else {
             continue;
         };
         if !object.deleting {
             let pod = key.trim_start_matches("Pod/").to_owned();
-            plan.step(KubernetesStep::ForgetInspection { pod }, why);
+            plan.step(KubernetesStep::DeleteInspectionPod { pod }, why);
         }
     }
 }
 
 /// The pod that asks this image was made of another spec: other pull secrets, say, or another kind of machine.
 fn is_outdated(view: View, image: &str) -> bool {
-    let inputs = resources::Inputs { desired: view.desired, operator: &view.seen.operator, image };
+    let inputs = resources::Inputs { desired: view.desired, operator: &view.snapshot.operator, image };
     let want = resources::inspection_pod(&inputs, image);
     let wanted = want.json["metadata"]["annotations"][keys::APPLIED_HASH].as_str();
     view.object("Pod", &want.name).is_some_and(|pod| pod.annotation(keys::APPLIED_HASH) != wanted)
 }
 
 /// Evicted, preempted or refused by its machine: that says nothing of the image. Asked again after a pause.
-fn was_sent_away(view: View, pod: &LiveObject) -> bool {
+fn was_evicted(view: View, pod: &LiveObject) -> bool {
     let status = |field: &str| pod.json.get("status").and_then(|status| status.get(field)?.as_str());
     status("phase") == Some("Failed")
         && status("reason").is_some()
-        && view.seen.now.duration_since(pod.created_at) > ASK_AGAIN
+        && view.snapshot.now.duration_since(pod.created_at) > ASK_AGAIN
 }

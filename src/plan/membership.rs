@@ -2,8 +2,8 @@
 //! removed here, and nothing is registered that could not serve.
 
 use super::{
-    Concern, Hold, KubernetesStep, Plan, Problem, Server, SqlStep, View, Wanted, pods::lacks_image,
-    problem::VolumeLoss, settings, view::PORT,
+    Concern, KubernetesStep, Plan, Problem, ResolvedSpec, ServerCheck, SqlStep, View, WaitingOn,
+    pods::cannot_pull_image, problem::VolumeLoss, settings, view::PORT,
 };
 use crate::{
     api::Node,
@@ -12,24 +12,24 @@ use crate::{
 };
 
 /// Takes every server one step further on its way to being a member.
-pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     waits(view, plan);
     for node in view.nodes() {
         match view.server(node) {
-            Server::Fresh(postgres) => {
-                record(view, wanted, node, postgres, plan);
-                prepare(view, node, postgres, plan);
+            ServerCheck::Unrecorded(postgres) => {
+                record_identity(view, wanted, node, postgres, plan);
+                bootstrap(view, node, postgres, plan);
             }
-            Server::Known(postgres) => prepare(view, node, postgres, plan),
-            Server::Stranger(why) => {
+            ServerCheck::Verified(postgres) => bootstrap(view, node, postgres, plan),
+            ServerCheck::IdentityMismatch(why) => {
                 plan.problem(Problem::SystemIdentifierMismatch { node: view.name(node), why });
             }
-            Server::Down(_) | Server::Silent(_) => {}
+            ServerCheck::NotReady(_) | ServerCheck::Unreachable(_) => {}
         }
     }
     lost_tables(view, plan);
     let Some(citus) = catalog(view, plan) else { return };
-    if emptied_coordinator(view, citus, plan) || !everybody_answers(view, plan) {
+    if emptied_coordinator(view, citus, plan) || !all_members_answer(view, plan) {
         return;
     }
     let address = view.address(Node::Coordinator);
@@ -39,7 +39,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     }
     if told {
         add_workers(view, wanted, plan);
-    } else if matches!(view.server(Node::Coordinator), Server::Known(_)) {
+    } else if matches!(view.server(Node::Coordinator), ServerCheck::Verified(_)) {
         plan.step(
             SqlStep::SetCoordinatorHost { address },
             "workers must know under which address the coordinator is reached",
@@ -49,36 +49,40 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
 
 /// What is waited for, node by node.
 fn waits(view: View, plan: &mut Plan) {
-    if let Server::Down(why) = view.server(Node::Coordinator) {
+    if let ServerCheck::NotReady(why) = view.server(Node::Coordinator) {
         node_cannot_run(view, Node::Coordinator, plan);
-        plan.hold(Hold::PodNotReady { node: Node::Coordinator, why });
-    } else if let Server::Silent(why) = view.server(Node::Coordinator) {
-        plan.hold(Hold::NotAnswering { node: Node::Coordinator, why });
+        plan.wait(WaitingOn::PodNotReady { node: Node::Coordinator, why });
+    } else if let ServerCheck::Unreachable(why) = view.server(Node::Coordinator) {
+        plan.wait(WaitingOn::NotAnswering { node: Node::Coordinator, why });
     }
     for missing in view.missing_workers() {
         node_cannot_run(view, missing.node, plan);
-        plan.hold(Hold::WorkerMissing { node: missing.node, why: missing.why, timed_out: missing.timed_out });
+        plan.wait(WaitingOn::WorkerMissing {
+            node: missing.node,
+            why: missing.why,
+            timed_out: missing.timed_out,
+        });
     }
     for node in view.registered_workers().into_keys() {
         match view.server(node) {
-            Server::Down(why) => {
+            ServerCheck::NotReady(why) => {
                 node_cannot_run(view, node, plan);
-                plan.hold(Hold::PodNotReady { node, why });
+                plan.wait(WaitingOn::PodNotReady { node, why });
             }
-            Server::Silent(why) => plan.hold(Hold::NotAnswering { node, why }),
-            Server::Fresh(_) | Server::Known(_) | Server::Stranger(_) => {}
+            ServerCheck::Unreachable(why) => plan.wait(WaitingOn::NotAnswering { node, why }),
+            ServerCheck::Unrecorded(_) | ServerCheck::Verified(_) | ServerCheck::IdentityMismatch(_) => {}
         }
     }
 }
 
 /// A pod that cannot run for a reason that only a person can mend.
 fn node_cannot_run(view: View, node: Node, plan: &mut Plan) {
-    let Some(pod) = view.pod(node) else { return no_pod_can_be(view, node, plan) };
+    let Some(pod) = view.pod(node) else { return pod_is_refused(view, node, plan) };
     let Some(pod) = Some(pod).filter(|pod| !pod.ready) else { return };
     let Some(waiting) = &pod.waiting else { return };
     let name = view.name(node);
     match waiting.reason.as_str() {
-        _ if lacks_image(pod) => plan.problem(Problem::ImageNotPulled {
+        _ if cannot_pull_image(pod) => plan.problem(Problem::ImageNotPulled {
             pod: pod.name.clone(),
             image: pod.image.clone(),
             reason: waiting.reason.clone(),
@@ -108,7 +112,7 @@ fn node_cannot_run(view: View, node: Node, plan: &mut Plan) {
 }
 
 /// A quota, a LimitRange, Pod Security or a webhook refuses the pod again and again.
-fn no_pod_can_be(view: View, node: Node, plan: &mut Plan) {
+fn pod_is_refused(view: View, node: Node, plan: &mut Plan) {
     let name = view.name(node);
     if let Some(refused) = view.warning("StatefulSet", &name).filter(|refused| refused.lasts()) {
         plan.problem(Problem::PodRefused { node: name, message: refused.message.clone() });
@@ -116,15 +120,15 @@ fn no_pod_can_be(view: View, node: Node, plan: &mut Plan) {
 }
 
 /// Writes down who was born, and at once withdraws the permission to initialise: the next look can register it.
-fn record(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &mut Plan) {
+fn record_identity(view: View, wanted: &ResolvedSpec, node: Node, postgres: &Postgres, plan: &mut Plan) {
     let Some(claim) = view.claim(node) else { return };
-    if view.own("PersistentVolumeClaim", claim).is_none() {
+    if view.owned("PersistentVolumeClaim", claim).is_none() {
         return;
     }
     // A worker that was born before its coordinator has a volume looks like one whose coordinator is lost.
-    let has_volume = |claim| view.own("PersistentVolumeClaim", claim).is_some();
+    let has_volume = |claim| view.owned("PersistentVolumeClaim", claim).is_some();
     if !view.claim(Node::Coordinator).is_some_and(has_volume) {
-        plan.hold(Hold::NodeNotPrepared { node });
+        plan.wait(WaitingOn::NodeNotPrepared { node });
         return;
     }
     let system_identifier = postgres.system_identifier.clone();
@@ -132,14 +136,14 @@ fn record(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &m
     plan.step(step, format!("{} was born; its volume is never initialised again", view.name(node)));
     let inputs = wanted.inputs(view);
     let map = resources::config_map(&inputs, node, &wanted.parameters, Initialise::Forbidden);
-    if let Some(live) = view.own("ConfigMap", &map.name) {
+    if let Some(live) = view.owned("ConfigMap", &map.name) {
         let step = KubernetesStep::Apply { object: Box::new(map), uid: live.uid.clone() };
         plan.step(step, format!("{} may no longer initialise its volume", view.name(node)));
     }
 }
 
 /// Settings of the operator's role, database, extension. A registered worker that lacks its database is not helped by a new one.
-fn prepare(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
+fn bootstrap(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
     let extension = match node {
         Node::Coordinator => None,
         Node::Worker(_) => {
@@ -157,7 +161,7 @@ fn prepare(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
     let member = node.is_worker() && view.registration(node).is_some();
     if (bare && !member) || !postgres.role_pinned {
         plan.step(
-            SqlStep::PrepareNode { node, extension },
+            SqlStep::BootstrapNode { node, extension },
             "a node needs the settings of the operator's role, the database and the extension",
         );
     }
@@ -174,7 +178,7 @@ fn prepare(view: View, node: Node, postgres: &Postgres, plan: &mut Plan) {
 /// Placements without tables: an emptied worker that was activated by hand looks healthy in all other respects.
 fn lost_tables(view: View, plan: &mut Plan) {
     for node in view.registered_workers().into_keys() {
-        if let Server::Known(postgres) = view.server(node)
+        if let ServerCheck::Verified(postgres) = view.server(node)
             && postgres.missing_tables > 0
         {
             plan.problem(Problem::TablesMissing {
@@ -187,10 +191,10 @@ fn lost_tables(view: View, plan: &mut Plan) {
 
 /// The catalog, when the coordinator is who it should be and has one.
 fn catalog<'a>(view: View<'a>, plan: &mut Plan) -> Option<&'a Citus> {
-    let Server::Known(coordinator) = view.server(Node::Coordinator) else { return None };
+    let ServerCheck::Verified(coordinator) = view.server(Node::Coordinator) else { return None };
     coordinator.extension.as_ref()?;
-    if let Some(why) = view.seen.citus.unknown() {
-        plan.hold(Hold::CatalogUnknown { why: why.to_owned() });
+    if let Some(why) = view.snapshot.citus.unknown() {
+        plan.wait(WaitingOn::CatalogUnknown { why: why.to_owned() });
     }
     view.citus()
 }
@@ -212,10 +216,10 @@ fn emptied_coordinator(view: View, citus: &Citus, plan: &mut Plan) -> bool {
     let unseen = view
         .nodes()
         .into_iter()
-        .filter(|node| node.is_worker() && view.identity(*node).is_some() && !view.is_retired(*node))
+        .filter(|node| node.is_worker() && view.identity(*node).is_some() && !view.is_decommissioned(*node))
         .find(|node| view.postgres(*node).is_none());
     let Some(node) = unseen else { return false };
-    plan.hold(Hold::NotAnswering {
+    plan.wait(WaitingOn::NotAnswering {
         node,
         why: "whether it holds the metadata of a cluster is not known".to_owned(),
     });
@@ -240,25 +244,25 @@ fn known_by_other_names(view: View, citus: &Citus, plan: &mut Plan) -> bool {
 }
 
 /// One registered node that is down makes every membership call of Citus fail.
-fn everybody_answers(view: View, plan: &mut Plan) -> bool {
-    let unwell = view.unwell();
+fn all_members_answer(view: View, plan: &mut Plan) -> bool {
+    let unwell = view.unhealthy_members();
     for (node, why) in &unwell {
-        plan.hold(Hold::RegisteredNodeSilent { node: *node, why: why.clone() });
+        plan.wait(WaitingOn::RegisteredNodeSilent { node: *node, why: why.clone() });
     }
     unwell.is_empty()
 }
 
-fn add_workers(view: View, wanted: &Wanted, plan: &mut Plan) {
+fn add_workers(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     let missing = view.missing_workers();
-    // Its copy of the metadata would lack the placements of a member that is inactive, for good: see `heal`.
+    // Its copy of the metadata would lack the placements of a member that is inactive, for good: see `repair`.
     let inactive = view.registered_workers().into_iter().find(|(_, row)| !row.active);
     if let Some((node, _)) = inactive.filter(|_| !missing.is_empty()) {
-        plan.hold(Hold::MemberInactive { node });
+        plan.wait(WaitingOn::MemberInactive { node });
         return;
     }
     for missing in missing {
         let node = missing.node;
-        if let Server::Known(postgres) = view.server(node)
+        if let ServerCheck::Verified(postgres) = view.server(node)
             && may_join(view, wanted, node, postgres, plan)
         {
             let address = view.address(node);
@@ -268,18 +272,18 @@ fn add_workers(view: View, wanted: &Wanted, plan: &mut Plan) {
     }
 }
 
-fn may_join(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &mut Plan) -> bool {
+fn may_join(view: View, wanted: &ResolvedSpec, node: Node, postgres: &Postgres, plan: &mut Plan) -> bool {
     if let Some(group) = postgres.group_id.filter(|group| *group != 0) {
-        member_under_no_name(view, node, group, plan);
+        registered_under_another_address(view, node, group, plan);
         return false;
     }
     let prepared = postgres.database && postgres.extension.is_some() && postgres.role_pinned;
     if !prepared || !permission_withdrawn(view, node) {
-        plan.hold(Hold::NodeNotPrepared { node });
+        plan.wait(WaitingOn::NodeNotPrepared { node });
         return false;
     }
     if !settings::is_configured(wanted, node, postgres) {
-        plan.hold(Hold::ConfigurationOnItsWay { node });
+        plan.wait(WaitingOn::ConfigurationOnItsWay { node });
         return false;
     }
     let coordinator =
@@ -296,7 +300,7 @@ fn may_join(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: 
 }
 
 /// Registered a second time under another name, it would be two nodes to Citus and one to its data.
-fn member_under_no_name(view: View, node: Node, group: i32, plan: &mut Plan) {
+fn registered_under_another_address(view: View, node: Node, group: i32, plan: &mut Plan) {
     let (name, address) = (view.name(node), view.address(node));
     let row = view.citus().and_then(|citus| citus.nodes.iter().find(|row| row.group_id == group));
     plan.problem(match row {
@@ -330,14 +334,14 @@ fn is_connected(view: View, node: Node, plan: &mut Plan) -> bool {
     let mut connected = true;
     for member in members {
         for (from, to) in [(member, node), (node, member)] {
-            let check = view.seen.connections.iter().find(|check| check.from == from && check.to == to);
+            let check = view.snapshot.connections.iter().find(|check| check.from == from && check.to == to);
             let why = match check {
                 Some(check) => check.error.clone(),
                 None => Some("not tried yet".to_owned()),
             };
             if let Some(why) = why {
                 connected = false;
-                plan.hold(Hold::NotConnected { from, to, why });
+                plan.wait(WaitingOn::NotConnected { from, to, why });
             }
         }
     }

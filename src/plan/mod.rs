@@ -5,8 +5,6 @@ pub mod adopt;
 pub mod contents;
 pub mod effect;
 pub mod force_remove;
-pub mod heal;
-pub mod hold;
 pub mod image;
 pub mod invariants;
 pub mod membership;
@@ -16,7 +14,8 @@ pub mod preflight;
 pub mod problem;
 pub mod rebalance;
 pub mod refusals;
-pub mod roll;
+pub mod repair;
+pub mod rolling_restart;
 pub mod scale_in;
 pub mod schema;
 pub mod secrets;
@@ -24,12 +23,13 @@ pub mod settings;
 pub mod step;
 pub mod view;
 pub mod volumes;
+pub mod waiting_on;
 
 pub use effect::{Concern, Effect};
-pub use hold::Hold;
 pub use problem::{Problem, ProblemReason};
-pub use step::{KubernetesStep, Plan, Planned, RestartCause, SqlStep, Step};
-pub use view::{Server, View};
+pub use step::{KubernetesStep, Plan, PlannedStep, RestartCause, SqlStep, Step};
+pub use view::{ServerCheck, View};
+pub use waiting_on::WaitingOn;
 
 use std::collections::BTreeMap;
 
@@ -49,24 +49,24 @@ pub fn plan(desired: &Desired, seen: &Snapshot) -> Plan {
     if desired.deleting {
         return plan;
     }
-    let view = View { desired, seen };
+    let view = View { desired, snapshot: seen };
     adopt::plan(view, &mut plan);
     if !adopt::comes_first(view, &plan) {
-        build(view, &mut plan);
+        concerns(view, &mut plan);
     }
     refusals::plan(view, &mut plan);
-    held_up(view, &mut plan);
+    blocked_by_sessions(view, &mut plan);
     if desired.paused {
         let steps = plan.steps.len();
         plan.steps.clear();
-        plan.holds.insert(0, Hold::Paused { steps });
+        plan.waits.insert(0, WaitingOn::Paused { steps });
     }
     plan
 }
 
 /// Whoever holds up a move or a step is named. Nobody's session is ended.
-fn held_up(view: View, plan: &mut Plan) {
-    let about_moves = |planned: &Planned| match planned.step.effect().concerns {
+fn blocked_by_sessions(view: View, plan: &mut Plan) {
+    let about_moves = |planned: &PlannedStep| match planned.step.effect().concerns {
         Concern::MovePreparation | Concern::Moves => true,
         Concern::Objects
         | Concern::Evictions
@@ -83,35 +83,35 @@ fn held_up(view: View, plan: &mut Plan) {
         | Concern::Repair => false,
     };
     let moves = view.open_job().is_some() || plan.steps.iter().any(about_moves);
-    for (node, sessions) in view.seen.held_up.iter().filter(|(_, sessions)| !sessions.is_empty()) {
-        plan.hold(Hold::HeldUp { node: *node, moves, sessions: sessions.clone() });
+    for (node, sessions) in view.snapshot.held_up.iter().filter(|(_, sessions)| !sessions.is_empty()) {
+        plan.wait(WaitingOn::HeldUp { node: *node, moves, sessions: sessions.clone() });
     }
 }
 
-fn build(view: View, plan: &mut Plan) {
-    let wanted = wanted(view, plan);
+fn concerns(view: View, plan: &mut Plan) {
+    let wanted = resolve(view, plan);
     objects::plan(view, &wanted, plan);
     settings::plan(view, &wanted, plan);
     membership::plan(view, &wanted, plan);
     schema::plan(view, plan);
-    heal::plan(view, plan);
+    repair::plan(view, plan);
     scale_in::plan(view, &wanted, plan);
-    roll::plan(view, &wanted, plan);
+    rolling_restart::plan(view, &wanted, plan);
     rebalance::plan(view, &wanted, plan);
     force_remove::plan(view, plan);
     objects::protect_moves(view, &wanted, plan);
-    heal::tidy(view, plan);
+    repair::drop_leftovers(view, plan);
     objects::label_pods(view, &wanted, plan);
-    objects::keep_volumes(view, &wanted, plan);
+    objects::update_volumes(view, &wanted, plan);
 }
 
 /// The plan, looked at once more before it is carried out: one that breaks a rule is a bug of the planner, and nothing
 /// of it is done.
 #[must_use]
-pub fn checked(desired: &Desired, seen: &Snapshot) -> Plan {
+pub fn plan_checked(desired: &Desired, seen: &Snapshot) -> Plan {
     let mut plan = plan(desired, seen);
-    let view = View { desired, seen };
-    if let Err(broken) = invariants::check(view, &wanted(view, &mut Plan::default()), &plan) {
+    let view = View { desired, snapshot: seen };
+    if let Err(broken) = invariants::check(view, &resolve(view, &mut Plan::default()), &plan) {
         plan.steps.clear();
         plan.problem(Problem::InvariantBroken { rule: broken.to_string() });
     }
@@ -119,11 +119,11 @@ pub fn checked(desired: &Desired, seen: &Snapshot) -> Plan {
 }
 
 /// What the spec comes to now; what that needs or meets goes into the plan.
-pub fn wanted(view: View, plan: &mut Plan) -> Wanted {
+pub fn resolve(view: View, plan: &mut Plan) -> ResolvedSpec {
     let image = image::choose(view, plan);
     let parameters = settings::choose(view, plan);
     let hash = |node| {
-        let inputs = Inputs { desired: view.desired, operator: &view.seen.operator, image: &image };
+        let inputs = Inputs { desired: view.desired, operator: &view.snapshot.operator, image: &image };
         Hashes {
             config: resources::config_hash(&inputs, node, &parameters),
             boot: resources::boot_hash(&inputs, node, &parameters),
@@ -132,12 +132,12 @@ pub fn wanted(view: View, plan: &mut Plan) -> Wanted {
     };
     // All workers are made alike: two sets of hashes are enough for any number of nodes.
     let (coordinator, worker) = (hash(Node::Coordinator), hash(Node::Worker(0)));
-    Wanted { image, parameters, coordinator, worker }
+    ResolvedSpec { image, parameters, coordinator, worker }
 }
 
 /// What the spec comes to after looking at what is possible: the image that can be used, the parameters that are taken.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wanted {
+pub struct ResolvedSpec {
     /// Image of every node.
     pub image: String,
     /// The user's parameters, or those of before when these are refused.
@@ -157,11 +157,11 @@ pub struct Hashes {
     pub user_template: String,
 }
 
-impl Wanted {
+impl ResolvedSpec {
     /// What the builders of objects need.
     #[must_use]
     pub fn inputs<'a>(&'a self, view: View<'a>) -> Inputs<'a> {
-        Inputs { desired: view.desired, operator: &view.seen.operator, image: &self.image }
+        Inputs { desired: view.desired, operator: &view.snapshot.operator, image: &self.image }
     }
     /// The hashes of a node.
     #[must_use]

@@ -1,9 +1,9 @@
-//! Kubernetes objects: what should exist and what differs. Restarts of pods are `roll`'s; who may initialise a volume
+//! Kubernetes objects: what should exist and what differs. Restarts of pods are `rolling_restart`'s; who may initialise a volume
 //! is decided here.
 
 use super::{
-    Hold, KubernetesStep, Plan, Problem, Server, SqlStep, Step, View, Wanted, contents, image,
-    problem::VolumeLoss, secrets, volumes,
+    KubernetesStep, Plan, Problem, ResolvedSpec, ServerCheck, SqlStep, Step, View, WaitingOn, contents,
+    image, problem::VolumeLoss, secrets, volumes,
 };
 use crate::{
     api::{
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Creates what is missing and applies what differs.
-pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     let inputs = wanted.inputs(view);
     secrets::plan(view, wanted, plan);
     ensure(view, resources::service_account(&inputs), plan);
@@ -27,7 +27,7 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         return;
     }
     for node in view.nodes() {
-        if is_leftover(view, node) || is_removed(view, node) {
+        if was_never_registered(view, node) || is_removed(view, node) {
             remove(view, node, plan);
         } else {
             node_objects(view, wanted, node, plan);
@@ -35,18 +35,18 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     }
 }
 
-fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
+fn node_objects(view: View, wanted: &ResolvedSpec, node: Node, plan: &mut Plan) {
     let inputs = wanted.inputs(view);
     let identity = view.identity(node);
     let claim = match view.claim(node) {
         Some(claim) => claim.to_owned(),
-        None if may_be_born(view, node, plan) => new_claim_name(view, node),
+        None if is_new_node(view, node, plan) => new_claim_name(view, node),
         None => return,
     };
     // A cache that lags shows the same for a moment; for a node that was never born there is nothing to lose.
     if view.stateful_set(node).is_some() && view.loses_volume(node) {
         let name = view.name(node);
-        let there = view.own("PersistentVolumeClaim", &claim).is_some();
+        let there = view.owned("PersistentVolumeClaim", &claim).is_some();
         let loss = if there { VolumeLoss::Deleting } else { VolumeLoss::Gone };
         plan.problem(Problem::VolumeLost { node: name, claim: claim.clone(), loss });
         if !there {
@@ -54,13 +54,16 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
         }
     }
     let service = ensure(view, resources::node_service(&inputs, node), plan);
-    let config =
-        ensure(view, resources::config_map(&inputs, node, &wanted.parameters, initialise(view, node)), plan);
+    let config = ensure(
+        view,
+        resources::config_map(&inputs, node, &wanted.parameters, initdb_permission(view, node)),
+        plan,
+    );
     // A pod would mount a stranger's ConfigMap, and hide behind a stranger's Service.
     if !(service && config) {
         return;
     }
-    // Only made here; `keep_volumes` brings it up to date, after everything else.
+    // Only made here; `update_volumes` brings it up to date, after everything else.
     if view.object("PersistentVolumeClaim", &claim).is_none() {
         let size = volumes::size_at_birth(view, node);
         let on_volume = OnVolume { identity, size, ..OnVolume::default() };
@@ -75,15 +78,15 @@ fn node_objects(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) {
         }
         // With what its first server is started: that may hang as well.
         set.json["metadata"]["annotations"][keys::LAST_STARTED_WITH] =
-            super::roll::booted(view, wanted, node).into();
+            super::rolling_restart::start_marker(view, wanted, node).into();
     }
-    note_scaled(view, node, plan);
+    note_foreign_scaling(view, node, plan);
     ensure(view, set, plan);
 }
 
 /// Whether a node may initialise its volume, and with which locale.
 #[must_use]
-pub fn initialise(view: View<'_>, node: Node) -> Initialise<'_> {
+pub fn initdb_permission(view: View<'_>, node: Node) -> Initialise<'_> {
     match view.identity(node) {
         None => Initialise::Allowed(birth_locale(view)),
         Some(_) => Initialise::Forbidden,
@@ -94,15 +97,15 @@ pub fn initialise(view: View<'_>, node: Node) -> Initialise<'_> {
 /// its server says. It never changes: rows that are sorted in one way on one node and otherwise on another are lost to
 /// queries.
 fn birth_locale(view: View<'_>) -> Option<&str> {
-    let claim = view.own("PersistentVolumeClaim", view.claim(Node::Coordinator)?)?;
-    let Server::Known(coordinator) = view.server(Node::Coordinator) else {
+    let claim = view.owned("PersistentVolumeClaim", view.claim(Node::Coordinator)?)?;
+    let ServerCheck::Verified(coordinator) = view.server(Node::Coordinator) else {
         return claim.annotation(keys::LOCALE);
     };
     claim.annotation(keys::LOCALE).or(coordinator.locale.as_deref())
 }
 
 /// One node is one pod: another number is somebody else's, who will want to know, and whom others will want to know.
-fn note_scaled(view: View, node: Node, plan: &mut Plan) {
+fn note_foreign_scaling(view: View, node: Node, plan: &mut Plan) {
     let Some(set) = view.stateful_set(node) else { return };
     if set.json.pointer("/spec/replicas").is_some_and(|replicas| *replicas != 1) {
         plan.scaled.insert(node, set.scaled_by.clone());
@@ -111,7 +114,7 @@ fn note_scaled(view: View, node: Node, plan: &mut Plan) {
 
 /// Labels and annotations that the spec puts on pods are put on those that run, and restart none. By what was written
 /// on a pod last and not by what it has: admission may want it otherwise, and would have its way each time.
-pub fn label_pods(view: View, wanted: &Wanted, plan: &mut Plan) {
+pub fn label_pods(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     let inputs = wanted.inputs(view);
     for node in view.nodes() {
         let Some(pod) = view.pod(node).filter(|pod| !pod.deleting) else { continue };
@@ -125,20 +128,20 @@ pub fn label_pods(view: View, wanted: &Wanted, plan: &mut Plan) {
 
 /// Brings volume claims up to date. Last of all, because a storage class may refuse it and nothing else may wait for
 /// that; and never while a move runs. Of a drained one nothing changes but whether it goes with the DialogCluster.
-pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
+pub fn update_volumes(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     volumes::plan(view, plan);
     if view.move_runs() {
         return;
     }
     for (node, name, claim) in view.claims() {
         if claim.label(keys::DECOMMISSIONED).is_none() && view.claim(node) != Some(name)
-            || is_put_aside(name, plan)
+            || is_being_decommissioned(name, plan)
         {
             continue;
         }
         let drained = claim.label(keys::DECOMMISSIONED).is_some();
         let of_node = || view.identity(node).filter(|_| !drained);
-        let noted = image::to_be_noted(view).filter(|_| node == Node::Coordinator);
+        let noted = image::image_record(view).filter(|_| node == Node::Coordinator);
         let noted = noted.as_ref().map(|(image, versions)| (image.as_str(), versions.as_str()));
         let before = || Some((claim.annotation(keys::IMAGE)?, claim.annotation(keys::VERSIONS)?));
         let mut on_volume = OnVolume {
@@ -172,10 +175,10 @@ pub fn keep_volumes(view: View, wanted: &Wanted, plan: &mut Plan) {
 }
 
 /// This plan marks the volume as drained: written as it was seen, it would lose its mark, and its next pod would get it.
-fn is_put_aside(name: &str, plan: &Plan) -> bool {
+fn is_being_decommissioned(name: &str, plan: &Plan) -> bool {
     plan.steps
         .iter()
-        .any(|planned| matches!(&planned.step, Step::Kubernetes(KubernetesStep::Retire { claim: Some(claim), .. }) if claim == name))
+        .any(|planned| matches!(&planned.step, Step::Kubernetes(KubernetesStep::Decommission { claim: Some(claim), .. }) if claim == name))
 }
 
 /// A drained volume that was to be deleted, of a worker that pg_dist_node has verifiably forgotten.
@@ -194,8 +197,8 @@ pub fn is_forgotten(view: View, node: Node, name: &str, claim: &LiveObject) -> b
 }
 
 /// The budget for evictions: none while shards move, and that before the first one does.
-pub fn protect_moves(view: View, wanted: &Wanted, plan: &mut Plan) {
-    let about_moves = |planned: &super::Planned| {
+pub fn protect_moves(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
+    let about_moves = |planned: &super::PlannedStep| {
         matches!(planned.step, Step::Sql(SqlStep::RecoverTransactions | SqlStep::StartRebalance { .. }))
     };
     let starts =
@@ -210,13 +213,13 @@ pub fn protect_moves(view: View, wanted: &Wanted, plan: &mut Plan) {
 }
 
 /// A volume may be made, and initialised, only for a node that cannot have been one before.
-fn may_be_born(view: View, node: Node, plan: &mut Plan) -> bool {
+fn is_new_node(view: View, node: Node, plan: &mut Plan) -> bool {
     // The coordinator remembers every worker. While it is a stranger to us (never recorded), nothing was born yet.
     if node == Node::Coordinator || view.identity(Node::Coordinator).is_none() {
         return true;
     }
     let Some(citus) = view.citus() else {
-        plan.hold(Hold::CatalogUnknown {
+        plan.wait(WaitingOn::CatalogUnknown {
             why: format!("{} may have been a node before: the coordinator has to say", view.name(node)),
         });
         return false;
@@ -232,7 +235,7 @@ fn may_be_born(view: View, node: Node, plan: &mut Plan) -> bool {
 fn new_claim_name(view: View, node: Node) -> String {
     let label = node.to_string();
     let existing: Vec<&str> = view
-        .seen
+        .snapshot
         .objects
         .iter()
         .filter(|(_, object)| object.label(keys::NODE) == Some(&label))
@@ -246,7 +249,7 @@ fn incomplete_volumes(view: View) -> Option<Problem> {
     if view.claim(Node::Coordinator).is_some() {
         return None;
     }
-    let orphan = view.seen.objects.iter().find(|(key, object)| {
+    let orphan = view.snapshot.objects.iter().find(|(key, object)| {
         key.starts_with("PersistentVolumeClaim/")
             && object.ownership == Ownership::Ours
             && object.label(keys::DECOMMISSIONED).is_none()
@@ -257,26 +260,26 @@ fn incomplete_volumes(view: View) -> Option<Problem> {
 }
 
 /// A worker that is no longer asked for and was never registered: nothing of the cluster's data can be on it.
-fn is_leftover(view: View, node: Node) -> bool {
+fn was_never_registered(view: View, node: Node) -> bool {
     let asked = view.desired.nodes().any(|asked| asked == node);
     !asked && view.is_no_member(node)
 }
 
 /// A worker that held nothing any more and is no member: what is left of it makes room.
 fn is_removed(view: View, node: Node) -> bool {
-    view.is_retired(node) && view.is_no_member(node)
+    view.is_decommissioned(node) && view.is_no_member(node)
 }
 
 fn remove(view: View, node: Node, plan: &mut Plan) {
     let name = view.name(node);
-    let retired = view.is_retired(node);
-    if contents::is_removed_by_hand(view, node) {
-        if !contents::may_be_put_aside(view, node, plan) {
+    let retired = view.is_decommissioned(node);
+    if contents::was_removed_manually(view, node) {
+        if !contents::may_be_decommissioned(view, node, plan) {
             return;
         }
         // Its volume must not come back as that of the next worker of its name.
         plan.step(
-            super::scale_in::retire(view, node, VolumePolicy::Retain),
+            super::scale_in::decommission(view, node, VolumePolicy::Retain),
             format!("{name} was a member and is no longer one"),
         );
         return;
@@ -284,7 +287,7 @@ fn remove(view: View, node: Node, plan: &mut Plan) {
     let why =
         if retired { "was drained and removed" } else { "is no longer asked for and was never registered" };
     for kind in ["StatefulSet", "ConfigMap", "Service"] {
-        if let Some(object) = view.own(kind, &name).filter(|object| !object.deleting) {
+        if let Some(object) = view.owned(kind, &name).filter(|object| !object.deleting) {
             let step =
                 KubernetesStep::Delete { kind: kind.to_owned(), name: name.clone(), uid: object.uid.clone() };
             plan.step(step, format!("{name} {why}"));
@@ -302,7 +305,7 @@ fn ensure(view: View, want: Rendered, plan: &mut Plan) -> bool {
             let why = format!("{} does not exist yet", want.key());
             plan.step(KubernetesStep::Create(Box::new(want)), why);
         }
-        Some(live) if live.deleting => plan.hold(Hold::FormerObjects { object: want.key() }),
+        Some(live) if live.deleting => plan.wait(WaitingOn::FormerObjects { object: want.key() }),
         Some(live) => {
             if let Some(difference) = difference(view, &want, live) {
                 let uid = live.uid.clone();
@@ -316,7 +319,7 @@ fn ensure(view: View, want: Rendered, plan: &mut Plan) -> bool {
 /// The first difference that a write of ours would mend. What admission made of the last one it would make again, and
 /// again; another value than that is somebody's since. What protects moves from evictions is written all the same.
 pub(super) fn difference(view: View, want: &Rendered, live: &LiveObject) -> Option<String> {
-    let made = view.seen.rewritten.get(&want.key()).filter(|_| want.kind != "PodDisruptionBudget");
+    let made = view.snapshot.rewritten.get(&want.key()).filter(|_| want.kind != "PodDisruptionBudget");
     let made = made.map_or(&[][..], |made| &made.differences);
     let differences = resources::differences(want, &live.json);
     differences.iter().find(|one| !made.contains(one)).map(ToString::to_string)
@@ -327,7 +330,7 @@ pub(super) fn is_free(view: View, kind: &str, name: &str, plan: &mut Plan) -> bo
     match view.object(kind, name).map(|object| object.ownership) {
         None | Some(Ownership::Ours) => true,
         Some(Ownership::Former) => {
-            plan.hold(Hold::FormerObjects { object: format!("{kind}/{name}") });
+            plan.wait(WaitingOn::FormerObjects { object: format!("{kind}/{name}") });
             false
         }
         // What is wrong with it is told.

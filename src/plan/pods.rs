@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Longer than a kubelet takes to say that a pod has ended, once its grace is over.
-const LATE: SignedDuration = SignedDuration::from_secs(60);
+const POD_DELETION_GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 impl<'a> View<'a> {
     /// The pod differs from the one that its StatefulSet would make today, in what is not changed on a running pod.
@@ -30,13 +30,14 @@ impl<'a> View<'a> {
     /// What controllers say about an object of ours that gets no further.
     #[must_use]
     pub fn warning(&self, kind: &str, name: &str) -> Option<&'a Warning> {
-        self.seen.warnings.get(&format!("{kind}/{name}"))
+        self.snapshot.warnings.get(&format!("{kind}/{name}"))
     }
     /// The pod was to have ended a while ago: a pod that is being deleted stays for ever when its machine is gone, for
     /// only its kubelet, or the end of its Node, says that it has ended (Kubernetes: "Force Delete StatefulSet Pods").
     #[must_use]
     pub fn is_overdue(&self, pod: &Pod) -> bool {
-        pod.deleting && pod.ends_by.is_some_and(|by| self.seen.now.duration_since(by) > LATE)
+        pod.deleting
+            && pod.ends_by.is_some_and(|by| self.snapshot.now.duration_since(by) > POD_DELETION_GRACE)
     }
     pub(super) fn why_still_there(&self, pod: &Pod) -> String {
         match (pod.ends_by, &pod.machine) {
@@ -67,7 +68,7 @@ impl<'a> View<'a> {
 
 /// The kubelet cannot pull the pod's image.
 #[must_use]
-pub fn lacks_image(pod: &Pod) -> bool {
+pub fn cannot_pull_image(pod: &Pod) -> bool {
     let reasons = ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"];
     pod.waiting.as_ref().is_some_and(|waiting| reasons.contains(&waiting.reason.as_str()))
 }

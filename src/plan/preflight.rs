@@ -13,13 +13,13 @@ use crate::{
 };
 
 /// A limit on statements that is shorter is in the way of any move of a shard with rows.
-const SHORTEST: i64 = 10_000;
+const SHORTEST_STATEMENT_TIMEOUT: i64 = 10_000;
 /// Bytes of a shard whose indexes are built in a millisecond on a slow machine.
 const BYTES_PER_MILLISECOND: i64 = 5_000;
 
 /// What the obstacles leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Leave {
+pub enum PreflightOutcome {
     /// Everything may move, by the strategy of the spec.
     All,
     /// These groups stay where they are, and all others may move.
@@ -29,26 +29,26 @@ pub enum Leave {
 }
 
 /// Tells what is in the way of these moves, and says what may move all the same.
-pub fn preflight(view: View, moves: &[Move], plan: &mut Plan) -> Leave {
+pub fn preflight(view: View, moves: &[Move], plan: &mut Plan) -> PreflightOutcome {
     let groups: BTreeSet<i32> = moves.iter().map(|planned| planned.colocation_id).collect();
     let bytes = moves.iter().map(|planned| planned.bytes).max().unwrap_or_default();
     check(view, bytes, |obstacle| groups.contains(&obstacle.colocation_id), plan)
 }
 
 /// The same for all shards on these nodes, by `groupid`, before their drain is begun.
-pub fn preflight_drain(view: View, nodes: &BTreeSet<i32>, plan: &mut Plan) -> Leave {
+pub fn preflight_drain(view: View, nodes: &BTreeSet<i32>, plan: &mut Plan) -> PreflightOutcome {
     let there = |obstacle: &Obstacle| obstacle.groups.iter().any(|group| nodes.contains(group));
     check(view, 0, there, plan)
 }
 
-fn check(view: View, bytes: i64, moves: impl Fn(&Obstacle) -> bool, plan: &mut Plan) -> Leave {
-    let Some(citus) = view.citus() else { return Leave::Nothing };
+fn check(view: View, bytes: i64, moves: impl Fn(&Obstacle) -> bool, plan: &mut Plan) -> PreflightOutcome {
+    let Some(citus) = view.citus() else { return PreflightOutcome::Nothing };
     let applies = |obstacle: &&Obstacle| is_in_the_way(view, obstacle, bytes);
     let applying: Vec<&Obstacle> = citus.obstacles.listed.iter().filter(applies).collect();
     let told: Vec<&Obstacle> =
         applying.iter().copied().filter(|obstacle| stops_all(obstacle) || moves(obstacle)).collect();
     if told.is_empty() {
-        return Leave::All;
+        return PreflightOutcome::All;
     }
     let nothing = told.iter().any(|obstacle| stops_all(obstacle));
     // A group that is not listed cannot be kept where it is.
@@ -56,12 +56,12 @@ fn check(view: View, bytes: i64, moves: impl Fn(&Obstacle) -> bool, plan: &mut P
     // First what everything waits for.
     let (all, some): (Vec<&Obstacle>, Vec<&Obstacle>) =
         told.iter().partition(|obstacle| unlisted || stops_all(obstacle));
-    tell(view, &all, Stays::Everything, plan);
-    tell(view, &some, if nothing || unlisted { Stays::These } else { Stays::TheseAlone }, plan);
+    report(view, &all, Stays::Everything, plan);
+    report(view, &some, if nothing || unlisted { Stays::These } else { Stays::TheseAlone }, plan);
     if nothing || unlisted {
-        return Leave::Nothing;
+        return PreflightOutcome::Nothing;
     }
-    Leave::But(applying.iter().map(|obstacle| obstacle.colocation_id).collect())
+    PreflightOutcome::But(applying.iter().map(|obstacle| obstacle.colocation_id).collect())
 }
 
 /// Nothing moves as long as it is there.
@@ -83,7 +83,8 @@ fn is_in_the_way(view: View, obstacle: &Obstacle, bytes: i64) -> bool {
             let value = obstacle.value.as_deref().unwrap_or_default();
             // One that cannot be read is taken for short.
             !is_timeout
-                || milliseconds(value).is_none_or(|limit| limit < SHORTEST.max(bytes / BYTES_PER_MILLISECOND))
+                || milliseconds(value)
+                    .is_none_or(|limit| limit < SHORTEST_STATEMENT_TIMEOUT.max(bytes / BYTES_PER_MILLISECOND))
         }
         Kind::OwnedBySuperuser
         | Kind::OwnerCannotLogIn
@@ -111,7 +112,7 @@ fn milliseconds(value: &str) -> Option<i64> {
 }
 
 /// One problem for each cure, with all its tables.
-fn tell(view: View, told: &[&Obstacle], stays: Stays, plan: &mut Plan) {
+fn report(view: View, told: &[&Obstacle], stays: Stays, plan: &mut Plan) {
     let mut found: Vec<TableObstacle> = Vec::new();
     for obstacle in told {
         let one = TableObstacle {
@@ -144,19 +145,19 @@ fn tell(view: View, told: &[&Obstacle], stays: Stays, plan: &mut Plan) {
 
 /// The strategy to start a job with, once it keeps where they are those that cannot move; until then the step that
 /// makes it so. `None`: not now.
-pub fn strategy(view: View, leave: &Leave, plan: &mut Plan) -> Option<Strategy> {
+pub fn strategy(view: View, leave: &PreflightOutcome, plan: &mut Plan) -> Option<Strategy> {
     let citus = view.citus()?;
     let base = &view.desired.rebalance.strategy;
     match leave {
-        Leave::Nothing => None,
-        Leave::All => {
+        PreflightOutcome::Nothing => None,
+        PreflightOutcome::All => {
             if citus.pins.is_some() {
                 let pins = Pins { base: base.clone(), groups: Vec::new() };
                 plan.step(SqlStep::PinGroups(pins), "no group has to stay where it is any more");
             }
             Some(Strategy::OfTheSpec)
         }
-        Leave::But(groups) => {
+        PreflightOutcome::But(groups) => {
             let pins = Pins { base: base.clone(), groups: groups.iter().copied().collect() };
             if citus.pins.as_ref() == Some(&pins) {
                 return Some(Strategy::Pinning);

@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Hold, Plan, Planned, Problem, Server, SqlStep, Step, View, Wanted,
+    Plan, PlannedStep, Problem, ResolvedSpec, ServerCheck, SqlStep, Step, View, WaitingOn,
     effect::Concern,
-    preflight::{self, Leave, Strategy},
-    refusals, roll, settings,
+    preflight::{self, PreflightOutcome, Strategy},
+    refusals, rolling_restart, settings,
 };
 use crate::{
     api::{Node, spec::RebalanceMode},
@@ -22,10 +22,10 @@ const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(15);
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(30);
 
 /// Starts a rebalance when there is something to move and nothing in the way.
-pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     let Some(citus) = view.citus() else { return };
     if let Some(job) = view.open_job() {
-        plan.hold(Hold::JobRunning { job: job.id });
+        plan.wait(WaitingOn::JobRunning { job: job.id });
         let stops =
             plan.steps.iter().any(|planned| matches!(planned.step, Step::Sql(SqlStep::StopRebalance { .. })));
         if let Some(shard) = job.lost_shard().filter(|_| !stops && job.can_be_stopped()) {
@@ -41,11 +41,12 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
             );
             plan.step(SqlStep::StopRebalance { job: job.id }, why);
         }
-        recover(view, plan);
+        recover_prepared_transactions(view, plan);
         return;
     }
     // Workers that go are emptied first, by `scale_in`.
-    let aside = !view.leaving().is_empty() || view.staying().values().any(|row| !row.should_have_shards);
+    let aside = !view.draining_workers().is_empty()
+        || view.remaining_workers().values().any(|row| !row.should_have_shards);
     if view.desired.rebalance.mode == RebalanceMode::Off || citus.schema_hash.is_none() || aside {
         return;
     }
@@ -57,15 +58,16 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
         }
         None => return,
     };
-    let leave = if moves.is_empty() { Leave::All } else { preflight::preflight(view, moves, plan) };
+    let leave =
+        if moves.is_empty() { PreflightOutcome::All } else { preflight::preflight(view, moves, plan) };
     let Some(moves) = movable(view, &leave, plan).filter(|moves| !moves.is_empty()) else { return };
     let why = format!("Citus plans {} moves by {}", moves.len(), view.desired.rebalance.strategy);
-    start(view, wanted, Purpose::Even { moves }, &leave, &why, plan);
+    start(view, wanted, JobPurpose::Even { moves }, &leave, &why, plan);
 }
 
 /// What of the moves that Citus plans can be made now, by which strategy it may ever be. Of a strategy that is not yet
 /// as it has to be there is no plan, and so nothing to be made.
-fn movable<'a>(view: View<'a>, leave: &Leave, plan: &mut Plan) -> Option<&'a [Move]> {
+fn movable<'a>(view: View<'a>, leave: &PreflightOutcome, plan: &mut Plan) -> Option<&'a [Move]> {
     let citus = view.citus()?;
     let planned = match preflight::strategy(view, leave, plan)? {
         Strategy::OfTheSpec => citus.plan.as_ref()?,
@@ -82,10 +84,10 @@ fn movable<'a>(view: View<'a>, leave: &Leave, plan: &mut Plan) -> Option<&'a [Mo
 
 /// A node that went and came back in the middle of a job may hold what is committed and only prepared there: a move
 /// with `block_writes` would leave it behind, any other waits for it. Citus itself looks once a minute.
-fn recover(view: View, plan: &mut Plan) {
+fn recover_prepared_transactions(view: View, plan: &mut Plan) {
     let in_doubt = |node: &Node| view.postgres(*node).is_some_and(|postgres| postgres.in_doubt > 0);
     if let Some(node) = view.registered_workers().into_keys().find(in_doubt)
-        && view.unwell().is_empty()
+        && view.unhealthy_members().is_empty()
     {
         let why = format!(
             "transactions are prepared on {} for more than a second, and moves are under way",
@@ -97,7 +99,7 @@ fn recover(view: View, plan: &mut Plan) {
 
 /// What a job is for.
 #[derive(Clone, Copy)]
-pub enum Purpose<'a> {
+pub enum JobPurpose<'a> {
     /// To even out: the moves that Citus plans.
     Even {
         /// These.
@@ -111,23 +113,30 @@ pub enum Purpose<'a> {
 }
 
 /// Starts a job, when nothing is in its way.
-pub fn start(view: View, wanted: &Wanted, purpose: Purpose, leave: &Leave, why: &str, plan: &mut Plan) {
+pub fn start(
+    view: View,
+    wanted: &ResolvedSpec,
+    purpose: JobPurpose,
+    leave: &PreflightOutcome,
+    why: &str,
+    plan: &mut Plan,
+) {
     let Some(citus) = view.citus() else { return };
     let (drain, moves) = match purpose {
-        Purpose::Even { moves } => (false, moves.len()),
-        Purpose::Drain { shards } => (true, usize::try_from(shards).unwrap_or_default()),
+        JobPurpose::Even { moves } => (false, moves.len()),
+        JobPurpose::Drain { shards } => (true, usize::try_from(shards).unwrap_or_default()),
     };
     if view.desired.rebalance.mode == RebalanceMode::Off {
         plan.problem(Problem::DrainHalted);
         return;
     }
-    if !is_fit(view, wanted, plan) {
+    if !can_rebalance(view, wanted, plan) {
         return;
     }
     if let Some(job) = &citus.job
-        && let Some(until) = pause(view, job, citus.failed_jobs)
+        && let Some(until) = backoff_until(view, job, citus.failed_jobs)
     {
-        plan.hold(Hold::RebalancePause { state: job.state.clone(), until });
+        plan.wait(WaitingOn::RebalancePause { state: job.state.clone(), until });
         return;
     }
     plan.step(
@@ -139,8 +148,8 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, leave: &Leave, why: 
         SqlStep::StartRebalance {
             drain,
             strategy: match leave {
-                Leave::But(_) => PINNING.to_owned(),
-                Leave::All | Leave::Nothing => rebalance.strategy.clone(),
+                PreflightOutcome::But(_) => PINNING.to_owned(),
+                PreflightOutcome::All | PreflightOutcome::Nothing => rebalance.strategy.clone(),
             },
             transfer_mode: rebalance.transfer_mode,
             parallel_colocated: citus.parallel_colocated && rebalance.max_parallel_moves > 1,
@@ -153,7 +162,7 @@ pub fn start(view: View, wanted: &Wanted, purpose: Purpose, leave: &Leave, why: 
 /// Drains the workers that should have no shards: what can be moved away from them.
 pub fn drain(
     view: View,
-    wanted: &Wanted,
+    wanted: &ResolvedSpec,
     (shards, nodes): (i64, &BTreeSet<i32>),
     why: &str,
     plan: &mut Plan,
@@ -170,10 +179,10 @@ pub fn drain(
     let ready = match movable(view, &leave, plan) {
         None => false,
         // Citus has no plan while a job is open, and none is asked for; who pins has to see that something is left.
-        Some(moves) => leave == Leave::All || away(moves),
+        Some(moves) => leave == PreflightOutcome::All || away(moves),
     };
     if ready {
-        start(view, wanted, Purpose::Drain { shards }, &leave, why, plan);
+        start(view, wanted, JobPurpose::Drain { shards }, &leave, why, plan);
     }
 }
 
@@ -183,7 +192,7 @@ pub fn can_drain(view: View, nodes: &BTreeSet<i32>, plan: &mut Plan) -> bool {
         unplannable(view, why, plan);
         return false;
     }
-    preflight::preflight_drain(view, nodes, plan) == Leave::All
+    preflight::preflight_drain(view, nodes, plan) == PreflightOutcome::All
 }
 
 fn unplannable(view: View, why: &PlanUnknown, plan: &mut Plan) {
@@ -193,19 +202,19 @@ fn unplannable(view: View, why: &PlanUnknown, plan: &mut Plan) {
             plan.problem(Problem::StrategyUnknown { strategy: strategy.clone(), message: words.clone() });
         }
         PlanUnknown::Refused { .. } | PlanUnknown::NotAnswered(_) => {
-            plan.hold(Hold::CatalogUnknown { why: why.to_string() });
+            plan.wait(WaitingOn::CatalogUnknown { why: why.to_string() });
         }
     }
 }
 
 /// Every worker is there or given up waiting for, nobody is due a restart, and every member runs what a move needs.
-fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
+fn can_rebalance(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> bool {
     // Missing workers have their own Hold; three workers added at once make one rebalance.
     let waiting = view.missing_workers().iter().any(|missing| !missing.timed_out);
-    let rolling = !roll::due(view, wanted, &mut Plan::default()).is_empty();
+    let rolling = !rolling_restart::nodes_to_restart(view, wanted, &mut Plan::default()).is_empty();
     // One that is refused again and again is not waited for.
-    let lasts = |step: &Step| view.seen.refusals.lasts(&refusals::act(step));
-    let joining = plan.steps.iter().any(|Planned { step, .. }| match step.effect().concerns {
+    let lasts = |step: &Step| view.snapshot.refusals.lasts(&refusals::attempt_of(step));
+    let joining = plan.steps.iter().any(|PlannedStep { step, .. }| match step.effect().concerns {
         Concern::Registration => !lasts(step),
         Concern::Restart | Concern::Schema => true,
         Concern::Objects
@@ -221,7 +230,7 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
         | Concern::ForceRemoval
         | Concern::Repair => false,
     });
-    let unwell = view.unwell();
+    let unwell = view.unhealthy_members();
     let harmed = plan.problems.iter().any(|problem| problem.reason().consequence().nothing_moves);
     if waiting || rolling || joining || harmed || !unwell.is_empty() {
         return false;
@@ -229,14 +238,14 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
     let members = std::iter::once(crate::api::Node::Coordinator).chain(view.registered_workers().into_keys());
     let mut fit = true;
     for node in members {
-        let Server::Known(postgres) = view.server(node) else { return false };
+        let ServerCheck::Verified(postgres) = view.server(node) else { return false };
         if postgres.wal_level != "logical" {
             fit = false;
         } else if !settings::is_configured(wanted, node, postgres)
             && postgres.rejected.is_none()
             && postgres.pending_restart.is_empty()
         {
-            plan.hold(Hold::ConfigurationOnItsWay { node });
+            plan.wait(WaitingOn::ConfigurationOnItsWay { node });
             fit = false;
         }
         if let Some(lack) = settings::lacks_capacity(view, postgres) {
@@ -249,19 +258,19 @@ fn is_fit(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
 
 /// How long to wait after a job that failed; one that somebody stopped is no failure. A server that was restarted since
 /// is a reason to try at once.
-fn pause(view: View, job: &Job, failed: u32) -> Option<Timestamp> {
+fn backoff_until(view: View, job: &Job, failed: u32) -> Option<Timestamp> {
     if job.state != JobState::Failed || failed == 0 {
         return None;
     }
     let ended = job.finished_at?;
     let restarted =
-        view.seen.postgres.values().filter_map(Seen::known).any(|postgres| postgres.started_at > ended);
+        view.snapshot.postgres.values().filter_map(Seen::known).any(|postgres| postgres.started_at > ended);
     if restarted {
         return None;
     }
     let doubled = FIRST_PAUSE.as_secs().saturating_mul(1_i64 << failed.saturating_sub(1).min(10));
     let pause = SignedDuration::from_secs(doubled).min(LONGEST_PAUSE);
     // The clock of the servers may be ahead of ours.
-    let until = ended.checked_add(pause).ok()?.min(view.seen.now.checked_add(pause).ok()?);
-    (until > view.seen.now).then_some(until)
+    let until = ended.checked_add(pause).ok()?.min(view.snapshot.now.checked_add(pause).ok()?);
+    (until > view.snapshot.now).then_some(until)
 }

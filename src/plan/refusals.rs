@@ -17,7 +17,7 @@ use crate::{
 
 /// What a step tries: its kind and what it is about, whatever else is in it.
 #[must_use]
-pub fn act(step: &Step) -> Act {
+pub fn attempt_of(step: &Step) -> Act {
     let about = match step {
         // The first write and later ones are refused for the same.
         Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. }) => {
@@ -38,18 +38,18 @@ fn about_object(step: &KubernetesStep) -> String {
         KubernetesStep::CreateSecret(kind) => kind.to_string(),
         KubernetesStep::SetConnectionKeys { .. } => String::new(),
         KubernetesStep::InspectImage { image } => image.clone(),
-        KubernetesStep::ForgetInspection { pod } => pod.clone(),
-        KubernetesStep::HurryConfiguration { node, .. }
+        KubernetesStep::DeleteInspectionPod { pod } => pod.clone(),
+        KubernetesStep::RefreshConfiguration { node, .. }
         | KubernetesStep::PatchPod { node, .. }
         | KubernetesStep::RecordIdentity { node, .. }
         | KubernetesStep::RestartNode { node, .. }
-        | KubernetesStep::Retire { node, .. } => node.to_string(),
+        | KubernetesStep::Decommission { node, .. } => node.to_string(),
     }
 }
 
 fn about_statement(step: &SqlStep) -> String {
     match step {
-        SqlStep::PrepareNode { node, .. }
+        SqlStep::BootstrapNode { node, .. }
         | SqlStep::GrantRights { node, .. }
         | SqlStep::Reload { node }
         | SqlStep::ResetAlterSystem { node, .. }
@@ -58,7 +58,7 @@ fn about_statement(step: &SqlStep) -> String {
         | SqlStep::RemoveNode { node, .. }
         | SqlStep::ActivateNode { node, .. }
         | SqlStep::DropLeftovers { node, .. } => node.to_string(),
-        SqlStep::TryParameter { name, value, .. } => format!("{name}={value}"),
+        SqlStep::CheckParameter { name, value, .. } => format!("{name}={value}"),
         SqlStep::CreateExtension { name } => name.clone(),
         // Corrected SQL is another schema.
         SqlStep::ApplySchema { hash } => hash.clone(),
@@ -69,9 +69,9 @@ fn about_statement(step: &SqlStep) -> String {
         | SqlStep::StartRebalance { drain: false, .. }
         | SqlStep::StopRebalance { .. }
         | SqlStep::PinGroups(_)
-        | SqlStep::CleanUp
-        | SqlStep::GiveUp { .. }
-        | SqlStep::ForgetCleanup { .. } => String::new(),
+        | SqlStep::CleanUpOrphans
+        | SqlStep::ForceRemove { .. }
+        | SqlStep::DeleteStaleCleanupRecords { .. } => String::new(),
     }
 }
 
@@ -79,8 +79,9 @@ fn about_statement(step: &SqlStep) -> String {
 pub fn plan(view: View, plan: &mut Plan) {
     let mut growing: Vec<(&Refused, Vec<_>)> = Vec::new();
     let mut told: Vec<Problem> = Vec::new();
-    for refused in view.seen.refusals.lasting() {
-        let step = plan.steps.iter().map(|planned| &planned.step).find(|step| act(step) == refused.act);
+    for refused in view.snapshot.refusals.lasting() {
+        let step =
+            plan.steps.iter().map(|planned| &planned.step).find(|step| attempt_of(step) == refused.act);
         let wanted = step.is_some() || !refused.act.is_step();
         // The schema and taken names have reasons of their own, at once.
         if !wanted || refused.failure.is_told_at_once() {
@@ -156,7 +157,7 @@ fn statement_kind(concern: Concern) -> RefusalKind {
 }
 
 /// The volume claim that is refused for the first time.
-fn unborn(view: View, step: Option<&Step>) -> bool {
+fn is_first_claim(view: View, step: Option<&Step>) -> bool {
     let claim = step.and_then(written).filter(|object| object.kind == "PersistentVolumeClaim");
     claim.is_some_and(|claim| view.object(&claim.kind, &claim.name).is_none())
 }
@@ -173,6 +174,6 @@ fn problem(view: View, refused: &Refused, step: Option<&Step>) -> Problem {
         since: refused.since,
         pod: at.pod_name(&view.desired.cluster.name),
         database: view.desired.database.name.clone(),
-        unused_claims: if unborn(view, step) { volumes::unused(view) } else { BTreeSet::new() },
+        unused_claims: if is_first_claim(view, step) { volumes::unused(view) } else { BTreeSet::new() },
     }))
 }

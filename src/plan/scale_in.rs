@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Hold, KubernetesStep, Plan, Problem, SqlStep, Step, View, Wanted, contents, problem::DrainRefusal,
-    rebalance,
+    KubernetesStep, Plan, Problem, ResolvedSpec, SqlStep, Step, View, WaitingOn, contents,
+    problem::DrainRefusal, rebalance,
 };
 use crate::{
     api::{
@@ -21,22 +21,25 @@ pub const KEPT_FREE_PERCENT: i64 = 10;
 type Workers<'a> = BTreeMap<Node, &'a DistNode>;
 
 /// Takes every worker that is to go one step further on its way out, and every one that is wanted again back in.
-pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     if view.citus().is_none() {
         return;
     }
-    let leaving = view.leaving();
-    let going: Vec<Hold> =
-        leaving.iter().map(|(node, row)| Hold::Leaving { node: *node, shards: view.shards(row) }).collect();
-    go_on(view, wanted, leaving, plan);
+    let leaving = view.draining_workers();
+    let going: Vec<WaitingOn> = leaving
+        .iter()
+        .map(|(node, row)| WaitingOn::Leaving { node: *node, shards: view.shards(row) })
+        .collect();
+    continue_drain(view, wanted, leaving, plan);
     // What keeps them is said first.
     for hold in going {
-        plan.hold(hold);
+        plan.wait(hold);
     }
 }
 
-fn go_on(view: View, wanted: &Wanted, leaving: Workers, plan: &mut Plan) {
-    let back: Workers = view.staying().into_iter().filter(|(_, row)| !row.should_have_shards).collect();
+fn continue_drain(view: View, wanted: &ResolvedSpec, leaving: Workers, plan: &mut Plan) {
+    let back: Workers =
+        view.remaining_workers().into_iter().filter(|(_, row)| !row.should_have_shards).collect();
     if leaving.is_empty() && back.is_empty() {
         return;
     }
@@ -50,7 +53,7 @@ fn go_on(view: View, wanted: &Wanted, leaving: Workers, plan: &mut Plan) {
         return;
     }
     // Every call about members needs every member; that of the silent one is said by `membership`.
-    if !view.unwell().is_empty() {
+    if !view.unhealthy_members().is_empty() {
         return;
     }
     for (node, row) in back {
@@ -63,8 +66,8 @@ fn go_on(view: View, wanted: &Wanted, leaving: Workers, plan: &mut Plan) {
         return;
     }
     if !asked.is_empty() {
-        if is_free(view, &asked, plan) {
-            begin(view, &asked, plan);
+        if hold_nothing_foreign(view, &asked, plan) {
+            begin_drain(view, &asked, plan);
         }
     } else if !full.is_empty() {
         drain(view, wanted, &full, plan);
@@ -73,7 +76,7 @@ fn go_on(view: View, wanted: &Wanted, leaving: Workers, plan: &mut Plan) {
 
 /// The job moves shards to a worker that is to go, or drains one that is to stay.
 fn is_unwanted(view: View, job: &Job) -> bool {
-    let (leaving, staying) = (view.leaving(), view.staying());
+    let (leaving, staying) = (view.draining_workers(), view.remaining_workers());
     let open = job.tasks.iter().filter(|task| !task.state.has_ended());
     open.filter_map(|task| task.transfer.as_ref()).any(|transfer| {
         leaving.values().any(|row| row.node_id == transfer.to)
@@ -93,33 +96,36 @@ fn should_have_shards(view: View, node: Node, row: &DistNode, should: bool) -> S
 fn refuse(view: View, asked: &Workers, why: DrainRefusal, plan: &mut Plan) {
     plan.problem(Problem::ScaleInRefused {
         workers: asked.keys().map(|node| view.name(*node)).collect(),
-        staying: view.staying().len(),
+        staying: view.remaining_workers().len(),
         registered: view.registered_workers().len(),
         why,
     });
 }
 
 /// Nothing but the cluster's own is on those that are to go.
-fn is_free(view: View, asked: &Workers, plan: &mut Plan) -> bool {
-    let found =
-        asked.keys().filter_map(|node| Some((view.name(*node), contents::found(view, *node, plan)?.clone())));
+fn hold_nothing_foreign(view: View, asked: &Workers, plan: &mut Plan) -> bool {
+    let found = asked
+        .keys()
+        .filter_map(|node| Some((view.name(*node), contents::foreign_contents(view, *node, plan)?.clone())));
     let found: Vec<_> = found.collect();
     if !found.is_empty() {
         refuse(view, asked, DrainRefusal::Contents(found), plan);
     }
-    asked.keys().all(|node| contents::is_free(view, *node))
+    asked.keys().all(|node| contents::holds_nothing_foreign(view, *node))
 }
 
 /// The last moment at which a scale-in can be refused without anything having been changed.
-fn begin(view: View, asked: &Workers, plan: &mut Plan) {
+fn begin_drain(view: View, asked: &Workers, plan: &mut Plan) {
     if view.desired.rebalance.mode == RebalanceMode::Off {
         refuse(view, asked, DrainRefusal::RebalanceOff, plan);
         return;
     }
     // Those who wait to join get their part first; a drain before that would move shards twice.
-    let waiting =
-        view.missing_workers().iter().any(|missing| !missing.timed_out && !view.is_retired(missing.node));
-    if view.staying().is_empty() && !waiting {
+    let waiting = view
+        .missing_workers()
+        .iter()
+        .any(|missing| !missing.timed_out && !view.is_decommissioned(missing.node));
+    if view.remaining_workers().is_empty() && !waiting {
         refuse(view, asked, DrainRefusal::NobodyStays, plan);
         return;
     }
@@ -130,8 +136,8 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
     if !rebalance::can_drain(view, &nodes, plan) {
         return;
     }
-    match room(view, asked) {
-        Err(why) => plan.hold(Hold::RoomUnknown { why }),
+    match lacks_space(view, asked) {
+        Err(why) => plan.wait(WaitingOn::RoomUnknown { why }),
         Ok(Some(lack)) => refuse(view, asked, lack, plan),
         Ok(None) => {
             for (node, row) in asked {
@@ -149,7 +155,7 @@ fn begin(view: View, asked: &Workers, plan: &mut Plan) {
 ///
 /// # Errors
 /// What is not known.
-fn room(view: View, asked: &Workers) -> Result<Option<DrainRefusal>, String> {
+fn lacks_space(view: View, asked: &Workers) -> Result<Option<DrainRefusal>, String> {
     let citus = view.citus().ok_or("the catalog is not known")?;
     let mut total: i64 = 0;
     for (node, row) in asked {
@@ -161,7 +167,7 @@ fn room(view: View, asked: &Workers) -> Result<Option<DrainRefusal>, String> {
     if total == 0 {
         return Ok(None);
     }
-    let staying = view.staying();
+    let staying = view.remaining_workers();
     let part = total / i64::try_from(staying.len()).unwrap_or(1).max(1);
     let needed = part + part / 4;
     for node in staying.into_keys() {
@@ -183,7 +189,7 @@ fn room(view: View, asked: &Workers) -> Result<Option<DrainRefusal>, String> {
 }
 
 /// Starts the job that empties workers.
-fn drain(view: View, wanted: &Wanted, full: &Workers, plan: &mut Plan) {
+fn drain(view: View, wanted: &ResolvedSpec, full: &Workers, plan: &mut Plan) {
     let shards: i64 = full.values().map(|row| view.shards(row)).sum();
     let names: Vec<String> = full.keys().map(|node| view.name(*node)).collect();
     let why = format!("{shards} shards of {} are moved to the workers that stay", names.join(", "));
@@ -198,14 +204,14 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
     let (dirty, clean): (Workers, Workers) =
         empty.iter().map(|(node, row)| (*node, *row)).partition(|(_, row)| left(row) > 0);
     for (node, row) in &dirty {
-        let holders = view.seen.holders.get(node).cloned().unwrap_or_default();
-        plan.hold(Hold::CleanupBlocked { node: *node, objects: left(row), holders });
+        let holders = view.snapshot.holders.get(node).cloned().unwrap_or_default();
+        plan.wait(WaitingOn::CleanupBlocked { node: *node, objects: left(row), holders });
     }
     if !dirty.is_empty() {
-        plan.step(SqlStep::CleanUp, "what the moves left on a leaving worker has to go before it is removed: a row of pg_dist_cleanup that outlives its node stops every later move of that shard");
+        plan.step(SqlStep::CleanUpOrphans, "what the moves left on a leaving worker has to go before it is removed: a row of pg_dist_cleanup that outlives its node stops every later move of that shard");
     }
     let mut free = clean;
-    free.retain(|node, _| may_go(view, *node, plan));
+    free.retain(|node, _| may_be_removed(view, *node, plan));
     if free.is_empty() {
         return false;
     }
@@ -214,10 +220,10 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
         let reclaim = view.desired.volumes.when_scaled;
         let claim = view.claim(node).map(ToOwned::to_owned);
         let kept = claim.clone().filter(|_| reclaim == VolumePolicy::Retain);
-        if !view.is_retired(node) {
+        if !view.is_decommissioned(node) {
             let why =
                 format!("{} holds no shard any more and nothing that moves left behind", view.name(node));
-            plan.step(retire(view, node, reclaim), why);
+            plan.step(decommission(view, node, reclaim), why);
         }
         let address = view.address(node);
         plan.step(SqlStep::RemoveNode { node, address, kept }, format!("{} is drained", view.name(node)));
@@ -226,21 +232,21 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
 }
 
 /// A person may have put something there since its drain began: then it stays, registered and without shards.
-fn may_go(view: View, node: Node, plan: &mut Plan) -> bool {
-    if let Some(found) = contents::found(view, node, plan) {
+fn may_be_removed(view: View, node: Node, plan: &mut Plan) -> bool {
+    if let Some(found) = contents::foreign_contents(view, node, plan) {
         plan.problem(Problem::RemovalRefused { node: view.name(node), found: Box::new(found.clone()) });
     }
-    contents::is_free(view, node)
+    contents::holds_nothing_foreign(view, node)
 }
 
 /// Marks the worker and its volume. Colons are no part of a label.
 #[must_use]
-pub fn retire(view: View, node: Node, reclaim: VolumePolicy) -> Step {
-    let claim = view.claim(node).filter(|claim| view.own("PersistentVolumeClaim", claim).is_some());
-    Step::Kubernetes(KubernetesStep::Retire {
+pub fn decommission(view: View, node: Node, reclaim: VolumePolicy) -> Step {
+    let claim = view.claim(node).filter(|claim| view.owned("PersistentVolumeClaim", claim).is_some());
+    Step::Kubernetes(KubernetesStep::Decommission {
         node,
         claim: claim.map(ToOwned::to_owned),
-        mark: view.seen.now.strftime("%Y-%m-%dT%H-%M-%SZ").to_string(),
+        mark: view.snapshot.now.strftime("%Y-%m-%dT%H-%M-%SZ").to_string(),
         reclaim,
     })
 }

@@ -1,7 +1,7 @@
 //! The application's role and tables: made once, when every worker asked for has joined, in one transaction. A changed
 //! schema is never run again.
 
-use super::{Hold, Plan, Server, SqlStep, View, secrets};
+use super::{Plan, ServerCheck, SqlStep, View, WaitingOn, secrets};
 use crate::{
     api::Node,
     snapshot::{Login, Seen},
@@ -9,12 +9,17 @@ use crate::{
 
 /// Makes the role, then the tables.
 pub fn plan(view: View, plan: &mut Plan) {
-    let (Some(citus), Server::Known(coordinator)) = (view.citus(), view.server(Node::Coordinator)) else {
+    let (Some(citus), ServerCheck::Verified(coordinator)) = (view.citus(), view.server(Node::Coordinator))
+    else {
         return;
     };
     let workers = view.registered_workers();
     let waiting = view.missing_workers().iter().any(|missing| !missing.timed_out);
-    if coordinator.extension.is_none() || workers.is_empty() || waiting || !view.unwell().is_empty() {
+    if coordinator.extension.is_none()
+        || workers.is_empty()
+        || waiting
+        || !view.unhealthy_members().is_empty()
+    {
         return;
     }
     let born = citus.schema_hash.is_some();
@@ -24,7 +29,7 @@ pub fn plan(view: View, plan: &mut Plan) {
     }
     // A Secret that was changed, or made anew as after the DialogCluster was deleted and made again, has another password.
     // Somebody has given the role another one. The Secret is what counts: whoever reads it must get in.
-    let application = view.seen.reach.as_ref().map(|reach| &reach.application);
+    let application = view.snapshot.reach.as_ref().map(|reach| &reach.application);
     let differs = matches!(application, Some(Login::PasswordDiffers(_)));
     if let Some(marker) = secrets::password_marker(view)
         && (!citus.owner_exists || citus.owner_secret.as_ref() != Some(&marker) || differs)
@@ -36,11 +41,11 @@ pub fn plan(view: View, plan: &mut Plan) {
     if born {
         return;
     }
-    match &view.seen.schema_sql {
+    match &view.snapshot.schema_sql {
         Seen::Known(schema) => plan.step(
             SqlStep::ApplySchema { hash: schema.hash.clone() },
             "all workers asked for have joined and there are no tables yet",
         ),
-        Seen::Unknown(why) => plan.hold(Hold::SchemaSource { why: why.clone() }),
+        Seen::Unknown(why) => plan.wait(WaitingOn::SchemaSource { why: why.clone() }),
     }
 }

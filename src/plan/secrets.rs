@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use super::{KubernetesStep, Plan, Problem, View, Wanted, objects::is_free};
+use super::{KubernetesStep, Plan, Problem, ResolvedSpec, View, objects::is_free};
 use crate::{
     api::names::{SecretKind, keys},
     resources,
@@ -14,7 +14,7 @@ use crate::{
 const AUTHORITY_KEYS: [&str; 4] = ["server-ca.crt", "server-ca.key", "node-ca.crt", "node-ca.key"];
 
 /// Makes what is missing, and keeps the application's Secret in line with its password.
-pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     let authority = authority(view, wanted, plan);
     for kind in SecretKind::iter().filter(|kind| *kind != SecretKind::Ca) {
         let name = view.desired.cluster.secret(kind);
@@ -31,9 +31,9 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
 ///
 /// Their keys are nowhere but in their Secret: made anew, they would sign certificates that no running server trusts,
 /// and every new connection between nodes would fail.
-fn authority(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
+fn authority(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> bool {
     let name = view.desired.cluster.secret(SecretKind::Ca);
-    if let Some(restored) = view.object("Secret", &name).filter(|secret| is_bare(secret))
+    if let Some(restored) = view.object("Secret", &name).filter(|secret| is_restored_copy(secret))
         && !trusting(view).is_empty()
     {
         let object = Box::new(resources::owned_secret(&wanted.inputs(view), SecretKind::Ca));
@@ -46,7 +46,7 @@ fn authority(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
     }
     let Some(secret) = view.object("Secret", &name) else {
         let trusting = trusting(view);
-        if trusting.is_empty() || wants_another(view) && signed(view).is_empty() {
+        if trusting.is_empty() || is_new_authority_requested(view) && signed(view).is_empty() {
             plan.step(KubernetesStep::CreateSecret(SecretKind::Ca), "the cluster has no such Secret yet");
             return true;
         }
@@ -54,7 +54,7 @@ fn authority(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
             secret: name,
             trusting,
             signed: leaves(view),
-            delete_first: if wants_another(view) { signed(view) } else { Vec::new() },
+            delete_first: if is_new_authority_requested(view) { signed(view) } else { Vec::new() },
         });
         return false;
     };
@@ -70,7 +70,7 @@ fn authority(view: View, wanted: &Wanted, plan: &mut Plan) -> bool {
 }
 
 /// A copy that was brought back without our label or without an owner; not what is another cluster's.
-fn is_bare(secret: &LiveObject) -> bool {
+fn is_restored_copy(secret: &LiveObject) -> bool {
     let owners = secret.json.pointer("/metadata/ownerReferences").and_then(|owners| owners.as_array());
     match secret.ownership {
         Ownership::Ours => secret.label(keys::CLUSTER).is_none(),
@@ -89,7 +89,7 @@ fn trusting(view: View) -> Vec<String> {
 
 /// Secrets that the authorities have signed and that are there. Not the application's, which follows them.
 fn signed(view: View) -> Vec<String> {
-    leaves(view).into_iter().filter(|name| view.own("Secret", name).is_some()).collect()
+    leaves(view).into_iter().filter(|name| view.owned("Secret", name).is_some()).collect()
 }
 
 fn leaves(view: View) -> Vec<String> {
@@ -98,9 +98,9 @@ fn leaves(view: View) -> Vec<String> {
 }
 
 /// A person asks for authorities in place of lost ones, and this was not acted on yet.
-fn wants_another(view: View) -> bool {
+fn is_new_authority_requested(view: View) -> bool {
     let asked = view.desired.new_authority.as_ref();
-    asked.is_some_and(|asked| view.seen.status.handled.get(keys::NEW_AUTHORITY) != Some(asked))
+    asked.is_some_and(|asked| view.snapshot.status.handled.get(keys::NEW_AUTHORITY) != Some(asked))
 }
 
 /// A request is for now: it must not lie in wait for the next time that the Secret is gone.
@@ -112,7 +112,9 @@ fn note_request(view: View, plan: &mut Plan) {
 
 fn application(view: View, plan: &mut Plan) {
     let name = view.desired.cluster.secret(SecretKind::App);
-    let (Some(secret), Some(seen)) = (view.own("Secret", &name), &view.seen.application) else { return };
+    let (Some(secret), Some(seen)) = (view.owned("Secret", &name), &view.snapshot.application) else {
+        return;
+    };
     if let Some(why) = &seen.unusable {
         let owner = view.desired.database.owner.clone();
         plan.problem(Problem::PasswordNotUsable { secret: name, why: why.clone(), owner });
@@ -131,8 +133,8 @@ fn version(secret: &LiveObject) -> &str {
 /// everybody may read it. `None` as long as the Secret is not there, or not what it is to be.
 #[must_use]
 pub fn password_marker(view: View) -> Option<String> {
-    let secret = view.own("Secret", &view.desired.cluster.secret(SecretKind::App))?;
-    let seen = view.seen.application.as_ref()?;
+    let secret = view.owned("Secret", &view.desired.cluster.secret(SecretKind::App))?;
+    let seen = view.snapshot.application.as_ref()?;
     let ready = seen.unusable.is_none() && seen.stale.is_empty() && seen.version == version(secret);
     ready.then(|| format!("{}/{}", secret.uid, seen.version))
 }

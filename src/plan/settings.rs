@@ -1,11 +1,13 @@
 //! Parameters: whether they are taken, and how a changed configuration reaches a running server without a restart.
-//! Restarts are `roll`'s.
+//! Restarts are `rolling_restart`'s.
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Hold, KubernetesStep, Plan, Problem, Server, SqlStep, View, Wanted, problem::Shortage};
+use super::{
+    KubernetesStep, Plan, Problem, ResolvedSpec, ServerCheck, SqlStep, View, WaitingOn, problem::Shortage,
+};
 use crate::{
     api::{Node, names::keys},
     resources,
@@ -13,7 +15,7 @@ use crate::{
 };
 
 /// After this time the kubelet is asked again for a ConfigMap that it has not brought.
-const HURRY_AGAIN: SignedDuration = SignedDuration::from_secs(3);
+const REFRESH_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(3);
 
 /// The parameters to use: the user's, when a server takes them; else those that are in use.
 pub fn choose(view: View, plan: &mut Plan) -> BTreeMap<String, String> {
@@ -25,12 +27,12 @@ pub fn choose(view: View, plan: &mut Plan) -> BTreeMap<String, String> {
     let changed = asked.iter().filter(|(name, value)| used.get(*name) != Some(*value));
     let mut waiting = false;
     for (name, value) in changed {
-        match view.seen.parameter_checks.get(&format!("{name}={value}")) {
+        match view.snapshot.parameter_checks.get(&format!("{name}={value}")) {
             Some(ParameterCheck::Accepted) => {}
             Some(ParameterCheck::Rejected { message, retry_due }) => {
                 plan.problem(Problem::ParameterRejected { name: name.clone(), message: message.clone() });
                 if *retry_due {
-                    try_it(view, name, value, plan);
+                    check_parameter(view, name, value, plan);
                 }
                 return used;
             }
@@ -38,7 +40,7 @@ pub fn choose(view: View, plan: &mut Plan) -> BTreeMap<String, String> {
             None if nobody_runs(view) => {}
             None => {
                 waiting = true;
-                try_it(view, name, value, plan);
+                check_parameter(view, name, value, plan);
             }
         }
     }
@@ -47,7 +49,7 @@ pub fn choose(view: View, plan: &mut Plan) -> BTreeMap<String, String> {
 
 /// What is in the coordinator's ConfigMap now; `None` before there is one.
 fn used_parameters(view: View) -> Option<BTreeMap<String, String>> {
-    let map = view.own("ConfigMap", &view.name(Node::Coordinator))?;
+    let map = view.owned("ConfigMap", &view.name(Node::Coordinator))?;
     // Before the first server was born nobody can be asked, and nothing can be broken.
     let born = view.nodes().into_iter().any(|node| view.identity(node).is_some());
     born.then(|| resources::parameters_of(&map.json)).flatten()
@@ -57,20 +59,20 @@ fn used_parameters(view: View) -> Option<BTreeMap<String, String>> {
 fn nobody_runs(view: View) -> bool {
     let born: Vec<Node> = view.nodes().into_iter().filter(|node| view.identity(*node).is_some()).collect();
     let cannot = |node: &Node| view.pod(*node).is_some_and(|pod| pod.waiting.is_some());
-    born.iter().all(|node| matches!(view.server(*node), Server::Down(_))) && born.iter().any(cannot)
+    born.iter().all(|node| matches!(view.server(*node), ServerCheck::NotReady(_))) && born.iter().any(cannot)
 }
 
 /// A value that only a server can judge is tried on one: a worker, so that the coordinator is not touched, if there is one.
-fn try_it(view: View, name: &str, value: &str, plan: &mut Plan) {
+fn check_parameter(view: View, name: &str, value: &str, plan: &mut Plan) {
     let mut nodes: Vec<Node> = view.nodes().into_iter().collect();
     nodes.rotate_left(1);
-    let server = nodes.into_iter().find(|node| matches!(view.server(*node), Server::Known(_)));
+    let server = nodes.into_iter().find(|node| matches!(view.server(*node), ServerCheck::Verified(_)));
     match server {
         Some(node) => plan.step(
-            SqlStep::TryParameter { node, name: name.to_owned(), value: value.to_owned() },
+            SqlStep::CheckParameter { node, name: name.to_owned(), value: value.to_owned() },
             "a changed value is tried on one server before it goes anywhere",
         ),
-        None => plan.hold(Hold::NotAnswering {
+        None => plan.wait(WaitingOn::NotAnswering {
             node: Node::Coordinator,
             why: "no server answers that could try the changed parameters".to_owned(),
         }),
@@ -78,18 +80,18 @@ fn try_it(view: View, name: &str, value: &str, plan: &mut Plan) {
 }
 
 /// Brings every server to the wanted configuration, as far as a reload goes.
-pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
+pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     for node in view.nodes() {
-        if let Server::Known(postgres) | Server::Fresh(postgres) = view.server(node) {
+        if let ServerCheck::Verified(postgres) | ServerCheck::Unrecorded(postgres) = view.server(node) {
             configure(view, wanted, node, postgres, plan);
         }
     }
 }
 
-fn configure(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan: &mut Plan) {
+fn configure(view: View, wanted: &ResolvedSpec, node: Node, postgres: &Postgres, plan: &mut Plan) {
     let hash = &wanted.hashes(node).config;
     if let Some(rejected) = &postgres.rejected {
-        // It runs with its last good configuration, which no reload can change; `roll` restarts it when there is a new one.
+        // It runs with its last good configuration, which no reload can change; `rolling_restart` restarts it when there is a new one.
         if rejected.config_hash == *hash {
             let message = rejected.message.clone();
             plan.problem(Problem::ConfigurationRejected { node: view.name(node), message });
@@ -110,32 +112,33 @@ fn configure(view: View, wanted: &Wanted, node: Node, postgres: &Postgres, plan:
     if postgres.config_hash.as_ref() == Some(hash) {
         return;
     }
-    plan.hold(Hold::ConfigurationOnItsWay { node });
+    plan.wait(WaitingOn::ConfigurationOnItsWay { node });
     if postgres.file_config_hash.as_ref() == Some(hash) {
         plan.step(SqlStep::Reload { node }, "a changed configuration has arrived and is not loaded yet");
     } else if config_map_is_current(view, wanted, node) {
-        hurry(view, node, hash, plan);
+        refresh_configuration(view, node, hash, plan);
     }
 }
 
 /// The node's ConfigMap in the API server is the wanted one.
-fn config_map_is_current(view: View, wanted: &Wanted, node: Node) -> bool {
-    view.own("ConfigMap", &view.name(node)).and_then(|map| resources::parameters_of(&map.json))
+fn config_map_is_current(view: View, wanted: &ResolvedSpec, node: Node) -> bool {
+    view.owned("ConfigMap", &view.name(node)).and_then(|map| resources::parameters_of(&map.json))
         == Some(wanted.parameters.clone())
 }
 
-fn hurry(view: View, node: Node, hash: &str, plan: &mut Plan) {
+fn refresh_configuration(view: View, node: Node, hash: &str, plan: &mut Plan) {
     let Some(pod) = view.pod(node) else { return };
     let asked: Option<(&str, Timestamp)> = pod
         .hurry
         .as_deref()
         .and_then(|value| value.split_once(' '))
         .and_then(|(hash, at)| Some((hash, at.parse().ok()?)));
-    let lately =
-        asked.is_some_and(|(asked, at)| asked == hash && view.seen.now.duration_since(at) < HURRY_AGAIN);
+    let lately = asked.is_some_and(|(asked, at)| {
+        asked == hash && view.snapshot.now.duration_since(at) < REFRESH_AGAIN_AFTER
+    });
     if !lately {
-        let value = format!("{hash} {}", view.seen.now);
-        let step = KubernetesStep::HurryConfiguration { node, pod_uid: pod.uid.clone(), value };
+        let value = format!("{hash} {}", view.snapshot.now);
+        let step = KubernetesStep::RefreshConfiguration { node, pod_uid: pod.uid.clone(), value };
         plan.step(
             step,
             format!("annotation {} makes the kubelet bring the changed ConfigMap now", keys::CONFIG_REFRESH),
@@ -145,7 +148,7 @@ fn hurry(view: View, node: Node, hash: &str, plan: &mut Plan) {
 
 /// Whether this server runs with everything that is wanted: nothing to load, nothing that waits for a restart.
 #[must_use]
-pub fn is_configured(wanted: &Wanted, node: Node, postgres: &Postgres) -> bool {
+pub fn is_configured(wanted: &ResolvedSpec, node: Node, postgres: &Postgres) -> bool {
     let hash = &wanted.hashes(node).config;
     postgres.wal_level == "logical"
         && postgres.rejected.is_none()

@@ -1,4 +1,4 @@
-//! What a plan is made of: [`Step`]s to do now, [`Hold`]s that say what is waited for (`hold.rs`), [`Problem`]s that a
+//! What a plan is made of: [`Step`]s to do now, [`WaitingOn`]s that say what is waited for (`waiting_on.rs`), [`Problem`]s that a
 //! person must solve. Data only: a table test spells them out, a log line prints them, the report reads them.
 
 mod display;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hold, Problem};
+use super::{Problem, WaitingOn};
 use crate::{
     api::{
         Node,
@@ -23,9 +23,9 @@ use crate::{
 #[serde(rename_all = "camelCase", default)]
 pub struct Plan {
     /// Steps, each with why.
-    pub steps: Vec<Planned>,
+    pub steps: Vec<PlannedStep>,
     /// What is waited for. A wait is a value, not an error.
-    pub holds: Vec<Hold>,
+    pub waits: Vec<WaitingOn>,
     /// What the operator cannot go on with by itself.
     pub problems: Vec<Problem>,
     /// Requests of a person that are done, by annotation: each is acted on once.
@@ -36,7 +36,7 @@ pub struct Plan {
 
 /// A step and its reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Planned {
+pub struct PlannedStep {
     /// What to do.
     pub step: Step,
     /// Why, for people.
@@ -90,12 +90,12 @@ pub enum KubernetesStep {
         image: String,
     },
     /// Remove the pod that was asked what is in an image.
-    ForgetInspection {
+    DeleteInspectionPod {
         /// Name of the pod.
         pod: String,
     },
     /// Make the kubelet bring a changed ConfigMap at once, by an annotation on the pod.
-    HurryConfiguration {
+    RefreshConfiguration {
         /// Which node.
         node: Node,
         /// Its pod's uid.
@@ -130,10 +130,10 @@ pub enum KubernetesStep {
         /// Why, in one word, for events.
         cause: RestartCause,
         /// `<config hash> <time>`: with what the new pod is started.
-        booted: String,
+        start_marker: String,
     },
     /// Marks a worker that holds nothing any more: its volume is never used again. From here there is no way back.
-    Retire {
+    Decommission {
         /// Which worker.
         node: Node,
         /// Its volume claim, when there is one still.
@@ -159,7 +159,7 @@ pub enum KubernetesStep {
 #[serde(rename_all = "camelCase")]
 pub enum SqlStep {
     /// Make node's server ready to be one of the cluster: settings of the operator's role, database, extension.
-    PrepareNode {
+    BootstrapNode {
         /// Which node.
         node: Node,
         /// Version of the extension; absent: what the image has (the coordinator itself).
@@ -185,7 +185,7 @@ pub enum SqlStep {
         names: Vec<String>,
     },
     /// Ask a server whether it takes a value: `ALTER SYSTEM SET` and at once `RESET`.
-    TryParameter {
+    CheckParameter {
         /// Which node.
         node: Node,
         /// Name of the setting.
@@ -256,7 +256,7 @@ pub enum SqlStep {
         shards: i64,
     },
     /// `CALL citus_cleanup_orphaned_resources()`: drops what finished moves left behind.
-    CleanUp,
+    CleanUpOrphans,
     /// `citus_remove_node`.
     RemoveNode {
         /// Which worker.
@@ -267,7 +267,7 @@ pub enum SqlStep {
         kept: Option<String>,
     },
     /// Gives up the data of workers that are lost for good, because a person asked for exactly these.
-    GiveUp {
+    ForceRemove {
         /// Which workers, and the addresses of their Services.
         workers: Vec<(Node, String)>,
     },
@@ -279,7 +279,7 @@ pub enum SqlStep {
         address: String,
     },
     /// Deletes rows of pg_dist_cleanup about a group that no node has: Citus can never act on them.
-    ForgetCleanup {
+    DeleteStaleCleanupRecords {
         /// `record_id` of each.
         records: Vec<i64>,
     },
@@ -334,12 +334,12 @@ pub enum RestartCause {
 impl Plan {
     /// Adds a step with its reason.
     pub fn step(&mut self, step: impl Into<Step>, why: impl Into<String>) {
-        self.steps.push(Planned { step: step.into(), why: why.into() });
+        self.steps.push(PlannedStep { step: step.into(), why: why.into() });
     }
     /// Adds a wait.
-    pub fn hold(&mut self, hold: Hold) {
-        if !self.holds.contains(&hold) {
-            self.holds.push(hold);
+    pub fn wait(&mut self, hold: WaitingOn) {
+        if !self.waits.contains(&hold) {
+            self.waits.push(hold);
         }
     }
     /// Adds a problem.

@@ -20,33 +20,33 @@ pub struct View<'a> {
     /// What the user wants.
     pub desired: &'a Desired,
     /// What is.
-    pub seen: &'a Snapshot,
+    pub snapshot: &'a Snapshot,
 }
 
 /// Who answers under a node's name.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Server<'a> {
+pub enum ServerCheck<'a> {
     /// Nobody: there is no pod, or it is not ready. In Kubernetes' words.
-    Down(String),
+    NotReady(String),
     /// The pod is ready and the server does not answer. In PostgreSQL's words.
-    Silent(String),
+    Unreachable(String),
     /// A server that was never part of a cluster: its identity is not recorded yet.
-    Fresh(&'a Postgres),
+    Unrecorded(&'a Postgres),
     /// The one that is recorded.
-    Known(&'a Postgres),
+    Verified(&'a Postgres),
     /// Somebody else, and why that is known.
-    Stranger(String),
+    IdentityMismatch(String),
 }
 
 impl<'a> View<'a> {
     /// The object with this key (`Kind/name`).
     #[must_use]
     pub fn object(&self, kind: &str, name: &str) -> Option<&'a LiveObject> {
-        self.seen.objects.get(&format!("{kind}/{name}"))
+        self.snapshot.objects.get(&format!("{kind}/{name}"))
     }
     /// The object with this key, if it is ours.
     #[must_use]
-    pub fn own(&self, kind: &str, name: &str) -> Option<&'a LiveObject> {
+    pub fn owned(&self, kind: &str, name: &str) -> Option<&'a LiveObject> {
         self.object(kind, name).filter(|object| object.ownership == Ownership::Ours)
     }
     /// Object name of a node.
@@ -57,21 +57,21 @@ impl<'a> View<'a> {
     /// Address of a node in pg_dist_node.
     #[must_use]
     pub fn address(&self, node: Node) -> String {
-        self.desired.cluster.address(node, &self.seen.operator.cluster_domain)
+        self.desired.cluster.address(node, &self.snapshot.operator.cluster_domain)
     }
     /// The node's StatefulSet.
     #[must_use]
     pub fn stateful_set(&self, node: Node) -> Option<&'a LiveObject> {
-        self.own("StatefulSet", &self.name(node))
+        self.owned("StatefulSet", &self.name(node))
     }
     /// The node's pod.
     #[must_use]
     pub fn pod(&self, node: Node) -> Option<&'a Pod> {
-        self.seen.pods.get(&node)
+        self.snapshot.pods.get(&node)
     }
     /// Volume claims of all nodes: ours, not on their way out; by name.
     pub fn claims(self) -> impl Iterator<Item = (Node, &'a str, &'a LiveObject)> {
-        self.seen.objects.iter().filter_map(|(key, object)| {
+        self.snapshot.objects.iter().filter_map(|(key, object)| {
             let name = key.strip_prefix("PersistentVolumeClaim/")?;
             let node = object.label(keys::NODE)?.parse().ok()?;
             (object.ownership == Ownership::Ours && !object.deleting).then_some((node, name, object))
@@ -97,27 +97,27 @@ impl<'a> View<'a> {
     }
     /// The node held nothing any more and is being removed: there is no way back for it.
     #[must_use]
-    pub fn is_retired(&self, node: Node) -> bool {
+    pub fn is_decommissioned(&self, node: Node) -> bool {
         let marked =
             self.stateful_set(node).is_some_and(|set| set.annotation(keys::DECOMMISSIONED).is_some());
         marked
             || self
                 .claim(node)
-                .and_then(|claim| self.own("PersistentVolumeClaim", claim))
+                .and_then(|claim| self.owned("PersistentVolumeClaim", claim))
                 .is_some_and(|claim| claim.label(keys::DECOMMISSIONED).is_some())
     }
     /// Registered workers that are to go: no longer asked for, or retired.
     #[must_use]
-    pub fn leaving(&self) -> BTreeMap<Node, &'a DistNode> {
+    pub fn draining_workers(&self) -> BTreeMap<Node, &'a DistNode> {
         let asked = |node: &Node| self.desired.nodes().any(|asked| asked == *node);
         let mut workers = self.registered_workers();
-        workers.retain(|node, _| !asked(node) || self.is_retired(*node));
+        workers.retain(|node, _| !asked(node) || self.is_decommissioned(*node));
         workers
     }
     /// Registered workers that are to stay.
     #[must_use]
-    pub fn staying(&self) -> BTreeMap<Node, &'a DistNode> {
-        let leaving = self.leaving();
+    pub fn remaining_workers(&self) -> BTreeMap<Node, &'a DistNode> {
+        let leaving = self.draining_workers();
         let mut workers = self.registered_workers();
         workers.retain(|node, _| !leaving.contains_key(node));
         workers
@@ -133,20 +133,20 @@ impl<'a> View<'a> {
         let set = self.stateful_set(node).and_then(|set| set.annotation(keys::SYSTEM_IDENTIFIER));
         set.or_else(|| {
             let claim = self.claim(node)?;
-            self.own("PersistentVolumeClaim", claim)?.annotation(keys::SYSTEM_IDENTIFIER)
+            self.owned("PersistentVolumeClaim", claim)?.annotation(keys::SYSTEM_IDENTIFIER)
         })
     }
     /// The volume claim of a node that was one before is gone, or is only there because its pod still mounts it
     /// (Kubernetes: "Storage Object in Use Protection").
     #[must_use]
     pub fn loses_volume(&self, node: Node) -> bool {
-        let claim = self.claim(node).and_then(|claim| self.own("PersistentVolumeClaim", claim));
+        let claim = self.claim(node).and_then(|claim| self.owned("PersistentVolumeClaim", claim));
         self.identity(node).is_some() && claim.is_none_or(|claim| claim.deleting)
     }
     /// The Citus catalog, when it could be read.
     #[must_use]
     pub fn citus(&self) -> Option<&'a Citus> {
-        self.seen.citus.known()
+        self.snapshot.citus.known()
     }
     /// The node's row of pg_dist_node: by its address, never by a pod's.
     #[must_use]
@@ -183,7 +183,9 @@ impl<'a> View<'a> {
         let Some(citus) = self.citus().filter(|_| self.is_catalog_ours()) else { return false };
         let may_be_it = |row: &DistNode| match self.postgres(node) {
             Some(postgres) => postgres.group_id == Some(row.group_id),
-            None => self.identity(node).is_some() && !self.is_retired(node) && self.node_of(row).is_none(),
+            None => {
+                self.identity(node).is_some() && !self.is_decommissioned(node) && self.node_of(row).is_none()
+            }
         };
         self.registration(node).is_none()
             && !citus.nodes.iter().any(|row| row.group_id != 0 && may_be_it(row))
@@ -203,7 +205,7 @@ impl<'a> View<'a> {
     /// Every node there is or should be: asked for, with a StatefulSet, or registered.
     #[must_use]
     pub fn nodes(&self) -> BTreeSet<Node> {
-        let sets = self.seen.objects.iter().filter_map(|(key, object)| {
+        let sets = self.snapshot.objects.iter().filter_map(|(key, object)| {
             let name = key.strip_prefix("StatefulSet/").filter(|_| object.ownership == Ownership::Ours)?;
             Node::from_object_name(name, &self.desired.cluster.name)
         });
@@ -212,38 +214,40 @@ impl<'a> View<'a> {
     /// What the node's server said, whoever it is.
     #[must_use]
     pub fn postgres(&self, node: Node) -> Option<&'a Postgres> {
-        self.seen.postgres.get(&node).and_then(Seen::known)
+        self.snapshot.postgres.get(&node).and_then(Seen::known)
     }
     /// A worker whose server holds metadata of a cluster: it was a member before.
     #[must_use]
     pub fn metadata_holder(&self) -> Option<Node> {
-        let mut workers = self.seen.postgres.iter().filter(|(node, _)| node.is_worker());
+        let mut workers = self.snapshot.postgres.iter().filter(|(node, _)| node.is_worker());
         workers.find(|(_, seen)| seen.known().is_some_and(Postgres::holds_metadata)).map(|(node, _)| *node)
     }
     /// Who answers under the node's name.
     #[must_use]
-    pub fn server(&self, node: Node) -> Server<'a> {
-        if self.is_retired(node) && self.is_no_member(node) {
-            return Server::Down("it is being removed".to_owned());
+    pub fn server(&self, node: Node) -> ServerCheck<'a> {
+        if self.is_decommissioned(node) && self.is_no_member(node) {
+            return ServerCheck::NotReady("it is being removed".to_owned());
         }
-        let Some(pod) = self.pod(node) else { return Server::Down(self.why_no_pod(node)) };
+        let Some(pod) = self.pod(node) else { return ServerCheck::NotReady(self.why_no_pod(node)) };
         if pod.deleting {
-            return Server::Down(self.why_still_there(pod));
+            return ServerCheck::NotReady(self.why_still_there(pod));
         }
         if !pod.ready {
-            return Server::Down(self.why_no_volume(node, pod).unwrap_or_else(|| why_not_ready(pod)));
+            return ServerCheck::NotReady(
+                self.why_no_volume(node, pod).unwrap_or_else(|| why_not_ready(pod)),
+            );
         }
-        match self.seen.postgres.get(&node) {
-            None => Server::Silent(format!("pod {} has no address yet", pod.name)),
-            Some(Seen::Unknown(why)) => Server::Silent(why.clone()),
-            Some(Seen::Known(postgres)) => self.who(node, postgres),
+        match self.snapshot.postgres.get(&node) {
+            None => ServerCheck::Unreachable(format!("pod {} has no address yet", pod.name)),
+            Some(Seen::Unknown(why)) => ServerCheck::Unreachable(why.clone()),
+            Some(Seen::Known(postgres)) => self.recorded_identity_mismatch(node, postgres),
         }
     }
-    fn who(&self, node: Node, postgres: &'a Postgres) -> Server<'a> {
+    fn recorded_identity_mismatch(&self, node: Node, postgres: &'a Postgres) -> ServerCheck<'a> {
         let found = &postgres.system_identifier;
         let Some(recorded) = self.identity(node) else { return self.unrecorded(node, postgres) };
         if recorded != found {
-            return Server::Stranger(format!(
+            return ServerCheck::IdentityMismatch(format!(
                 "its server has the system identifier {found}, and {recorded} is recorded for {}: this is not the server whose data the cluster knows",
                 self.name(node)
             ));
@@ -252,53 +256,57 @@ impl<'a> View<'a> {
             && let Some(group) = postgres.group_id
             && group != row.group_id
         {
-            return Server::Stranger(format!(
+            return ServerCheck::IdentityMismatch(format!(
                 "pg_dist_node knows {} as group {}, and the server says it is group {group}",
                 self.name(node),
                 row.group_id
             ));
         }
-        Server::Known(postgres)
+        ServerCheck::Verified(postgres)
     }
     /// A server whose identity is not recorded is new only when nothing says that it was a node before.
-    fn unrecorded(&self, node: Node, postgres: &'a Postgres) -> Server<'a> {
+    fn unrecorded(&self, node: Node, postgres: &'a Postgres) -> ServerCheck<'a> {
         if self.registration(node).is_some() && node.is_worker() {
-            return Server::Stranger(format!(
+            return ServerCheck::IdentityMismatch(format!(
                 "{} is in pg_dist_node, and no system identifier is recorded on its StatefulSet or volume claim",
                 self.name(node)
             ));
         }
         if node.is_worker() && postgres.holds_metadata() {
-            return Server::Stranger(format!(
+            return ServerCheck::IdentityMismatch(format!(
                 "{} holds the metadata of a cluster that does not know it",
                 self.name(node)
             ));
         }
-        Server::Fresh(postgres)
+        ServerCheck::Unrecorded(postgres)
     }
     /// Registered nodes (and the coordinator) that do not answer as who they are, with why.
     #[must_use]
-    pub fn unwell(&self) -> Vec<(Node, String)> {
+    pub fn unhealthy_members(&self) -> Vec<(Node, String)> {
         let workers = self.registered_workers().into_keys();
         let members = std::iter::once(Node::Coordinator).chain(workers);
         members
             .filter_map(|node| match self.server(node) {
-                Server::Known(_) => None,
-                Server::Fresh(_) if node == Node::Coordinator => None,
-                Server::Fresh(_) => Some((node, "its identity is not recorded yet".to_owned())),
-                Server::Down(why) | Server::Silent(why) | Server::Stranger(why) => Some((node, why)),
+                ServerCheck::Verified(_) => None,
+                ServerCheck::Unrecorded(_) if node == Node::Coordinator => None,
+                ServerCheck::Unrecorded(_) => Some((node, "its identity is not recorded yet".to_owned())),
+                ServerCheck::NotReady(why)
+                | ServerCheck::Unreachable(why)
+                | ServerCheck::IdentityMismatch(why) => Some((node, why)),
             })
             .collect()
     }
     /// All others that may be members and do not answer as who they are, with why: also those that are registered under
     /// another name, or of which nobody can tell.
     #[must_use]
-    pub fn unwell_besides(&self, node: Node) -> Vec<(Node, String)> {
-        let mut unwell = self.unwell();
+    pub fn unhealthy_peers(&self, node: Node) -> Vec<(Node, String)> {
+        let mut unwell = self.unhealthy_members();
         for other in self.nodes().into_iter().filter(|other| self.may_be_member(*other)) {
             if self.registration(other).is_none()
                 && other.is_worker()
-                && let Server::Down(why) | Server::Silent(why) | Server::Stranger(why) = self.server(other)
+                && let ServerCheck::NotReady(why)
+                | ServerCheck::Unreachable(why)
+                | ServerCheck::IdentityMismatch(why) = self.server(other)
             {
                 unwell.push((other, why));
             }
@@ -328,40 +336,42 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn missing_workers(&self) -> Vec<Missing> {
         let registered = self.registered_workers();
-        let registered = |node: &Node| registered.contains_key(node) && !self.is_retired(*node);
+        let registered = |node: &Node| registered.contains_key(node) && !self.is_decommissioned(*node);
         let asked = self.desired.nodes().filter(|node| node.is_worker() && !registered(node));
         asked
             .map(|node| {
-                let created = self.begun_at(node);
+                let created = self.created_at(node);
                 let deadline = created.and_then(|at| at.checked_add(self.desired.join_timeout).ok());
                 // What is refused again and again will not be there in time either.
-                let refused = self.seen.refusals.lasting().any(|one| one.node == Some(node));
+                let refused = self.snapshot.refusals.lasting().any(|one| one.node == Some(node));
                 Missing {
                     node,
-                    timed_out: refused || deadline.is_some_and(|deadline| self.seen.now >= deadline),
+                    timed_out: refused || deadline.is_some_and(|deadline| self.snapshot.now >= deadline),
                     why: self.why_missing(node),
                 }
             })
             .collect()
     }
     /// When the first object of a node was made that is there: its StatefulSet may be what cannot be.
-    fn begun_at(&self, node: Node) -> Option<Timestamp> {
+    fn created_at(&self, node: Node) -> Option<Timestamp> {
         let name = self.name(node);
         let set = self.stateful_set(node);
-        let before = || ["ConfigMap", "Service"].into_iter().filter_map(|kind| self.own(kind, &name));
+        let before = || ["ConfigMap", "Service"].into_iter().filter_map(|kind| self.owned(kind, &name));
         set.map_or_else(|| before().map(|live| live.created_at).min(), |set| Some(set.created_at))
     }
     fn why_missing(&self, node: Node) -> String {
-        if self.is_retired(node) {
+        if self.is_decommissioned(node) {
             return "the worker of that name is being removed; then a new one takes its place".to_owned();
         }
         // In the words of whoever refused it last: a server that answers and is not registered says nothing of why.
-        if let Some(refused) = self.seen.refusals.about(node) {
+        if let Some(refused) = self.snapshot.refusals.about(node) {
             return refused.failure.message.clone();
         }
         match self.server(node) {
-            Server::Down(why) | Server::Silent(why) | Server::Stranger(why) => why,
-            Server::Fresh(_) | Server::Known(_) => {
+            ServerCheck::NotReady(why)
+            | ServerCheck::Unreachable(why)
+            | ServerCheck::IdentityMismatch(why) => why,
+            ServerCheck::Unrecorded(_) | ServerCheck::Verified(_) => {
                 "its server answers and it is not registered yet".to_owned()
             }
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Hold, Plan, Problem, View,
+    Plan, Problem, View, WaitingOn,
     problem::{GrowthRefusal, StorageField},
 };
 use crate::{
@@ -130,7 +130,7 @@ fn note_growing(view: View, plan: &mut Plan) {
     }
     for (names, moves) in [(asked_to, false), (waiting, true)] {
         if !names.is_empty() {
-            plan.hold(Hold::VolumesGrow { volumes: first(names), moves });
+            plan.wait(WaitingOn::VolumesGrow { volumes: first(names), moves });
         }
     }
 }

@@ -13,7 +13,7 @@ pub use reconciling::reconciling;
 use crate::{
     act::Done,
     api::{Node, status::ConditionType},
-    plan::{Plan, Server, View, Wanted, settings},
+    plan::{Plan, ResolvedSpec, ServerCheck, View, settings},
     snapshot::{FailureReason, Login, Reach, Seen},
 };
 
@@ -40,7 +40,7 @@ fn unknown(reason: &str, message: impl Into<String>) -> Said {
 
 /// All conditions, in the order in which people read them.
 #[must_use]
-pub fn all(view: View, wanted: &Wanted, plan: &Plan, done: &Done) -> Vec<(ConditionType, Said)> {
+pub fn all(view: View, wanted: &ResolvedSpec, plan: &Plan, done: &Done) -> Vec<(ConditionType, Said)> {
     vec![
         (ConditionType::Ready, ready(view)),
         (ConditionType::Reconciling, reconciling(plan, done)),
@@ -81,7 +81,7 @@ pub fn with_times(
 /// The database serves.
 #[must_use]
 pub fn ready(view: View) -> Said {
-    let unwell = view.unwell();
+    let unwell = view.unhealthy_members();
     if let Some(said) = late(view, &unwell) {
         return said;
     }
@@ -91,7 +91,7 @@ pub fn ready(view: View) -> Said {
     let Some(citus) = view.citus() else {
         return no(
             "CatalogUnknown",
-            view.seen.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
+            view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
         );
     };
     let workers = view.registered_workers();
@@ -114,7 +114,7 @@ pub fn ready(view: View) -> Said {
         return no("SchemaNotApplied", "the application's role and tables do not exist yet");
     }
     let serving = format!("the coordinator and {} workers answer", workers.len());
-    let Some(reach) = &view.seen.reach else { return yes("Available", serving) };
+    let Some(reach) = &view.snapshot.reach else { return yes("Available", serving) };
     unreached(reach).unwrap_or_else(|| yes("Available", format!("{serving}{}", besides(reach))))
 }
 
@@ -122,11 +122,11 @@ pub fn ready(view: View) -> Said {
 fn late(view: View, unwell: &[(Node, String)]) -> Option<Said> {
     let mut why = unwell.iter().map(|(node, why)| format!("{}: {why}", view.name(*node))).next();
     if why.is_none() {
-        why = view.seen.citus.unknown().map(|why| format!("the coordinator's catalog: {why}"));
+        why = view.snapshot.citus.unknown().map(|why| format!("the coordinator's catalog: {why}"));
     }
     let nodes: BTreeSet<Node> = unwell.iter().map(|(node, _)| *node).collect();
-    let is_late = !view.seen.late.is_empty() && nodes.is_subset(&view.seen.late);
-    let why = why.filter(|_| is_late && view.seen.status.is_true(ConditionType::Ready))?;
+    let is_late = !view.snapshot.late.is_empty() && nodes.is_subset(&view.snapshot.late);
+    let why = why.filter(|_| is_late && view.snapshot.status.is_true(ConditionType::Ready))?;
     Some(yes(
         "Available",
         format!("{why}; its pod is ready, and one look that takes too long says nothing yet"),
@@ -184,18 +184,18 @@ pub fn stalled(plan: &Plan) -> Said {
 }
 
 /// Members of the cluster, and what their servers said.
-fn members(view: View<'_>) -> Vec<(Node, Server<'_>)> {
+fn members(view: View<'_>) -> Vec<(Node, ServerCheck<'_>)> {
     let workers = view.registered_workers().into_keys();
     std::iter::once(Node::Coordinator).chain(workers).map(|node| (node, view.server(node))).collect()
 }
 
-fn not_seen(view: View, members: &[(Node, Server)]) -> Option<Said> {
+fn not_seen(view: View, members: &[(Node, ServerCheck)]) -> Option<Said> {
     if members.len() < 2 {
         return Some(unknown("NoWorkers", "no worker is registered yet"));
     }
     members.iter().find_map(|(node, server)| match server {
-        Server::Known(_) | Server::Fresh(_) => None,
-        Server::Down(why) | Server::Silent(why) | Server::Stranger(why) => {
+        ServerCheck::Verified(_) | ServerCheck::Unrecorded(_) => None,
+        ServerCheck::NotReady(why) | ServerCheck::Unreachable(why) | ServerCheck::IdentityMismatch(why) => {
             Some(unknown("NodeNotAnswering", format!("{}: {why}", view.name(*node))))
         }
     })
@@ -207,14 +207,16 @@ pub fn wal_level_logical(view: View) -> Said {
     let mut members = members(view);
     // Workers that answer and are not registered yet count as well: a move may soon come from them.
     for missing in view.missing_workers() {
-        if let server @ (Server::Known(_) | Server::Fresh(_)) = view.server(missing.node) {
+        if let server @ (ServerCheck::Verified(_) | ServerCheck::Unrecorded(_)) = view.server(missing.node) {
             members.push((missing.node, server));
         }
     }
     let wrong: Vec<String> = members
         .iter()
         .filter_map(|(node, server)| match server {
-            Server::Known(postgres) | Server::Fresh(postgres) if postgres.wal_level != "logical" => {
+            ServerCheck::Verified(postgres) | ServerCheck::Unrecorded(postgres)
+                if postgres.wal_level != "logical" =>
+            {
                 Some(format!("{} runs wal_level = {}", view.name(*node), postgres.wal_level))
             }
             _ => None,
@@ -228,7 +230,7 @@ pub fn wal_level_logical(view: View) -> Said {
 
 /// Every node runs the parameters of the spec.
 #[must_use]
-pub fn configuration_applied(view: View, wanted: &Wanted, plan: &Plan) -> Said {
+pub fn configuration_applied(view: View, wanted: &ResolvedSpec, plan: &Plan) -> Said {
     let rejected = plan
         .problems
         .iter()
@@ -241,7 +243,7 @@ pub fn configuration_applied(view: View, wanted: &Wanted, plan: &Plan) -> Said {
     }
     let members = members(view);
     for (node, server) in &members {
-        if let Server::Known(postgres) | Server::Fresh(postgres) = server
+        if let ServerCheck::Verified(postgres) | ServerCheck::Unrecorded(postgres) = server
             && !settings::is_configured(wanted, *node, postgres)
         {
             let pending: Vec<&str> = postgres.pending_restart.iter().map(String::as_str).collect();
@@ -267,7 +269,7 @@ pub fn workers_registered(view: View) -> Said {
     if view.citus().is_none() {
         return unknown(
             "CatalogUnknown",
-            view.seen.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
+            view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
         );
     }
     let missing = view.missing_workers();
@@ -294,7 +296,10 @@ pub fn workers_registered(view: View) -> Said {
                 ),
             );
         }
-        if let Server::Down(why) | Server::Silent(why) | Server::Stranger(why) = view.server(*node) {
+        if let ServerCheck::NotReady(why)
+        | ServerCheck::Unreachable(why)
+        | ServerCheck::IdentityMismatch(why) = view.server(*node)
+        {
             return no("NodeNotAnswering", format!("{}: {why}", view.name(*node)));
         }
     }
@@ -322,7 +327,7 @@ pub fn schema_applied(view: View, done: &Done) -> Said {
     let Some(citus) = view.citus() else {
         return unknown(
             "CatalogUnknown",
-            view.seen.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
+            view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
         );
     };
     match &citus.schema_hash {
@@ -330,7 +335,7 @@ pub fn schema_applied(view: View, done: &Done) -> Said {
         Some(_) if !citus.owner_exists => {
             no("OwnerMissing", format!("the role {} does not exist", view.desired.database.owner))
         }
-        Some(applied) => match &view.seen.schema_sql {
+        Some(applied) => match &view.snapshot.schema_sql {
             Seen::Known(sql) if view.desired.schema_source.is_some() && sql.hash != *applied => yes(
                 "SchemaChangeIgnored",
                 "the schema was applied at birth; its ConfigMap has changed since and is not run again",

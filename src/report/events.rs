@@ -156,7 +156,7 @@ fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
                     tell(events, EventReason::VolumeRetained, Some(*node), claim, note);
                 }
             }
-            Step::Sql(SqlStep::GiveUp { .. }) => {
+            Step::Sql(SqlStep::ForceRemove { .. }) => {
                 let note =
                     done.said.clone().unwrap_or_else(|| "the data of lost workers was given up".to_owned());
                 tell(events, EventReason::WorkerRemoved, None, GIVEN_UP, note);
@@ -185,20 +185,20 @@ fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
                 | KubernetesStep::CreateSecret(_)
                 | KubernetesStep::SetConnectionKeys { .. }
                 | KubernetesStep::InspectImage { .. }
-                | KubernetesStep::ForgetInspection { .. }
-                | KubernetesStep::HurryConfiguration { .. }
+                | KubernetesStep::DeleteInspectionPod { .. }
+                | KubernetesStep::RefreshConfiguration { .. }
                 | KubernetesStep::PatchPod { .. }
                 | KubernetesStep::RecordIdentity { .. }
                 | KubernetesStep::RestartNode { .. }
-                | KubernetesStep::Retire { .. }
+                | KubernetesStep::Decommission { .. }
                 | KubernetesStep::Delete { .. },
             )
             | Step::Sql(
-                SqlStep::PrepareNode { .. }
+                SqlStep::BootstrapNode { .. }
                 | SqlStep::GrantRights { .. }
                 | SqlStep::Reload { .. }
                 | SqlStep::ResetAlterSystem { .. }
-                | SqlStep::TryParameter { .. }
+                | SqlStep::CheckParameter { .. }
                 | SqlStep::SetCoordinatorHost { .. }
                 | SqlStep::CreateExtension { .. }
                 | SqlStep::CreateOwner { .. }
@@ -207,9 +207,9 @@ fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
                 | SqlStep::PinGroups(_)
                 | SqlStep::StopRebalance { .. }
                 | SqlStep::SetShouldHaveShards { should: true, .. }
-                | SqlStep::CleanUp
+                | SqlStep::CleanUpOrphans
                 | SqlStep::ActivateNode { .. }
-                | SqlStep::ForgetCleanup { .. }
+                | SqlStep::DeleteStaleCleanupRecords { .. }
                 | SqlStep::DropLeftovers { .. },
             ) => {}
         }
@@ -513,7 +513,7 @@ mod tests {
             node: Node::Worker(0),
             pod_uid: "p".into(),
             cause: RestartCause::WalLevel,
-            booted: String::new(),
+            start_marker: String::new(),
         });
         let mut done = Done { steps: vec![DoneStep { step: restart, result: Ok(()), said: None }] };
         let looks =
@@ -581,7 +581,7 @@ mod tests {
             node: Node::Worker(0),
             pod_uid: "p".into(),
             cause: RestartCause::Parameters,
-            booted: String::new(),
+            start_marker: String::new(),
         });
         let mut plan = Plan::default();
         plan.step(restart.clone(), "due");

@@ -25,7 +25,7 @@ pub fn purpose(view: View, job: &Job) -> Purpose {
     let rows = view.citus().map(|citus| citus.nodes.as_slice()).unwrap_or_default();
     let transfers: Vec<_> = job.tasks.iter().filter_map(|task| task.transfer.as_ref()).collect();
     let drained = |id: i32| rows.iter().any(|row| row.node_id == id && !row.should_have_shards);
-    let before = view.seen.status.rebalance.as_ref().filter(|before| before.job_id == job.id);
+    let before = view.snapshot.status.rebalance.as_ref().filter(|before| before.job_id == job.id);
     if !transfers.is_empty() && transfers.iter().all(|transfer| drained(transfer.from)) {
         return Purpose::Drain;
     }
@@ -38,7 +38,7 @@ pub fn purpose(view: View, job: &Job) -> Purpose {
 pub fn seconds_left(view: View, job: &Job) -> Option<i64> {
     let done = i64::try_from(job.tasks.iter().filter(|task| task.state == TaskState::Done).count()).ok()?;
     let left = i64::try_from(job.tasks.len()).ok()? - done;
-    let spent = view.seen.now.duration_since(job.started_at?).as_secs().max(0);
+    let spent = view.snapshot.now.duration_since(job.started_at?).as_secs().max(0);
     (done > 0 && job.is_open()).then(|| (spent * left + done - 1) / done)
 }
 

@@ -14,7 +14,8 @@ use crate::{
         },
     },
     plan::{
-        Concern, Hold, KubernetesStep, Plan, Problem, ProblemReason, Server, SqlStep, Step, View, wanted,
+        Concern, KubernetesStep, Plan, Problem, ProblemReason, ServerCheck, SqlStep, Step, View, WaitingOn,
+        resolve,
     },
     snapshot::{Job, Pod, Snapshot, Task, TaskState},
 };
@@ -25,8 +26,8 @@ pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> D
     let mut plan = plan.clone();
     plan.problems.extend(failures::problems(done, &desired.cluster));
     let plan = &plan;
-    let view = View { desired, seen };
-    let wanted = wanted(view, &mut Plan::default());
+    let view = View { desired, snapshot: seen };
+    let wanted = resolve(view, &mut Plan::default());
     let mut said = conditions::all(view, &wanted, plan, done);
     let phase = phase(view, plan, &said);
     let mut message = message(view, plan, done, &said);
@@ -46,7 +47,9 @@ pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> D
         replicas: count(workers().filter(|node| view.stateful_set(*node).is_some()).count()),
         ready_replicas: count(
             workers()
-                .filter(|node| matches!(view.server(*node), Server::Known(_) | Server::Fresh(_)))
+                .filter(|node| {
+                    matches!(view.server(*node), ServerCheck::Verified(_) | ServerCheck::Unrecorded(_))
+                })
                 .count(),
         ),
         selector: Some(format!("{}={},{}=worker", keys::CLUSTER, desired.cluster.name, keys::ROLE)),
@@ -111,7 +114,7 @@ fn is(said: &[(ConditionType, conditions::Said)], kind: ConditionType) -> bool {
 
 fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::Said)]) -> Phase {
     let born = view.citus().is_some_and(|citus| citus.schema_hash.is_some());
-    let hold = |wanted: fn(&Hold) -> bool| plan.holds.iter().any(wanted);
+    let hold = |wanted: fn(&WaitingOn) -> bool| plan.waits.iter().any(wanted);
     let step = |wanted: fn(&Step) -> bool| plan.steps.iter().any(|planned| wanted(&planned.step));
     if view.desired.paused {
         Phase::Paused
@@ -121,13 +124,13 @@ fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::Said)]) ->
         Phase::Blocked
     } else if view.stateful_set(Node::Coordinator).is_none() {
         Phase::Pending
-    } else if hold(|hold| matches!(hold, Hold::Rolling { .. })) {
+    } else if hold(|hold| matches!(hold, WaitingOn::Rolling { .. })) {
         Phase::Restarting
-    } else if view.leaving().values().any(|row| view.shards(row) > 0)
+    } else if view.draining_workers().values().any(|row| view.shards(row) > 0)
         || view.open_job().is_some_and(|job| job::purpose(view, job) == Purpose::Drain)
     {
         Phase::Draining
-    } else if !view.leaving().is_empty()
+    } else if !view.draining_workers().is_empty()
         || step(
             |step| matches!(step, Step::Kubernetes(KubernetesStep::Delete { kind, .. }) if kind == "StatefulSet"),
         )
@@ -137,9 +140,9 @@ fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::Said)]) ->
         || step(|step| matches!(step, Step::Sql(SqlStep::StartRebalance { .. })))
     {
         Phase::Rebalancing
-    } else if !born && !view.seen.status.nodes.iter().any(|node| node.node_id.is_some()) {
+    } else if !born && !view.snapshot.status.nodes.iter().any(|node| node.node_id.is_some()) {
         Phase::Provisioning
-    } else if hold(|hold| matches!(hold, Hold::WorkerMissing { timed_out: false, .. }))
+    } else if hold(|hold| matches!(hold, WaitingOn::WorkerMissing { timed_out: false, .. }))
         || step(|step| matches!(step, Step::Sql(SqlStep::AddNode { .. })))
     {
         Phase::Joining
@@ -157,19 +160,20 @@ fn message(view: View, plan: &Plan, done: &Done, said: &[(ConditionType, conditi
     } else if let Some((step, failure)) = done.failure() {
         format!("{} failed and is tried again: {}", step, failure.message)
     } else if let Some(hold) =
-        plan.holds.iter().find(|hold| matches!(hold, Hold::Paused { .. } | Hold::Rolling { .. }))
+        plan.waits.iter().find(|hold| matches!(hold, WaitingOn::Paused { .. } | WaitingOn::Rolling { .. }))
     {
         hold.to_string()
     } else if let Some(job) = view.open_job() {
         job::last_error(view, job).unwrap_or_else(|| job::progress(view, job))
-    } else if let Some(hold) = plan.holds.iter().find(|hold| matches!(hold, Hold::CleanupBlocked { .. })) {
+    } else if let Some(hold) = plan.waits.iter().find(|hold| matches!(hold, WaitingOn::CleanupBlocked { .. }))
+    {
         hold.to_string()
     // Whether evictions are allowed is nobody's concern who reads what happens.
     } else if let Some(planned) =
         plan.steps.iter().find(|planned| planned.step.effect().concerns != Concern::Evictions)
     {
         format!("{}: {}", planned.step, planned.why)
-    } else if let Some(hold) = plan.holds.first() {
+    } else if let Some(hold) = plan.waits.first() {
         hold.to_string()
     } else {
         let balanced = said
@@ -183,7 +187,7 @@ fn message(view: View, plan: &Plan, done: &Done, said: &[(ConditionType, conditi
 
 fn node_status(view: View, plan: &Plan, node: Node) -> NodeStatus {
     let name = view.name(node);
-    let before = view.seen.status.nodes.iter().find(|before| before.name == name);
+    let before = view.snapshot.status.nodes.iter().find(|before| before.name == name);
     let row = view.registration(node);
     let postgres = view.postgres(node);
     let citus = view.citus();
@@ -211,25 +215,25 @@ fn node_status(view: View, plan: &Plan, node: Node) -> NodeStatus {
 
 fn node_state(view: View, plan: &Plan, node: Node) -> NodeState {
     let rolling =
-        plan.holds.iter().any(|hold| matches!(hold, Hold::Rolling { node: now, .. } if *now == node));
+        plan.waits.iter().any(|hold| matches!(hold, WaitingOn::Rolling { node: now, .. } if *now == node));
     let member = view.registration(node).is_some();
-    let leaving = view.leaving().get(&node).copied();
+    let leaving = view.draining_workers().get(&node).copied();
     match view.server(node) {
-        Server::Stranger(_) => NodeState::IdentityMismatch,
+        ServerCheck::IdentityMismatch(_) => NodeState::IdentityMismatch,
         _ if rolling => NodeState::Restarting,
-        _ if view.is_retired(node) => NodeState::Removing,
-        Server::Known(_) if leaving.is_some_and(|row| view.shards(row) > 0) => NodeState::Draining,
-        Server::Known(_) if leaving.is_some() => NodeState::Drained,
-        Server::Known(_) if member => NodeState::Active,
-        Server::Known(_) | Server::Fresh(_) => NodeState::Joining,
-        Server::Down(_) | Server::Silent(_) if member => {
+        _ if view.is_decommissioned(node) => NodeState::Removing,
+        ServerCheck::Verified(_) if leaving.is_some_and(|row| view.shards(row) > 0) => NodeState::Draining,
+        ServerCheck::Verified(_) if leaving.is_some() => NodeState::Drained,
+        ServerCheck::Verified(_) if member => NodeState::Active,
+        ServerCheck::Verified(_) | ServerCheck::Unrecorded(_) => NodeState::Joining,
+        ServerCheck::NotReady(_) | ServerCheck::Unreachable(_) if member => {
             let ends = |pod: &Pod| pod.deleting && !view.is_overdue(pod);
             let restarting =
                 view.pod(node).is_none_or(|pod| ends(pod) || !pod.deleting && pod.waiting.is_none());
             if restarting { NodeState::Restarting } else { NodeState::Unreachable }
         }
-        Server::Silent(_) => NodeState::Starting,
-        Server::Down(_) => match view.pod(node) {
+        ServerCheck::Unreachable(_) => NodeState::Starting,
+        ServerCheck::NotReady(_) => match view.pod(node) {
             Some(pod) if pod.address.is_some() => NodeState::Starting,
             _ => NodeState::Pending,
         },
@@ -249,7 +253,7 @@ fn rebalance(view: View, job: &Job) -> RebalanceStatus {
             .map(|transfer| transfer.bytes)
             .sum()
     };
-    let before = view.seen.status.rebalance.as_ref().filter(|before| before.job_id == job.id);
+    let before = view.snapshot.status.rebalance.as_ref().filter(|before| before.job_id == job.id);
     RebalanceStatus {
         job_id: job.id,
         purpose: job::purpose(view, job),
@@ -265,7 +269,7 @@ fn rebalance(view: View, job: &Job) -> RebalanceStatus {
         started_at: job.started_at.map(Time),
         finished_at: job.finished_at.map(Time),
         estimated_finish: job::seconds_left(view, job)
-            .and_then(|seconds| view.seen.now.checked_add(jiff::SignedDuration::from_secs(seconds)).ok())
+            .and_then(|seconds| view.snapshot.now.checked_add(jiff::SignedDuration::from_secs(seconds)).ok())
             .map(Time),
         // Kept after the job ends: it is what a person looks for first.
         last_error: job::last_error(view, job)

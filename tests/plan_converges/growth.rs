@@ -106,10 +106,9 @@ fn no_worker_is_registered_before_it_is_reached_both_ways() {
         let check = &mut cut.connections[number];
         check.error = Some("No route to host".to_owned());
         let (from, to) = (check.from, check.to);
-        let holds = plan(&world.desired(), &cut).holds;
+        let holds = plan(&world.desired(), &cut).waits;
         assert!(!does(&world, &cut, "AddNode"), "{from} does not reach {to}");
-        let told =
-            |hold: &Hold| matches!(hold, Hold::NotConnected { from: f, to: t, .. } if (*f, *t) == (from, to));
+        let told = |hold: &WaitingOn| matches!(hold, WaitingOn::NotConnected { from: f, to: t, .. } if (*f, *t) == (from, to));
         assert!(holds.iter().any(told), "{from} to {to}: {holds:?}");
     }
     seen.connections.clear();
@@ -134,7 +133,7 @@ fn after_a_job_that_failed_there_is_a_pause() {
     assert!(!does(&world, &seen, "StartRebalance"));
     let told = |seen: &Snapshot| {
         let plan = plan(&world.desired(), seen);
-        plan.holds.iter().map(ToString::to_string).collect::<Vec<_>>()
+        plan.waits.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let (until, first) = (pause(&plan(&world.desired(), &seen)).expect("a pause that is told"), told(&seen));
     seen.now += jiff::SignedDuration::from_secs(5);

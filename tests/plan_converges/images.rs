@@ -48,7 +48,7 @@ fn coordinators_claim(seen: &mut Snapshot) -> &mut serde_json::Value {
 
 /// The images that StatefulSets are made or changed with.
 fn images(plan: &Plan) -> BTreeSet<&str> {
-    let of_set = |planned: &'_ Planned| match &planned.step {
+    let of_set = |planned: &'_ PlannedStep| match &planned.step {
         Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. })
             if object.kind == "StatefulSet" =>
         {
@@ -143,10 +143,9 @@ fn image_is_inspected_again_when_its_pod_would_differ() {
     };
     let said = |world: &World, seen: &Snapshot| {
         let plan = plan(&world.desired(), seen);
-        let again = plan
-            .steps
-            .iter()
-            .any(|planned| matches!(planned.step, Step::Kubernetes(KubernetesStep::ForgetInspection { .. })));
+        let again = plan.steps.iter().any(|planned| {
+            matches!(planned.step, Step::Kubernetes(KubernetesStep::DeleteInspectionPod { .. }))
+        });
         (again, plan.problems.iter().any(|problem| problem.reason().to_string() == "ImageNotUsable"))
     };
     let seen = with_pod(&mut world, &json);

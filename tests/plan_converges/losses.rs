@@ -372,7 +372,7 @@ fn a_volume_that_is_put_aside_does_not_grow_in_the_same_plan() {
     lose(&mut world, Node::Worker(1));
     world.expands = true;
     annotate(&mut world, format!("worker-1/{lost}"));
-    while !world.log.iter().any(|line| line.starts_with("Retire")) {
+    while !world.log.iter().any(|line| line.starts_with("Decommission")) {
         // As if each look were the first one at this spec: growth is never over before.
         let size = 40 + world.log.len();
         world.edit(|spec| spec.workers.template.storage.size = Quantity(format!("{size}Gi")));

@@ -28,7 +28,7 @@ use dialog_operator::{
         spec::{RebalanceMode, VolumePolicy},
         status::NodeState,
     },
-    plan::{Hold, KubernetesStep, Plan, Planned, Problem, SqlStep, Step, plan, problem},
+    plan::{KubernetesStep, Plan, PlannedStep, Problem, SqlStep, Step, WaitingOn, plan, problem},
     report,
     snapshot::{self, CleanupRow, Leftover, LeftoverKind, Snapshot, Waiting},
 };
@@ -63,13 +63,13 @@ fn settle_and(world: &mut World, mut look: impl FnMut(&World, &Plan)) -> u32 {
         world.tick();
     }
     let plan = world.reconcile(None);
-    panic!("never at rest: {:?} {:?} {:?}\n{}", plan.steps, plan.holds, plan.problems, world.log.join("\n"));
+    panic!("never at rest: {:?} {:?} {:?}\n{}", plan.steps, plan.waits, plan.problems, world.log.join("\n"));
 }
 
 fn pause(plan: &Plan) -> Option<jiff::Timestamp> {
-    plan.holds
+    plan.waits
         .iter()
-        .find_map(|hold| if let Hold::RebalancePause { until, .. } = hold { Some(*until) } else { None })
+        .find_map(|hold| if let WaitingOn::RebalancePause { until, .. } = hold { Some(*until) } else { None })
 }
 
 fn condition(world: &World, kind: &str) -> String {

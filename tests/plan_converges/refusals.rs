@@ -1,6 +1,6 @@
 //! What is refused again and again: it is told in the end, it heals by itself, and the rest goes on meanwhile.
 
-use dialog_operator::{plan::refusals::act, snapshot::Act};
+use dialog_operator::{plan::refusals::attempt_of, snapshot::Act};
 
 use super::*;
 
@@ -23,7 +23,7 @@ pub fn assert_told(world: &mut World) {
     let plan = world.reconcile(None);
     let message = stalled(world).1;
     for planned in &plan.steps {
-        let Act::Step(name) = act(&planned.step) else { continue };
+        let Act::Step(name) = attempt_of(&planned.step) else { continue };
         let Some(refused) = world.refuses.keys().find(|refused| name.starts_with(refused.as_str())) else {
             continue;
         };
@@ -44,7 +44,7 @@ pub fn assert_told(world: &mut World) {
 fn a_worker_that_is_refused_keeps_nothing_else_from_being_done() {
     for (refused, reason) in [
         ("AddNode worker-1", "RegistrationRefused"),
-        ("PrepareNode worker-1", "StatementRefused"),
+        ("BootstrapNode worker-1", "StatementRefused"),
         ("RecordIdentity worker-1", "StatementRefused"),
         ("Write PersistentVolumeClaim/dialogs-worker-1", "KubernetesRefused"),
         ("Write StatefulSet/dialogs-worker-1", "KubernetesRefused"),

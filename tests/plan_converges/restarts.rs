@@ -21,7 +21,7 @@ fn no_node_is_restarted_while_moves_run() {
     let mut waited = false;
     while world.job.as_ref().is_some_and(|model| model.job.is_open()) {
         let plan = world.reconcile(None);
-        waited |= plan.holds.iter().any(|hold| matches!(hold, Hold::RestartWaitsForMoves { .. }));
+        waited |= plan.waits.iter().any(|hold| matches!(hold, WaitingOn::RestartWaitsForMoves { .. }));
         assert_eq!(world.restarts, before, "{:?}", plan.steps);
         world.tick();
     }
@@ -55,7 +55,7 @@ fn the_kubelet_is_asked_to_hurry_and_given_time() {
     let mut asked = Vec::new();
     for second in 0..15 {
         let plan = world.reconcile(None);
-        if plan.steps.iter().any(|planned| planned.step.name() == "HurryConfiguration") {
+        if plan.steps.iter().any(|planned| planned.step.name() == "RefreshConfiguration") {
             asked.push(second);
         }
         // It takes its time all the same.
@@ -248,7 +248,7 @@ fn a_pod_that_is_refused_is_told_in_the_words_of_who_refuses_it() {
     };
     let waits = refused(12, 30);
     assert_eq!(waits.problems, []);
-    assert!(waits.holds.iter().any(|hold| hold.to_string().contains(words)), "{:?}", waits.holds);
+    assert!(waits.waits.iter().any(|hold| hold.to_string().contains(words)), "{:?}", waits.waits);
     let stalls = refused(13, 60);
     let Problem::PodRefused { message, .. } = &stalls.problems[0] else { panic!("{:?}", stalls.problems) };
     assert_eq!(message, words);

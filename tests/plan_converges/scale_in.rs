@@ -218,8 +218,8 @@ fn a_volume_that_was_to_be_kept_outlives_a_later_policy() {
 fn marked_and_not_removed() -> World {
     let mut world = born(3);
     world.edit(|spec| spec.workers.replicas = 2);
-    let steps = plan(&world.desired(), &until_planned(&mut world, "Retire")).steps;
-    let retires = steps.iter().position(|planned| planned.step.name() == "Retire").unwrap();
+    let steps = plan(&world.desired(), &until_planned(&mut world, "Decommission")).steps;
+    let retires = steps.iter().position(|planned| planned.step.name() == "Decommission").unwrap();
     world.reconcile(Some(retires + 1));
     assert_eq!((drained(&world).len(), world.nodes.len()), (1, 4), "marked, and registered still");
     world

@@ -108,7 +108,7 @@ fn a_refused_value_is_tried_again_and_stays_told_meanwhile() {
         plan(&world.desired(), seen)
             .steps
             .iter()
-            .any(|planned| matches!(planned.step, Step::Sql(SqlStep::TryParameter { .. })))
+            .any(|planned| matches!(planned.step, Step::Sql(SqlStep::CheckParameter { .. })))
     };
     assert!(!tries(&seen), "it was refused a moment ago");
     seen.parameter_checks.insert(tried, rejected(true));
@@ -117,36 +117,36 @@ fn a_refused_value_is_tried_again_and_stays_told_meanwhile() {
 }
 
 /// One of each kind; a new kind has to be put here.
-fn holds(now: jiff::Timestamp) -> Vec<Hold> {
+fn holds(now: jiff::Timestamp) -> Vec<WaitingOn> {
     let (node, why) = (Node::Worker(7), "in somebody's words".to_owned());
     let why = || why.clone();
     vec![
-        Hold::Paused { steps: 3 },
-        Hold::FormerObjects { object: "Service/dialogs".to_owned() },
-        Hold::VolumesGrow { volumes: why(), moves: false },
-        Hold::PodNotReady { node, why: why() },
-        Hold::NotAnswering { node, why: why() },
-        Hold::CatalogUnknown { why: why() },
-        Hold::NodeNotPrepared { node },
-        Hold::ConfigurationOnItsWay { node },
-        Hold::Rolling { node, cause: RestartCause::Parameters, remaining: 2 },
-        Hold::RestartWaitsForMoves { node, cause: RestartCause::Parameters },
-        Hold::MemberInactive { node },
-        Hold::RegisteredNodeSilent { node, why: why() },
-        Hold::NotConnected { from: Node::Coordinator, to: node, why: why() },
-        Hold::WorkerMissing { node, why: why(), timed_out: false },
-        Hold::Leaving { node, shards: 4 },
-        Hold::RoomUnknown { why: why() },
-        Hold::ContentsUnknown { node, why: why() },
-        Hold::CleanupBlocked { node, objects: 2, holders: vec!["session 9 of somebody".to_owned()] },
-        Hold::HeldUp { node, moves: true, sessions: vec!["pid 9 of somebody".to_owned()] },
-        Hold::HeldUp { node, moves: false, sessions: vec!["pid 8 of somebody".to_owned()] },
-        Hold::JobRunning { job: 4 },
-        Hold::RebalancePause { state: snapshot::JobState::Failed, until: now },
-        Hold::InspectingImage { image: "postgres:next".to_owned() },
-        Hold::VolumesGrow { volumes: "data-7 (2Gi)".to_owned(), moves: true },
-        Hold::VolumesGrow { volumes: "data-8 (2Gi)".to_owned(), moves: false },
-        Hold::SchemaSource { why: why() },
+        WaitingOn::Paused { steps: 3 },
+        WaitingOn::FormerObjects { object: "Service/dialogs".to_owned() },
+        WaitingOn::VolumesGrow { volumes: why(), moves: false },
+        WaitingOn::PodNotReady { node, why: why() },
+        WaitingOn::NotAnswering { node, why: why() },
+        WaitingOn::CatalogUnknown { why: why() },
+        WaitingOn::NodeNotPrepared { node },
+        WaitingOn::ConfigurationOnItsWay { node },
+        WaitingOn::Rolling { node, cause: RestartCause::Parameters, remaining: 2 },
+        WaitingOn::RestartWaitsForMoves { node, cause: RestartCause::Parameters },
+        WaitingOn::MemberInactive { node },
+        WaitingOn::RegisteredNodeSilent { node, why: why() },
+        WaitingOn::NotConnected { from: Node::Coordinator, to: node, why: why() },
+        WaitingOn::WorkerMissing { node, why: why(), timed_out: false },
+        WaitingOn::Leaving { node, shards: 4 },
+        WaitingOn::RoomUnknown { why: why() },
+        WaitingOn::ContentsUnknown { node, why: why() },
+        WaitingOn::CleanupBlocked { node, objects: 2, holders: vec!["session 9 of somebody".to_owned()] },
+        WaitingOn::HeldUp { node, moves: true, sessions: vec!["pid 9 of somebody".to_owned()] },
+        WaitingOn::HeldUp { node, moves: false, sessions: vec!["pid 8 of somebody".to_owned()] },
+        WaitingOn::JobRunning { job: 4 },
+        WaitingOn::RebalancePause { state: snapshot::JobState::Failed, until: now },
+        WaitingOn::InspectingImage { image: "postgres:next".to_owned() },
+        WaitingOn::VolumesGrow { volumes: "data-7 (2Gi)".to_owned(), moves: true },
+        WaitingOn::VolumesGrow { volumes: "data-8 (2Gi)".to_owned(), moves: false },
+        WaitingOn::SchemaSource { why: why() },
     ]
 }
 
@@ -157,7 +157,7 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
     let mut seen = world.observe();
     let holds = holds(seen.now);
     let names: BTreeSet<&str> = holds.iter().map(|hold| hold.into()).collect();
-    assert_eq!(names, Hold::VARIANTS.iter().copied().collect(), "a kind of wait is not in this table");
+    assert_eq!(names, WaitingOn::VARIANTS.iter().copied().collect(), "a kind of wait is not in this table");
     let job = snapshot::Job { id: 4, state: snapshot::JobState::Running, ..snapshot::Job::default() };
     let idle = seen.clone();
     let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("known") };
@@ -171,23 +171,23 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
         }],
     };
     let problem = Problem::ObjectConflict { kind: "Service".to_owned(), name: "dialogs".to_owned() };
-    let other = Hold::CatalogUnknown { why: "something else".to_owned() };
+    let other = WaitingOn::CatalogUnknown { why: "something else".to_owned() };
     for hold in &holds {
         let (text, what) = (hold.to_string(), <&str>::from(hold));
-        let alone = Plan { holds: vec![hold.clone()], ..Plan::default() };
-        let first = if matches!(hold, Hold::Paused { .. }) { vec![] } else { vec![other.clone()] };
-        let second = Plan { holds: [first, vec![hold.clone()]].concat(), ..Plan::default() };
+        let alone = Plan { waits: vec![hold.clone()], ..Plan::default() };
+        let first = if matches!(hold, WaitingOn::Paused { .. }) { vec![] } else { vec![other.clone()] };
+        let second = Plan { waits: [first, vec![hold.clone()]].concat(), ..Plan::default() };
         let stalled = Plan { problems: vec![problem.clone()], ..alone.clone() };
         for (plan, done) in
             [(&alone, &Done::default()), (&second, &Done::default()), (&alone, &failed), (&stalled, &failed)]
         {
-            let seen = if matches!(hold, Hold::JobRunning { .. }) { &seen } else { &idle };
+            let seen = if matches!(hold, WaitingOn::JobRunning { .. }) { &seen } else { &idle };
             let status = report::status(&world.desired(), seen, plan, done);
             let (reconciling, balanced) = (said(&status, "Reconciling"), said(&status, "Balanced"));
             let named = reconciling.2.contains(&text) || balanced.2.contains(&text);
             let told = match hold {
-                Hold::Paused { .. } => !plan.problems.is_empty() || reconciling.1 == "Paused",
-                Hold::JobRunning { .. } => balanced.1 == "Rebalancing" || balanced.1 == "Retrying",
+                WaitingOn::Paused { .. } => !plan.problems.is_empty() || reconciling.1 == "Paused",
+                WaitingOn::JobRunning { .. } => balanced.1 == "Rebalancing" || balanced.1 == "Retrying",
                 _ => named,
             };
             assert!(told, "{what}: {reconciling:?} {balanced:?}");

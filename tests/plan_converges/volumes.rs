@@ -145,8 +145,8 @@ fn volumes_are_judged_by_what_they_have() {
         let problems: Vec<String> =
             plan.problems.iter().map(|problem| problem.reason().to_string()).collect();
         assert_eq!(problems, problem.into_iter().collect::<Vec<_>>(), "{row}");
-        let held = plan.holds.iter().any(|hold| matches!(hold, Hold::VolumesGrow { moves: false, .. }));
-        assert_eq!(held, waits, "{row}: {:?}", plan.holds);
+        let held = plan.waits.iter().any(|hold| matches!(hold, WaitingOn::VolumesGrow { moves: false, .. }));
+        assert_eq!(held, waits, "{row}: {:?}", plan.waits);
         let written: Vec<_> = plan
             .steps
             .iter()
@@ -195,7 +195,10 @@ fn a_growth_waits_until_no_shard_is_moved_and_says_so() {
     size(&mut world, "40Gi");
     let seen = world.observe();
     let plan = plan(&world.desired(), &seen);
-    assert!(plan.holds.iter().any(|hold| matches!(hold, Hold::VolumesGrow { moves: true, .. })), "{plan:?}");
+    assert!(
+        plan.waits.iter().any(|hold| matches!(hold, WaitingOn::VolumesGrow { moves: true, .. })),
+        "{plan:?}"
+    );
     assert!(!does(&world, &seen, "Apply"));
     settle(&mut world);
     assert_serves(&world);

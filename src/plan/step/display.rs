@@ -24,12 +24,12 @@ impl fmt::Display for KubernetesStep {
             }
             Self::InspectImage { image } => write!(f, "asking {image} what is in it"),
             Self::Adopt { kind, name, .. } => write!(f, "taking over {kind}/{name}"),
-            Self::ForgetInspection { pod } => write!(f, "removing pod {pod}"),
-            Self::HurryConfiguration { node, .. } => write!(f, "hurrying the configuration of {node}"),
+            Self::DeleteInspectionPod { pod } => write!(f, "removing pod {pod}"),
+            Self::RefreshConfiguration { node, .. } => write!(f, "hurrying the configuration of {node}"),
             Self::PatchPod { node, .. } => write!(f, "labelling the pod of {node}"),
             Self::RecordIdentity { node, .. } => write!(f, "recording who {node} is"),
             Self::RestartNode { node, cause, .. } => write!(f, "restarting {node} ({cause})"),
-            Self::Retire { node, .. } => write!(f, "putting the volume of {node} aside"),
+            Self::Decommission { node, .. } => write!(f, "putting the volume of {node} aside"),
             Self::Delete { kind, name, .. } => write!(f, "deleting {kind} {name}"),
         }
     }
@@ -38,11 +38,11 @@ impl fmt::Display for KubernetesStep {
 impl fmt::Display for SqlStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PrepareNode { node, .. } => write!(f, "preparing {node}"),
+            Self::BootstrapNode { node, .. } => write!(f, "preparing {node}"),
             Self::GrantRights { node, owner } => write!(f, "giving {owner} its rights on {node}"),
             Self::Reload { node } => write!(f, "reloading {node}"),
             Self::ResetAlterSystem { node, names } => write!(f, "resetting {} on {node}", names.join(", ")),
-            Self::TryParameter { node, name, .. } => write!(f, "trying {name} on {node}"),
+            Self::CheckParameter { node, name, .. } => write!(f, "trying {name} on {node}"),
             Self::SetCoordinatorHost { address } => {
                 write!(f, "telling Citus the coordinator's address {address}")
             }
@@ -54,14 +54,14 @@ impl fmt::Display for SqlStep {
             Self::SetShouldHaveShards { node, should: false, .. } => {
                 write!(f, "putting no shards on {node} any more")
             }
-            Self::CleanUp => f.write_str("dropping what moves left behind"),
+            Self::CleanUpOrphans => f.write_str("dropping what moves left behind"),
             Self::RemoveNode { node, .. } => write!(f, "removing {node}"),
-            Self::GiveUp { workers } => {
+            Self::ForceRemove { workers } => {
                 let names: Vec<String> = workers.iter().map(|(node, _)| node.to_string()).collect();
                 write!(f, "giving up the data of {}", names.join(", "))
             }
             Self::ActivateNode { node, .. } => write!(f, "activating {node}"),
-            Self::ForgetCleanup { records } => {
+            Self::DeleteStaleCleanupRecords { records } => {
                 write!(f, "forgetting {} rows of pg_dist_cleanup", records.len())
             }
             Self::DropLeftovers { node, leftovers } => {

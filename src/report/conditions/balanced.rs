@@ -6,7 +6,7 @@ use super::{Said, no, reconciling::ReconcilingReason, unknown, yes};
 use crate::{
     act::Done,
     api::{spec::RebalanceMode, status::Purpose},
-    plan::{Hold, Plan, View},
+    plan::{Plan, View, WaitingOn},
     report::job,
     snapshot::Seen,
 };
@@ -16,8 +16,10 @@ use crate::{
 #[must_use]
 pub fn balanced(view: View, plan: &Plan, done: &Done) -> Said {
     let mut said = is_balanced(view, plan, done);
-    let also = |hold: &&Hold| matches!(hold, Hold::RebalancePause { .. } | Hold::HeldUp { moves: true, .. });
-    for hold in plan.holds.iter().filter(also).map(ToString::to_string) {
+    let also = |hold: &&WaitingOn| {
+        matches!(hold, WaitingOn::RebalancePause { .. } | WaitingOn::HeldUp { moves: true, .. })
+    };
+    for hold in plan.waits.iter().filter(also).map(ToString::to_string) {
         if !said.message.contains(&hold) {
             let _ = write!(said.message, "; {hold}");
         }
@@ -29,7 +31,7 @@ fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
     let Some(citus) = view.citus() else {
         return unknown(
             "CatalogUnknown",
-            view.seen.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
+            view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
         );
     };
     let job = view.open_job();
@@ -56,18 +58,20 @@ fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
             Purpose::Drain => no("Draining", job::progress(view, job)),
         };
     }
-    if let Some((node, row)) = view.leaving().first_key_value() {
+    if let Some((node, row)) = view.draining_workers().first_key_value() {
         let shards = view.shards(row);
         return no("Draining", format!("{} is to be removed: {shards} shards are on it", view.name(*node)));
     }
-    if let Some((node, _)) = view.staying().iter().find(|(_, row)| !row.should_have_shards) {
+    if let Some((node, _)) = view.remaining_workers().iter().find(|(_, row)| !row.should_have_shards) {
         return no("Draining", format!("{} may have no shards yet, and is wanted again", view.name(*node)));
     }
     if citus.schema_hash.is_none() {
         return no("SchemaNotApplied", "there are no tables yet");
     }
-    if let Some(waiting) =
-        plan.holds.iter().find(|hold| matches!(hold, Hold::RebalancePause { .. } | Hold::Rolling { .. }))
+    if let Some(waiting) = plan
+        .waits
+        .iter()
+        .find(|hold| matches!(hold, WaitingOn::RebalancePause { .. } | WaitingOn::Rolling { .. }))
     {
         return no("RebalanceBackoff", waiting.to_string());
     }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use super::{Said, no, yes};
 use crate::{
     act::Done,
-    plan::{Concern, Hold, Plan},
+    plan::{Concern, Plan, WaitingOn},
 };
 
 /// So many waits of one kind are spelled out.
@@ -71,30 +71,32 @@ impl ReconcilingReason {
 
     /// What is waited for before everything of the generation is there. Moves are told by `Balanced`; what a pause says is
     /// said already.
-    fn of_wait(hold: &Hold) -> Option<Self> {
+    fn of_wait(hold: &WaitingOn) -> Option<Self> {
         match hold {
-            Hold::JobRunning { .. }
-            | Hold::RebalancePause { .. }
-            | Hold::Paused { .. }
-            | Hold::HeldUp { moves: true, .. } => None,
-            Hold::HeldUp { moves: false, .. } => Some(Self::Blocked),
-            Hold::FormerObjects { .. } | Hold::VolumesGrow { .. } => Some(Self::ApplyingObjects),
-            Hold::PodNotReady { .. } | Hold::NotAnswering { .. } | Hold::CatalogUnknown { .. } => {
-                Some(Self::WaitingForPods)
+            WaitingOn::JobRunning { .. }
+            | WaitingOn::RebalancePause { .. }
+            | WaitingOn::Paused { .. }
+            | WaitingOn::HeldUp { moves: true, .. } => None,
+            WaitingOn::HeldUp { moves: false, .. } => Some(Self::Blocked),
+            WaitingOn::FormerObjects { .. } | WaitingOn::VolumesGrow { .. } => Some(Self::ApplyingObjects),
+            WaitingOn::PodNotReady { .. }
+            | WaitingOn::NotAnswering { .. }
+            | WaitingOn::CatalogUnknown { .. } => Some(Self::WaitingForPods),
+            WaitingOn::ConfigurationOnItsWay { .. } => Some(Self::ApplyingConfiguration),
+            WaitingOn::Rolling { .. } | WaitingOn::RestartWaitsForMoves { .. } => Some(Self::RollingRestart),
+            WaitingOn::NodeNotPrepared { .. }
+            | WaitingOn::MemberInactive { .. }
+            | WaitingOn::RegisteredNodeSilent { .. }
+            | WaitingOn::NotConnected { .. }
+            | WaitingOn::WorkerMissing { .. } => Some(Self::RegisteringWorkers),
+            WaitingOn::Leaving { shards: 0, .. } | WaitingOn::CleanupBlocked { .. } => {
+                Some(Self::RemovingWorkers)
             }
-            Hold::ConfigurationOnItsWay { .. } => Some(Self::ApplyingConfiguration),
-            Hold::Rolling { .. } | Hold::RestartWaitsForMoves { .. } => Some(Self::RollingRestart),
-            Hold::NodeNotPrepared { .. }
-            | Hold::MemberInactive { .. }
-            | Hold::RegisteredNodeSilent { .. }
-            | Hold::NotConnected { .. }
-            | Hold::WorkerMissing { .. } => Some(Self::RegisteringWorkers),
-            Hold::Leaving { shards: 0, .. } | Hold::CleanupBlocked { .. } => Some(Self::RemovingWorkers),
-            Hold::Leaving { .. } | Hold::RoomUnknown { .. } | Hold::ContentsUnknown { .. } => {
+            WaitingOn::Leaving { .. } | WaitingOn::RoomUnknown { .. } | WaitingOn::ContentsUnknown { .. } => {
                 Some(Self::DrainingWorkers)
             }
-            Hold::InspectingImage { .. } => Some(Self::Validating),
-            Hold::SchemaSource { .. } => Some(Self::ApplyingSchema),
+            WaitingOn::InspectingImage { .. } => Some(Self::Validating),
+            WaitingOn::SchemaSource { .. } => Some(Self::ApplyingSchema),
         }
     }
 }
@@ -104,7 +106,7 @@ impl ReconcilingReason {
 pub fn reconciling(plan: &Plan, done: &Done) -> Said {
     let mut said = reconciles(plan, done);
     let mut others: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for hold in plan.holds.iter().filter(|hold| ReconcilingReason::of_wait(hold).is_some()) {
+    for hold in plan.waits.iter().filter(|hold| ReconcilingReason::of_wait(hold).is_some()) {
         others.entry(hold.into()).or_default().push(hold.to_string());
     }
     for alike in others.into_values() {
@@ -125,7 +127,7 @@ fn reconciles(plan: &Plan, done: &Done) -> Said {
     if !plan.problems.is_empty() {
         return no(Reason::Stalled.into(), "manual action is required: see condition Stalled");
     }
-    if let Some(Hold::Paused { steps }) = plan.holds.first() {
+    if let Some(WaitingOn::Paused { steps }) = plan.waits.first() {
         return if *steps > 0 {
             yes(Reason::Paused.into(), format!("{steps} changes wait until spec.paused is false"))
         } else {
@@ -144,8 +146,8 @@ fn reconciles(plan: &Plan, done: &Done) -> Said {
     let step = plan.steps.iter().find_map(|planned| {
         Some((Reason::of_step(planned.step.effect().concerns)?, format!("{}: {}", planned.step, planned.why)))
     });
-    let wait = || plan.holds.iter().find_map(|hold| Some((Reason::of_wait(hold)?, hold.to_string())));
-    match step.or_else(wait) {
+    let hold = || plan.waits.iter().find_map(|hold| Some((Reason::of_wait(hold)?, hold.to_string())));
+    match step.or_else(hold) {
         Some((reason, message)) => yes(reason.into(), message),
         None => no(Reason::UpToDate.into(), "the generation is fully reconciled"),
     }

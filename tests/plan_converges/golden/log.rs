@@ -112,7 +112,7 @@ impl Told {
         self.look_at_world(world, true);
         self.look_at_steps(world);
         self.look_at_world(world, false);
-        let waits: Vec<String> = plan.holds.iter().map(ToString::to_string).collect();
+        let waits: Vec<String> = plan.waits.iter().map(ToString::to_string).collect();
         let news = waits.iter().filter(|wait| !self.waits.contains(*wait));
         for wait in of_nodes(news) {
             self.line(world.now, "waits", &wait);

@@ -16,8 +16,8 @@ use dialog_operator::{
         spec::VolumePolicy,
     },
     plan::{
-        KubernetesStep, Plan, Planned, SqlStep, Step, View, contents, invariants, plan, refusals, view::PORT,
-        wanted,
+        KubernetesStep, Plan, PlannedStep, SqlStep, Step, View, contents, invariants, plan, refusals,
+        resolve, view::PORT,
     },
     resources::{self, Rendered},
     snapshot::{
@@ -178,7 +178,7 @@ pub struct World {
     pub refusals: Refusals,
     pub log: Vec<String>,
     /// What the last reconcile tried, and what came of it.
-    pub tried: Vec<(Planned, Result<(), Failure>)>,
+    pub tried: Vec<(PlannedStep, Result<(), Failure>)>,
 }
 
 fn time() -> Timestamp {

@@ -10,20 +10,21 @@ impl World {
         let desired = self.desired();
         let seen = self.observe();
         let decided = plan(&desired, &seen);
-        let view = View { desired: &desired, seen: &seen };
-        let wanted = wanted(view, &mut Plan::default());
+        let view = View { desired: &desired, snapshot: &seen };
+        let wanted = resolve(view, &mut Plan::default());
         invariants::check(view, &wanted, &decided)
             .unwrap_or_else(|broken| panic!("{broken}\n{}", self.log.join("\n")));
-        let acts: Vec<_> = decided.steps.iter().map(|planned| refusals::act(&planned.step)).collect();
+        let acts: Vec<_> = decided.steps.iter().map(|planned| refusals::attempt_of(&planned.step)).collect();
         self.refusals.wanted(&acts, self.now);
         self.tried.clear();
         let mut done = dialog_operator::act::Done::default();
         let mut stopped = lanes::Stopped::default();
         let put_off = |step: &Step| {
-            let put_off = seen.refusals.put_off(&refusals::act(step), desired.generation, self.now);
+            let put_off = seen.refusals.put_off(&refusals::attempt_of(step), desired.generation, self.now);
             put_off.map(|one| one.failure.clone())
         };
-        let steps = lanes::in_turn(&decided.steps, |step| seen.refusals.of(&refusals::act(step)).is_some());
+        let steps =
+            lanes::in_turn(&decided.steps, |step| seen.refusals.of(&refusals::attempt_of(step)).is_some());
         let steps: Vec<_> = steps
             .iter()
             .filter(|planned| !lanes::is_for_nothing(&planned.step, &steps, |step| put_off(step).is_some()))
@@ -58,10 +59,10 @@ impl World {
         decided
     }
 
-    fn try_to_obey(&mut self, planned: &Planned, generation: i64) -> Result<(), Failure> {
+    fn try_to_obey(&mut self, planned: &PlannedStep, generation: i64) -> Result<(), Failure> {
         let step = &planned.step;
         self.log.push(format!("{}: {}", step.name(), planned.why));
-        let act = refusals::act(step);
+        let act = refusals::attempt_of(step);
         let refused = self
             .refuses
             .keys()
@@ -164,7 +165,7 @@ impl World {
                     json!(version);
                 self.application.version = version;
             }
-            Step::Kubernetes(KubernetesStep::HurryConfiguration { node, value, .. }) => {
+            Step::Kubernetes(KubernetesStep::RefreshConfiguration { node, value, .. }) => {
                 if let Some(pod) = self.pods.get_mut(node) {
                     pod.hurry = Some(value.clone());
                     pod.file_in = 1;
@@ -181,7 +182,7 @@ impl World {
                     }
                 }
             }
-            Step::Sql(SqlStep::PrepareNode { node, .. }) => {
+            Step::Sql(SqlStep::BootstrapNode { node, .. }) => {
                 let Some(data) = self.data(*node) else { return Self::fail("no answer") };
                 data.database = true;
                 data.extension = true;
@@ -204,7 +205,7 @@ impl World {
                     data.auto_conf.clear();
                 }
             }
-            Step::Sql(SqlStep::TryParameter { name, value, .. }) => {
+            Step::Sql(SqlStep::CheckParameter { name, value, .. }) => {
                 let check = if value == "garbage" {
                     let message = format!("invalid value for parameter \"{name}\": \"garbage\"");
                     ParameterCheck::Rejected { message, retry_due: false }
@@ -213,7 +214,7 @@ impl World {
                 };
                 self.parameter_checks.insert(format!("{name}={value}"), check);
             }
-            Step::Kubernetes(KubernetesStep::RestartNode { node, pod_uid, booted, .. }) => {
+            Step::Kubernetes(KubernetesStep::RestartNode { node, pod_uid, start_marker: booted, .. }) => {
                 return self.restart(*node, pod_uid, booted);
             }
             Step::Sql(SqlStep::SetCoordinatorHost { address }) => {
@@ -276,12 +277,12 @@ impl World {
                 let row = self.nodes.iter_mut().find(|row| row.name == *address);
                 row.expect("a member").should_have_shards = *should;
             }
-            Step::Sql(SqlStep::CleanUp) => self.clean_up(),
-            Step::Kubernetes(KubernetesStep::Retire { node, claim, mark, reclaim }) => {
+            Step::Sql(SqlStep::CleanUpOrphans) => self.clean_up(),
+            Step::Kubernetes(KubernetesStep::Decommission { node, claim, mark, reclaim }) => {
                 self.retire(*node, claim.as_deref(), (mark, *reclaim))
             }
             Step::Sql(SqlStep::RemoveNode { node, .. }) => return self.remove(*node),
-            Step::Sql(SqlStep::GiveUp { workers }) => self.give_up(workers),
+            Step::Sql(SqlStep::ForceRemove { workers }) => self.give_up(workers),
             Step::Sql(SqlStep::ActivateNode { node, .. }) => {
                 if !self.everybody_answers() {
                     return Self::fail("connection to the remote node failed");
@@ -290,7 +291,7 @@ impl World {
                 let row = self.nodes.iter_mut().find(|row| row.name == address).expect("a member");
                 (row.active, row.has_metadata, row.metadata_synced) = (true, true, true);
             }
-            Step::Sql(SqlStep::ForgetCleanup { records }) => {
+            Step::Sql(SqlStep::DeleteStaleCleanupRecords { records }) => {
                 let groups: BTreeSet<i32> = self.nodes.iter().map(|row| row.group_id).collect();
                 for row in self.cleanup.iter().filter(|row| records.contains(&row.record_id)) {
                     assert!(!groups.contains(&row.group_id), "cleanup of a member is forgotten");
@@ -324,7 +325,7 @@ impl World {
                 let facts = ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
                 self.images.insert(image.clone(), Seen::Known(facts));
             }
-            Step::Kubernetes(KubernetesStep::ForgetInspection { .. }) => {
+            Step::Kubernetes(KubernetesStep::DeleteInspectionPod { .. }) => {
                 unreachable!("the model makes no pod that asks an image")
             }
         }

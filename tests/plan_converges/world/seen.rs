@@ -53,7 +53,7 @@ impl World {
             reach: self.reach.clone(),
             status: self.cluster.status.clone().unwrap_or_default(),
         };
-        let nodes = contents::looked_at(View { desired: &desired, seen: &seen });
+        let nodes = contents::workers_to_inspect(View { desired: &desired, snapshot: &seen });
         seen.contents = nodes.into_iter().map(|node| (node, self.seen_contents(node))).collect();
         seen
     }

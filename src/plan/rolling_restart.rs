@@ -4,8 +4,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Hold, KubernetesStep, Plan, Problem, RestartCause, Server, SqlStep, View, Wanted, objects,
-    pods::lacks_image,
+    KubernetesStep, Plan, Problem, ResolvedSpec, RestartCause, ServerCheck, SqlStep, View, WaitingOn,
+    objects, pods::cannot_pull_image,
 };
 use crate::{
     api::{Node, names::keys},
@@ -17,11 +17,11 @@ use crate::{
 const RESTART_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 
 /// Restarts the next node that is due, when it may be restarted.
-pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
-    let due = due(view, wanted, plan);
+pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
+    let due = nodes_to_restart(view, wanted, plan);
     let Some(&(node, cause)) = due.first() else { return };
     if view.pod(node).is_some_and(|pod| pod.deleting) {
-        plan.hold(Hold::Rolling { node, cause, remaining: due.len() - 1 });
+        plan.wait(WaitingOn::Rolling { node, cause, remaining: due.len() - 1 });
         return;
     }
     // A node that is not a member yet holds no data and serves nobody: its restart hurts nobody. Nor does that of one
@@ -37,39 +37,42 @@ pub fn plan(view: View, wanted: &Wanted, plan: &mut Plan) {
     if cause == RestartCause::Parameters
         && let Some(earlier) = not_loaded_before(view, wanted, node)
     {
-        plan.hold(Hold::ConfigurationOnItsWay { node: earlier });
+        plan.wait(WaitingOn::ConfigurationOnItsWay { node: earlier });
         return;
     }
     if !template_is_current(view, wanted, node) {
-        plan.hold(Hold::ConfigurationOnItsWay { node });
+        plan.wait(WaitingOn::ConfigurationOnItsWay { node });
         return;
     }
     let Some(pod) = view.pod(node) else { return };
-    plan.hold(Hold::Rolling { node, cause, remaining: due.len() - 1 });
+    plan.wait(WaitingOn::Rolling { node, cause, remaining: due.len() - 1 });
     let why = format!("{} is due a restart ({cause}), {} more after it", view.name(node), due.len() - 1);
-    let booted = booted(view, wanted, node);
-    plan.step(KubernetesStep::RestartNode { node, pod_uid: pod.uid.clone(), cause, booted }, why);
+    let booted = start_marker(view, wanted, node);
+    plan.step(
+        KubernetesStep::RestartNode { node, pod_uid: pod.uid.clone(), cause, start_marker: booted },
+        why,
+    );
 }
 
 /// A node that comes before this one in the order of restarts, and has not loaded the wanted configuration yet.
-fn not_loaded_before(view: View, wanted: &Wanted, node: Node) -> Option<Node> {
+fn not_loaded_before(view: View, wanted: &ResolvedSpec, node: Node) -> Option<Node> {
     let order = |node: Node| (!node.is_worker(), node);
     view.nodes().into_iter().filter(|other| order(*other) < order(node)).find(|other| {
-        matches!(view.server(*other), Server::Known(postgres)
+        matches!(view.server(*other), ServerCheck::Verified(postgres)
             if postgres.rejected.is_none() && postgres.config_hash.as_ref() != Some(&wanted.hashes(*other).config))
     })
 }
 
 /// With what a pod that is made now is started, and when that was.
 #[must_use]
-pub fn booted(view: View, wanted: &Wanted, node: Node) -> String {
-    format!("{} {}", wanted.hashes(node).config, view.seen.now)
+pub fn start_marker(view: View, wanted: &ResolvedSpec, node: Node) -> String {
+    format!("{} {}", wanted.hashes(node).config, view.snapshot.now)
 }
 
 /// Nodes that are due a restart: those that do not run, then workers by ordinal, the coordinator last.
 ///
 /// A node that did not start with the wanted parameters stops the roll: nobody after it is restarted with them.
-pub fn due(view: View, wanted: &Wanted, plan: &mut Plan) -> Vec<(Node, RestartCause)> {
+pub fn nodes_to_restart(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> Vec<(Node, RestartCause)> {
     let mut nodes: Vec<Node> =
         view.nodes().into_iter().filter(|node| view.stateful_set(*node).is_some()).collect();
     nodes.sort_by_key(|node| (!node.is_worker(), *node));
@@ -88,23 +91,25 @@ pub fn due(view: View, wanted: &Wanted, plan: &mut Plan) -> Vec<(Node, RestartCa
     if refused { Vec::new() } else { causes }
 }
 
-fn cause(view: View, wanted: &Wanted, node: Node, plan: &mut Plan) -> Option<RestartCause> {
+fn cause(view: View, wanted: &ResolvedSpec, node: Node, plan: &mut Plan) -> Option<RestartCause> {
     let pod = view.pod(node)?;
     let requested = is_requested(view, node, pod).then_some(RestartCause::Requested);
     let template = &wanted.hashes(node).user_template;
     let template_differs = pod.user_template.as_deref().is_some_and(|of_pod| of_pod != template);
     match view.server(node) {
-        Server::Known(postgres) | Server::Fresh(postgres) => server_cause(view, wanted, node, postgres, plan)
-            .or(template_differs.then_some(RestartCause::Template))
-            .or(requested),
+        ServerCheck::Verified(postgres) | ServerCheck::Unrecorded(postgres) => {
+            server_cause(view, wanted, node, postgres, plan)
+                .or(template_differs.then_some(RestartCause::Template))
+                .or(requested)
+        }
         // A pod that never gets ready with the old template is made again at once. What lets an image be pulled may be
         // no reason to restart a pod that has it, and does no harm to one that never began.
-        Server::Down(_) if view.is_retired(node) => None,
-        Server::Down(_) => (template_differs && is_stuck(pod)
-            || view.update_available(node) && lacks_image(pod)
-            || hangs(view, wanted, node, pod))
+        ServerCheck::NotReady(_) if view.is_decommissioned(node) => None,
+        ServerCheck::NotReady(_) => (template_differs && is_stuck(pod)
+            || view.update_available(node) && cannot_pull_image(pod)
+            || startup_is_stuck(view, wanted, node, pod))
         .then_some(RestartCause::CrashLoop),
-        Server::Silent(_) | Server::Stranger(_) => None,
+        ServerCheck::Unreachable(_) | ServerCheck::IdentityMismatch(_) => None,
     }
 }
 
@@ -117,7 +122,7 @@ fn is_requested(view: View, node: Node, pod: &Pod) -> bool {
 }
 
 /// The pod that we had made never got ready, and would now be started with something else.
-fn hangs(view: View, wanted: &Wanted, node: Node, pod: &Pod) -> bool {
+fn startup_is_stuck(view: View, wanted: &ResolvedSpec, node: Node, pod: &Pod) -> bool {
     let booted = view.stateful_set(node).and_then(|set| set.annotation(keys::LAST_STARTED_WITH));
     let Some((hash, at)) = booted.and_then(|text| text.split_once(' ')) else { return false };
     let Ok(at) = at.parse::<Timestamp>() else { return false };
@@ -133,7 +138,7 @@ fn is_stuck(pod: &Pod) -> bool {
 
 fn server_cause(
     view: View,
-    wanted: &Wanted,
+    wanted: &ResolvedSpec,
     node: Node,
     postgres: &Postgres,
     plan: &mut Plan,
@@ -157,19 +162,19 @@ fn server_cause(
     // What a person set with ALTER SYSTEM is the person's to restart for.
     let ours = postgres.pending_restart.iter().any(|name| !postgres.auto_conf.contains_key(name));
     // An override that was reset shows as pending, too; the pause keeps one that comes back from making a loop.
-    let long_ago = view.seen.now.duration_since(postgres.started_at) > RESTART_PAUSE;
+    let long_ago = view.snapshot.now.duration_since(postgres.started_at) > RESTART_PAUSE;
     (loaded && ours && (boots_anew || long_ago)).then_some(RestartCause::Parameters)
 }
 
 /// Nothing restarts while a move runs. A job whose tasks only fail and wait is stopped, so that its cause can be healed.
 fn waits_for_moves(view: View, node: Node, cause: RestartCause, plan: &mut Plan) -> bool {
     if view.citus().is_none() && node.is_worker() && cause != RestartCause::CrashLoop {
-        plan.hold(Hold::CatalogUnknown { why: "whether a move runs is not known".to_owned() });
+        plan.wait(WaitingOn::CatalogUnknown { why: "whether a move runs is not known".to_owned() });
         return true;
     }
     let Some(job) = view.open_job() else { return false };
     let fails = job.tasks.iter().any(crate::snapshot::Task::is_failing);
-    plan.hold(Hold::RestartWaitsForMoves { node, cause });
+    plan.wait(WaitingOn::RestartWaitsForMoves { node, cause });
     if !view.move_runs() && job.can_be_stopped() && (fails || cause == RestartCause::WalLevel) {
         let why = format!(
             "{} is due a restart ({cause}), and the moves of job {} only wait for their next try",
@@ -183,28 +188,29 @@ fn waits_for_moves(view: View, node: Node, cause: RestartCause, plan: &mut Plan)
 
 /// Two nodes are never down at once because of the operator: every other member answers first.
 fn waits_for_others(view: View, node: Node, plan: &mut Plan) -> bool {
-    let silent = view.unwell_besides(node);
+    let silent = view.unhealthy_peers(node);
     for (other, why) in &silent {
-        plan.hold(Hold::NotAnswering { node: *other, why: why.clone() });
+        plan.wait(WaitingOn::NotAnswering { node: *other, why: why.clone() });
     }
     !silent.is_empty()
 }
 
 /// The StatefulSet and the ConfigMap in the API server are the wanted ones, and the controller of StatefulSets has
 /// seen it: else the new pod would be made of the old template, and restarted a second time.
-fn template_is_current(view: View, wanted: &Wanted, node: Node) -> bool {
+fn template_is_current(view: View, wanted: &ResolvedSpec, node: Node) -> bool {
     let pending = |kind: &str| {
         let name = view.name(node);
-        view.own(kind, &name).is_none_or(|live| !is_settled(&live.json))
+        view.owned(kind, &name).is_none_or(|live| !is_settled(&live.json))
     };
     let inputs = wanted.inputs(view);
-    let initialise = super::objects::initialise(view, node);
+    let initialise = super::objects::initdb_permission(view, node);
     let map = resources::config_map(&inputs, node, &wanted.parameters, initialise);
     let map_differs =
-        view.own("ConfigMap", &map.name).is_none_or(|live| objects::difference(view, &map, live).is_some());
+        view.owned("ConfigMap", &map.name).is_none_or(|live| objects::difference(view, &map, live).is_some());
     let set_differs = view.claim(node).is_none_or(|claim| {
         let set = resources::stateful_set(&inputs, node, claim, view.identity(node));
-        view.own("StatefulSet", &set.name).is_none_or(|live| objects::difference(view, &set, live).is_some())
+        view.owned("StatefulSet", &set.name)
+            .is_none_or(|live| objects::difference(view, &set, live).is_some())
     });
     !map_differs && !set_differs && !pending("StatefulSet")
 }

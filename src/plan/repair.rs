@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Plan, Server, SqlStep, View};
+use super::{Plan, ServerCheck, SqlStep, View};
 use crate::{
     api::Node,
     snapshot::{Citus, DistNode},
@@ -12,16 +12,16 @@ use crate::{
 /// Leaves what can be left.
 pub fn plan(view: View, plan: &mut Plan) {
     let Some(citus) = view.citus().filter(|_| view.is_catalog_ours()) else { return };
-    cleanup_of_nobody(citus, plan);
-    if view.unwell().is_empty() && !view.move_may_run() {
+    stale_cleanup_records(citus, plan);
+    if view.unhealthy_members().is_empty() && !view.move_may_run() {
         inactive_workers(view, plan);
     }
 }
 
 /// What dead moves left, last of all: whether it can be dropped concerns nothing else.
-pub fn tidy(view: View, plan: &mut Plan) {
+pub fn drop_leftovers(view: View, plan: &mut Plan) {
     if let Some(citus) = view.citus().filter(|_| view.is_catalog_ours() && view.open_job().is_none()) {
-        leftovers(view, citus, plan);
+        leftovers_of_moves(view, citus, plan);
     }
 }
 
@@ -30,7 +30,7 @@ const NAMED: usize = 5;
 
 /// Rows of pg_dist_cleanup about a group that no node has any more: Citus can never act on them, and every later move
 /// of that shard fails for ever.
-fn cleanup_of_nobody(citus: &Citus, plan: &mut Plan) {
+fn stale_cleanup_records(citus: &Citus, plan: &mut Plan) {
     if citus.nodes.is_empty() {
         return;
     }
@@ -48,7 +48,10 @@ fn cleanup_of_nobody(citus: &Citus, plan: &mut Plan) {
         "{}{more} was left on a node that is no member any more: as long as pg_dist_cleanup has it, no move of it can succeed",
         names.join(", ")
     );
-    plan.step(SqlStep::ForgetCleanup { records: lost.iter().map(|row| row.record_id).collect() }, why);
+    plan.step(
+        SqlStep::DeleteStaleCleanupRecords { records: lost.iter().map(|row| row.record_id).collect() },
+        why,
+    );
 }
 
 /// Only servers that are who they should be and have their tables: for an emptied one the activation would wipe the
@@ -60,18 +63,19 @@ fn cleanup_of_nobody(citus: &Citus, plan: &mut Plan) {
 /// An active one whose copy is old is brought up to date by Citus meanwhile (`citus.metadata_sync_interval`).
 fn inactive_workers(view: View, plan: &mut Plan) {
     let whole = |row: &DistNode| row.active && row.has_metadata && row.metadata_synced;
-    let fit =
-        |node: &Node| matches!(view.server(*node), Server::Known(postgres) if postgres.missing_tables == 0);
+    let fit = |node: &Node| matches!(view.server(*node), ServerCheck::Verified(postgres) if postgres.missing_tables == 0);
     let workers = view.registered_workers();
-    let mut heal: Vec<Node> = workers.iter().filter(|(_, row)| !row.active).map(|(node, _)| *node).collect();
-    if heal.is_empty() {
-        heal = workers.iter().filter(|(node, row)| !whole(row) && fit(node)).map(|(node, _)| *node).collect();
-    } else if !heal.iter().all(fit) {
+    let mut to_activate: Vec<Node> =
+        workers.iter().filter(|(_, row)| !row.active).map(|(node, _)| *node).collect();
+    if to_activate.is_empty() {
+        to_activate =
+            workers.iter().filter(|(node, row)| !whole(row) && fit(node)).map(|(node, _)| *node).collect();
+    } else if !to_activate.iter().all(fit) {
         return;
     } else {
-        heal.extend_from_within(..heal.len() - 1);
+        to_activate.extend_from_within(..to_activate.len() - 1);
     }
-    for node in heal {
+    for node in to_activate {
         let Some(row) = workers.get(&node) else { continue };
         let synced = row.has_metadata && row.metadata_synced;
         plan.step(
@@ -89,13 +93,13 @@ fn inactive_workers(view: View, plan: &mut Plan) {
 const BATCH: usize = 100;
 
 /// What a dead move left and pg_dist_cleanup does not know: a slot keeps WAL until the disk is full.
-fn leftovers(view: View, citus: &Citus, plan: &mut Plan) {
+fn leftovers_of_moves(view: View, citus: &Citus, plan: &mut Plan) {
     // What is not among the rows that were listed may be among the others.
     if citus.cleanup_in_all > citus.cleanup.len() {
         return;
     }
     for node in view.nodes() {
-        let Server::Known(postgres) = view.server(node) else { continue };
+        let ServerCheck::Verified(postgres) = view.server(node) else { continue };
         let unknown = |name: &str| !citus.cleanup.iter().any(|row| row.object_name == name);
         let leftovers: Vec<_> =
             postgres.leftovers.iter().filter(|left| unknown(&left.name)).take(BATCH).cloned().collect();

@@ -10,7 +10,7 @@ use crate::{api::Node, snapshot::JobState};
 /// What is waited for: the plan's own words for "not yet".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames)]
 #[serde(rename_all = "camelCase")]
-pub enum Hold {
+pub enum WaitingOn {
     /// `spec.paused`: what would be done is not.
     Paused {
         /// Steps that wait.
@@ -164,7 +164,7 @@ pub enum Hold {
     },
 }
 
-impl fmt::Display for Hold {
+impl fmt::Display for WaitingOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Paused { steps: 0 } => write!(f, "paused"),
