@@ -1,7 +1,7 @@
 //! The controller: caches wake it, and each reconcile reads as one sentence. Clusters are reconciled beside each other
 //! without limit, so that one that is slow delays no other; every wait in here has a deadline.
 
-mod pace;
+mod requeue;
 
 use std::{
     convert::Infallible,
@@ -22,19 +22,19 @@ use kube::{
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use self::pace::Pace;
+use self::requeue::RequeuePolicy;
 use crate::{
-    act::{Hands, act},
+    act::{Executor, act},
     api::{ClusterId, Desired, Invalid},
     context::{ClusterCache, ClusterCaches, Context},
     kubernetes::{
         ApiError,
         caches::{GuardedCluster, WatchScope},
     },
-    observe::{memory::Remembered, observe},
+    observe::{cache::ObservationCache, observe},
     plan::{View, contents, plan_checked, refusals},
     report::{
-        memory::Reported,
+        cache::ReportCache,
         publish::{publish, refuse},
     },
     snapshot::{Act, Snapshot},
@@ -43,13 +43,13 @@ use crate::{
 /// No reconcile takes longer: then it is dropped and begun anew from a fresh look.
 const DEADLINE: Duration = Duration::from_mins(10);
 /// How often clusters that are gone are forgotten.
-const FORGET_EVERY: Duration = Duration::from_secs(10);
+const DROP_DELETED_EVERY: Duration = Duration::from_secs(10);
 
 /// The program: what a reconcile may use, and what its verbs keep of each cluster between two looks.
 pub struct Operator {
     context: Context,
-    observed: ClusterCaches<Remembered>,
-    reported: ClusterCaches<Reported>,
+    observed: ClusterCaches<ObservationCache>,
+    reported: ClusterCaches<ReportCache>,
     queued: ClusterCaches<Queued>,
 }
 
@@ -57,7 +57,7 @@ pub struct Operator {
 #[derive(Default)]
 struct Queued {
     /// How soon to look again.
-    pace: Pace,
+    requeue: RequeuePolicy,
     /// The last snapshot, for people who ask.
     snapshot: Option<(Desired, Arc<Snapshot>)>,
 }
@@ -131,10 +131,10 @@ async fn run_controller(operator: Arc<Operator>, scope: Arc<WatchScope>) {
         .reconcile_on(scope.wakes.listen())
         .reconcile_all_on(everything)
         .graceful_shutdown_on(async move { stop.cancelled().await })
-        .run(reconcile, |_, _, _| Action::requeue(pace::AT_REST), Arc::clone(&operator));
+        .run(reconcile, |_, _, _| Action::requeue(requeue::RESYNC_INTERVAL), Arc::clone(&operator));
     let forget = async {
         loop {
-            tokio::time::sleep(FORGET_EVERY).await;
+            tokio::time::sleep(DROP_DELETED_EVERY).await;
             drop_deleted(&operator);
         }
     };
@@ -183,21 +183,21 @@ async fn reconcile(cluster: Arc<GuardedCluster>, operator: Arc<Operator>) -> Res
     let pause = match result {
         Ok(Ok(Ok(pause))) => pause,
         // It was deleted, or made anew under its name, while we looked at it: the watch tells.
-        Ok(Ok(Err(ApiError::NotFound(_) | ApiError::Conflict(_)))) => pace::AT_REST,
+        Ok(Ok(Err(ApiError::NotFound(_) | ApiError::Conflict(_)))) => requeue::RESYNC_INTERVAL,
         Ok(Ok(Err(refusal))) => {
             tracing::warn!(error = %refusal, "the status could not be written");
             context.metrics.reconcile_failed("Status");
-            queued.with(|queued| queued.pace.after_failure())
+            queued.with(|queued| queued.requeue.after_failure())
         }
         Ok(Err(_)) => {
             tracing::error!("a bug: this look at the cluster panicked, see above; it is begun anew");
             context.metrics.reconcile_failed("Panic");
-            queued.with(|queued| queued.pace.after_failure())
+            queued.with(|queued| queued.requeue.after_failure())
         }
         Err(_) => {
             tracing::warn!(seconds = DEADLINE.as_secs(), "a reconcile took too long and is begun anew");
             context.metrics.reconcile_failed("DeadlineExceeded");
-            queued.with(|queued| queued.pace.after_failure())
+            queued.with(|queued| queued.requeue.after_failure())
         }
     };
     tracing::debug!(milliseconds = started.elapsed().as_millis(), pause = pause.as_millis(), "reconciled");
@@ -211,29 +211,29 @@ async fn reconcile_cluster(
     queued: &ClusterCache<Queued>,
 ) -> Result<Duration, ApiError> {
     let context = &operator.context;
-    let (memory, reported) = (operator.observed.of(&id.uid), operator.reported.of(&id.uid));
+    let (observed, reported) = (operator.observed.of(&id.uid), operator.reported.of(&id.uid));
     let cached = cluster.0.as_ref().ok().and_then(|cluster| cluster.status.as_ref());
     let desired = match desired(cluster) {
         Ok(desired) => desired,
         Err(invalid) => {
             let generation = cluster.meta().generation.unwrap_or_default();
             refuse(context, &reported, id, (generation, cached), &invalid).await?;
-            return Ok(pace::AT_REST);
+            return Ok(requeue::RESYNC_INTERVAL);
         }
     };
     let status = reported.with(|reported| reported.status(cached));
     let asks =
-        |desired: &Desired, seen: &Snapshot| contents::workers_to_inspect(View { desired, snapshot: seen });
-    let seen = Arc::new(observe(context, &desired, status, &memory, asks).await);
-    queued.with(|queued| queued.snapshot = Some((desired.clone(), Arc::clone(&seen))));
-    let plan = plan_checked(&desired, &seen);
+        |desired: &Desired, snapshot: &Snapshot| contents::workers_to_inspect(View { desired, snapshot });
+    let snapshot = Arc::new(observe(context, &desired, status, &observed, asks).await);
+    queued.with(|queued| queued.snapshot = Some((desired.clone(), Arc::clone(&snapshot))));
+    let plan = plan_checked(&desired, &snapshot);
     let acts: Vec<Act> = plan.steps.iter().map(|planned| refusals::attempt_of(&planned.step)).collect();
-    memory.with(|memory| memory.refusals.wanted(&acts, seen.now));
-    let hands = Hands { context, desired: &desired, seen: &seen, memory: memory.clone() };
-    let done = act(&hands, &plan).await;
-    publish(context, &reported, &desired, &seen, (&plan, &done)).await?;
-    let again = memory.with(|memory| memory.refusals.pause(&acts, jiff::Timestamp::now()));
-    let pause = queued.with(|queued| queued.pace.after(&desired, &seen, (&plan, &done)));
+    observed.with(|observed| observed.refusals.wanted(&acts, snapshot.now));
+    let executor = Executor { context, desired: &desired, snapshot: &snapshot, observed: observed.clone() };
+    let outcome = act(&executor, &plan).await;
+    publish(context, &reported, &desired, &snapshot, (&plan, &outcome)).await?;
+    let again = observed.with(|observed| observed.refusals.pause(&acts, jiff::Timestamp::now()));
+    let pause = queued.with(|queued| queued.requeue.after(&desired, &snapshot, (&plan, &outcome)));
     Ok(pause.min(again.unwrap_or(Duration::MAX)))
 }
 

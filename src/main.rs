@@ -17,7 +17,7 @@ use dialog_operator::{
     metrics::Metrics,
     plan::{Plan, plan},
     runtime::{
-        http::{self, Pages},
+        http::{self, HttpState},
         shutdown,
         telemetry::{self, LogFormat},
     },
@@ -91,9 +91,9 @@ fn main() -> anyhow::Result<()> {
         Command::Plan { file } => {
             let text =
                 std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            let Situation { desired, snapshot } =
+            let PlanInput { desired, snapshot } =
                 serde_json::from_str(&text).with_context(|| format!("{} is no snapshot", file.display()))?;
-            print!("{}", told(&plan(&desired, &snapshot)));
+            print!("{}", render_plan(&plan(&desired, &snapshot)));
             Ok(())
         }
     }
@@ -101,13 +101,13 @@ fn main() -> anyhow::Result<()> {
 
 /// What a plan is made from: the file of `plan`.
 #[derive(Serialize, Deserialize)]
-struct Situation<D = Desired, S = Snapshot> {
+struct PlanInput<D = Desired, S = Snapshot> {
     desired: D,
     snapshot: S,
 }
 
 /// A plan for people.
-fn told(plan: &Plan) -> String {
+fn render_plan(plan: &Plan) -> String {
     let mut lines = Vec::new();
     let problems = plan.problems.iter().map(|problem| format!("problem {}: {problem}", problem.reason()));
     lines.extend(problems);
@@ -151,7 +151,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         },
         stop: stop.clone(),
     }));
-    let pages = tokio::spawn(http::serve(listener, pages(&operator), end.clone()));
+    let pages = tokio::spawn(http::serve(listener, http_state(&operator), end.clone()));
     let mut controller = tokio::spawn(controller::run(operator));
 
     // Without its queues or its election this process is of no use: another one takes over.
@@ -175,14 +175,14 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pages(operator: &Arc<Operator>) -> Arc<Pages> {
+fn http_state(operator: &Arc<Operator>) -> Arc<HttpState> {
     let (caches, snapshots) = (Arc::clone(operator), Arc::clone(operator));
-    Arc::new(Pages {
+    Arc::new(HttpState {
         metrics: Arc::clone(&operator.context().metrics),
         waiting: Box::new(move || caches.context().caches.unsynced()),
         snapshot: Box::new(move |namespace, name| {
             let (desired, snapshot) = snapshots.snapshot(namespace, name)?;
-            serde_json::to_string_pretty(&Situation { desired, snapshot: snapshot.as_ref() }).ok()
+            serde_json::to_string_pretty(&PlanInput { desired, snapshot: snapshot.as_ref() }).ok()
         }),
     })
 }
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_plan_is_told_with_its_reasons() {
         let mut plan = Plan::default();
-        assert_eq!(told(&plan), "nothing to do, nothing to wait for\n");
+        assert_eq!(render_plan(&plan), "nothing to do, nothing to wait for\n");
         plan.step(SqlStep::RecoverTransactions, "before each job");
         plan.wait(WaitingOn::JobRunning { job: 4 });
         plan.problem(Problem::StrategyUnknown {
@@ -210,7 +210,7 @@ mod tests {
             message: "no such strategy".into(),
         });
         assert_eq!(
-            told(&plan),
+            render_plan(&plan),
             "problem StrategyUnknown: spec.rebalance.strategy: luck: no such strategy. Use a row of pg_dist_rebalance_strategy.\n\
              step    recovering prepared transactions: before each job\n\
              hold    rebalance job 4 runs\n"

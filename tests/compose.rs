@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use dialog_operator::{
     api::Node,
-    resources::{Initialise, settings},
+    resources::{InitdbPermission, settings},
 };
 use serde_json::Value;
 use server::{Parameters, Secrets, TestNode, as_server_user, binaries, desired};
@@ -87,7 +87,7 @@ fn the_registration_can_be_repeated() {
     let secrets = Secrets::new();
     let nodes = [Node::Coordinator, Node::Worker(0), Node::Worker(1)].map(|node| {
         let mut node = TestNode::new(node, &secrets);
-        node.configure(&Parameters::new(), Initialise::Allowed(None));
+        node.configure(&Parameters::new(), InitdbPermission::Allowed(None));
         node.start();
         node.until_ready();
         node.ask("create database dialogs");

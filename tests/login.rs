@@ -9,7 +9,7 @@ use std::{fs, path::Path, process::Command, sync::Arc};
 
 use dialog_operator::{
     api::{Node, names::SecretKind},
-    resources::Initialise,
+    resources::InitdbPermission,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use server::{Parameters, Secrets, TestNode, coordinator_pod, own_address};
@@ -21,7 +21,7 @@ fn born(node: Node, secrets: &Secrets) -> TestNode {
     }
     let strangers = Secrets::new();
     strangers.write(SecretKind::Node, &node.path("stranger"));
-    node.configure(&Parameters::new(), Initialise::Allowed(None));
+    node.configure(&Parameters::new(), InitdbPermission::Allowed(None));
     node.start();
     node.until_ready();
     node

@@ -11,7 +11,7 @@ use std::{
 
 use dialog_operator::{
     api::Node,
-    resources::{Initialise, StartFailure},
+    resources::{InitdbPermission, StartFailure},
 };
 use rstest::rstest;
 use server::{Parameters, Secrets, TestNode, as_server_user, code, kill, parameters};
@@ -22,7 +22,7 @@ fn node() -> TestNode {
 
 fn born(parameters: &Parameters) -> TestNode {
     let mut node = node();
-    node.configure(parameters, Initialise::Allowed(None));
+    node.configure(parameters, InitdbPermission::Allowed(None));
     node.start();
     node.until_ready();
     node
@@ -46,7 +46,7 @@ fn a_node_is_born_stops_fast_and_comes_back(#[case] shell: &[&'static str]) {
     }
     let mut node = node();
     node.shell = shell.to_vec();
-    let hash = node.configure(&parameters([("work_mem", "7MB")]), Initialise::Allowed(None));
+    let hash = node.configure(&parameters([("work_mem", "7MB")]), InitdbPermission::Allowed(None));
     node.start();
     node.until_ready();
     let facts = "select current_setting('data_checksums'), current_setting('wal_level'), current_setting('work_mem'), \
@@ -65,7 +65,7 @@ fn a_node_is_born_stops_fast_and_comes_back(#[case] shell: &[&'static str]) {
     assert!(!node.path("run/ready").exists());
     assert_eq!(node.read("termination-log"), "");
 
-    node.configure(&Parameters::new(), Initialise::Forbidden);
+    node.configure(&Parameters::new(), InitdbPermission::Forbidden);
     node.start();
     node.until_ready();
     assert_eq!(node.ask("select system_identifier from pg_control_system()"), identity);
@@ -74,7 +74,7 @@ fn a_node_is_born_stops_fast_and_comes_back(#[case] shell: &[&'static str]) {
 #[test]
 fn a_changed_configuration_is_loaded_without_a_restart() {
     let mut node = born(&Parameters::new());
-    let hash = node.configure(&parameters([("work_mem", "9MB")]), Initialise::Forbidden);
+    let hash = node.configure(&parameters([("work_mem", "9MB")]), InitdbPermission::Forbidden);
     let brought =
         "select setting = '{}' and error is null from pg_file_settings where name = 'dialog.config_hash'";
     assert_eq!(node.ask(&brought.replace("{}", &hash)), "t");
@@ -107,7 +107,7 @@ fn every_node_is_made_with_the_locale_of_birth(
     let mut node = node();
     node.replace_program("postgres", &format!("echo 'postgres (PostgreSQL) {major}.2'"));
     node.replace_program("initdb", "echo \"$*\"; exit 1");
-    node.configure(&Parameters::new(), Initialise::Allowed(locale));
+    node.configure(&Parameters::new(), InitdbPermission::Allowed(locale));
     node.start();
     assert_eq!(code(node.wait_for_end()), 1);
     assert!(node.read("termination-log").contains(said), "{}", node.read("termination-log"));
@@ -117,7 +117,7 @@ fn every_node_is_made_with_the_locale_of_birth(
 #[test]
 fn a_server_says_with_which_locale_it_was_made() {
     let mut node = node();
-    node.configure(&Parameters::new(), Initialise::Allowed(Some("libc C.UTF-8")));
+    node.configure(&Parameters::new(), InitdbPermission::Allowed(Some("libc C.UTF-8")));
     node.start();
     node.until_ready();
     let made = "select datlocprovider::text || ' ' || datcollate || ' ' || datctype from pg_database where datname = 'template0'";
@@ -178,13 +178,13 @@ fn citus_may_decode_from_the_first_start_on() {
     }
     assert_eq!(node.ask(&shown), "pgoutput, test_decoding, citus");
     let added = parameters([(LIBRARIES, "wal2json,citus")]);
-    let hash = node.configure(&added, Initialise::Forbidden);
+    let hash = node.configure(&added, InitdbPermission::Forbidden);
     node.ask("select pg_reload_conf()");
     node.until("it is loaded", |node| node.ask("select current_setting('dialog.config_hash')") == hash);
     assert_eq!(node.ask(&shown), "pgoutput, test_decoding, citus, wal2json");
     // It is of the configuration that is left when it does not start.
     node.stop();
-    node.configure(&parameters([("work_mem", "banana")]), Initialise::Forbidden);
+    node.configure(&parameters([("work_mem", "banana")]), InitdbPermission::Forbidden);
     node.start();
     node.until_ready();
     assert_eq!(node.ask(&shown), "pgoutput, test_decoding, citus");
@@ -200,7 +200,7 @@ fn a_server_is_not_told_what_it_does_not_know() {
             "case $1 in --describe-config) \"$program\" \"$@\" | sed '/^{LIBRARIES}/d' ;; *) exec \"$program\" \"$@\" ;; esac"
         ),
     );
-    node.configure(&parameters([(LIBRARIES, "wal2json")]), Initialise::Allowed(None));
+    node.configure(&parameters([(LIBRARIES, "wal2json")]), InitdbPermission::Allowed(None));
     node.start();
     node.until_ready();
     assert_eq!(node.ask(&format!("select count(*) from pg_file_settings where name = '{LIBRARIES}'")), "0");
@@ -252,7 +252,7 @@ fn a_signal_before_the_server_is_ready_is_not_lost() {
 #[test]
 fn an_empty_volume_is_initialised_only_with_permission() {
     let mut node = node();
-    node.configure(&Parameters::new(), Initialise::Forbidden);
+    node.configure(&Parameters::new(), InitdbPermission::Forbidden);
     node.start();
     assert_eq!(code(node.wait_for_end()), StartFailure::VolumeEmpty as i32);
     let said = node.read("termination-log");
@@ -262,9 +262,9 @@ fn an_empty_volume_is_initialised_only_with_permission() {
 }
 
 #[rstest]
-#[case::forbidden(Initialise::Forbidden)]
-#[case::allowed(Initialise::Allowed(None))]
-fn a_directory_that_is_not_whole_is_left_alone(#[case] initialise: Initialise) {
+#[case::forbidden(InitdbPermission::Forbidden)]
+#[case::allowed(InitdbPermission::Allowed(None))]
+fn a_directory_that_is_not_whole_is_left_alone(#[case] initialise: InitdbPermission) {
     let mut node = node();
     fs::create_dir(node.path("volume/pgdata")).unwrap();
     fs::write(node.path("volume/pgdata/PG_VERSION"), "15\n").unwrap();
@@ -279,9 +279,11 @@ fn a_directory_that_is_not_whole_is_left_alone(#[case] initialise: Initialise) {
 /// Not as root, who reads everything: such as a volume that was restored as another user.
 #[test]
 fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
-    for (mode, initialise) in
-        [("000", Initialise::Forbidden), ("400", Initialise::Forbidden), ("000", Initialise::Allowed(None))]
-    {
+    for (mode, initialise) in [
+        ("000", InitdbPermission::Forbidden),
+        ("400", InitdbPermission::Forbidden),
+        ("000", InitdbPermission::Allowed(None)),
+    ] {
         let mut node = born(&Parameters::new());
         node.stop();
         let pgdata = node.path("volume/pgdata");
@@ -293,7 +295,7 @@ fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
         let said = node.read("termination-log");
         assert!(chmod("700").success());
         assert!(said.contains("cannot read") && said.contains("Permission denied"), "{said}");
-        node.configure(&Parameters::new(), Initialise::Forbidden);
+        node.configure(&Parameters::new(), InitdbPermission::Forbidden);
         node.start();
         node.until_ready();
     }
@@ -302,13 +304,13 @@ fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
 #[test]
 fn what_a_killed_initdb_left_is_removed_only_with_permission() {
     let mut node = node();
-    node.configure(&Parameters::new(), Initialise::Allowed(None));
+    node.configure(&Parameters::new(), InitdbPermission::Allowed(None));
     node.start();
     node.until("initdb is at work", |node| node.path("volume/pgdata.new/PG_VERSION").exists());
     node.power_cut();
     assert!(!node.path("volume/pgdata").exists());
 
-    node.configure(&Parameters::new(), Initialise::Forbidden);
+    node.configure(&Parameters::new(), InitdbPermission::Forbidden);
     let before = tree(&node, "volume");
     node.start();
     assert_eq!(code(node.wait_for_end()), StartFailure::VolumeEmpty as i32);
@@ -316,7 +318,7 @@ fn what_a_killed_initdb_left_is_removed_only_with_permission() {
     assert!(said.contains("pgdata.new"), "{said}");
     assert_eq!(tree(&node, "volume"), before);
 
-    node.configure(&Parameters::new(), Initialise::Allowed(None));
+    node.configure(&Parameters::new(), InitdbPermission::Allowed(None));
     node.start();
     node.until_ready();
     assert!(!node.path("volume/pgdata.new").exists());
@@ -334,7 +336,7 @@ fn configuration_that_fails_falls_back_to_the_last_good(
 ) {
     let mut node = born(&parameters([("work_mem", "7MB")]));
     node.stop();
-    let rejected = node.configure(&parameters([(name, value)]), Initialise::Forbidden);
+    let rejected = node.configure(&parameters([(name, value)]), InitdbPermission::Forbidden);
     node.start();
     node.until_ready();
     assert_eq!(node.ask("show work_mem"), "7MB");
@@ -350,7 +352,7 @@ fn configuration_that_fails_falls_back_to_the_last_good(
     node.until_ready();
     assert_eq!(node.ask("select current_setting('dialog.rejected_hash')"), rejected);
     node.stop();
-    node.configure(&parameters([("work_mem", "9MB")]), Initialise::Forbidden);
+    node.configure(&parameters([("work_mem", "9MB")]), InitdbPermission::Forbidden);
     node.start();
     node.until_ready();
     assert_eq!(node.ask("show work_mem"), "9MB");
@@ -371,13 +373,13 @@ fn unreadable_pg_hba_falls_back_with_the_configuration() {
 #[test]
 fn first_configuration_that_fails_ends_with_its_message() {
     let mut node = node();
-    node.configure(&parameters([("work_mem", "banana")]), Initialise::Allowed(None));
+    node.configure(&parameters([("work_mem", "banana")]), InitdbPermission::Allowed(None));
     node.start();
     assert_eq!(code(node.wait_for_end()), 1);
     let said = node.read("termination-log");
     assert!(said.contains(r#"LOG: invalid value for parameter "work_mem": "banana""#), "{said}");
     // The volume was initialised all the same, and a corrected configuration starts it without permission.
-    node.configure(&Parameters::new(), Initialise::Forbidden);
+    node.configure(&Parameters::new(), InitdbPermission::Forbidden);
     node.start();
     node.until_ready();
 }
@@ -386,7 +388,7 @@ fn first_configuration_that_fails_ends_with_its_message() {
 fn data_of_another_major_version_is_left_alone() {
     let mut node = born(&Parameters::new());
     node.stop();
-    node.configure(&Parameters::new(), Initialise::Forbidden);
+    node.configure(&Parameters::new(), InitdbPermission::Forbidden);
     fs::write(node.path("volume/pgdata/PG_VERSION"), "14\n").unwrap();
     node.give_to_server_user();
     let before = tree(&node, "volume");
@@ -440,7 +442,7 @@ fn the_number_of_a_killed_server_may_be_somebody_elses() {
         let (_, rest) = lock.split_once('\n').unwrap();
         fs::write(node.path(path), format!("{}\n{rest}", somebody.id())).unwrap();
     }
-    node.configure(&parameters([("work_mem", "9MB")]), Initialise::Forbidden);
+    node.configure(&parameters([("work_mem", "9MB")]), InitdbPermission::Forbidden);
     node.start();
     node.until_ready();
     somebody.kill().unwrap();

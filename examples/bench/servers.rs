@@ -4,7 +4,7 @@
 use dialog_operator::{
     api::{Node, names::SecretKind},
     citus::{ClientTls, Session, Target, Tls, commands},
-    resources::Initialise,
+    resources::InitdbPermission,
 };
 
 use crate::{
@@ -59,7 +59,7 @@ impl Cluster {
                 let secrets = Secrets::new();
                 for node in NODES {
                     let mut node = TestNode::new(node, &secrets);
-                    node.configure(&Parameters::new(), Initialise::Allowed(None));
+                    node.configure(&Parameters::new(), InitdbPermission::Allowed(None));
                     node.start();
                     cluster.nodes.push(Running::Born(Box::new(node)));
                 }

@@ -3,42 +3,46 @@
 
 use std::time::Instant;
 
-use super::Hands;
+use super::Executor;
 use crate::{
     api::{Node, names::keys, spec::VolumePolicy},
     kubernetes::{ApiError, ObjectKey},
-    resources::{self, Inputs, Rendered},
+    resources::{self, BuildContext, Manifest},
     snapshot::{Failure, FailureReason, Ownership, live},
 };
 use serde_json::{Value, json};
 
-impl Hands<'_> {
+impl Executor<'_> {
     pub(super) fn address<'a>(&'a self, api_version: &'a str, kind: &'a str, name: &'a str) -> ObjectKey<'a> {
         ObjectKey { api_version, kind, namespace: &self.desired.cluster.namespace, name }
     }
 }
 
-pub(super) async fn create(hands: &Hands<'_>, object: &Rendered) -> Result<(), Failure> {
-    let address = hands.address(&object.api_version, &object.kind, &object.name);
-    match hands.context.client.create(address, &object.json).await {
+pub(super) async fn create(executor: &Executor<'_>, object: &Manifest) -> Result<(), Failure> {
+    let address = executor.address(&object.api_version, &object.kind, &object.name);
+    match executor.context.client.create(address, &object.json).await {
         Ok(answer) => {
-            hands.memory.with(|memory| {
-                memory.admitted(object, &answer);
-                memory.wrote(object.key(), answer);
+            executor.observed.with(|observed| {
+                observed.admitted(object, &answer);
+                observed.wrote(object.key(), answer);
             });
             Ok(())
         }
-        Err(ApiError::AlreadyExists(words)) => taken(hands, address, &words).await,
+        Err(ApiError::AlreadyExists(words)) => check_owner(executor, address, &words).await,
         Err(refusal) => Err(Failure::refused(&address, &refusal)),
     }
 }
 
 /// Whose is the object that has the name? Ours when the cache is only behind.
-pub(super) async fn taken(hands: &Hands<'_>, address: ObjectKey<'_>, words: &str) -> Result<(), Failure> {
+pub(super) async fn check_owner(
+    executor: &Executor<'_>,
+    address: ObjectKey<'_>,
+    words: &str,
+) -> Result<(), Failure> {
     let key = format!("{}/{}", address.kind, address.name);
     let answer =
-        hands.context.client.get(address).await.map_err(|refusal| Failure::refused(&address, &refusal))?;
-    let cluster = &hands.desired.cluster;
+        executor.context.client.get(address).await.map_err(|refusal| Failure::refused(&address, &refusal))?;
+    let cluster = &executor.desired.cluster;
     // Gone again since: the next look creates it.
     let Some(json) = answer else {
         return Err(Failure::new(FailureReason::Conflict, format!("{address}: {words}")));
@@ -48,7 +52,7 @@ pub(super) async fn taken(hands: &Hands<'_>, address: ObjectKey<'_>, words: &str
     };
     match object.ownership {
         Ownership::Ours => {
-            hands.memory.with(|memory| memory.wrote(key, object.json));
+            executor.observed.with(|observed| observed.wrote(key, object.json));
             Ok(())
         }
         Ownership::Left => Err(Failure::new(
@@ -60,7 +64,7 @@ pub(super) async fn taken(hands: &Hands<'_>, address: ObjectKey<'_>, words: &str
             format!("{address} belonged to a deleted DialogCluster of this name and is still being removed"),
         )),
         Ownership::Stranger => {
-            hands.memory.with(|memory| memory.stranger(key, object));
+            executor.observed.with(|observed| observed.mark_foreign(key, object));
             let message =
                 format!("{address} exists and does not belong to this DialogCluster: rename or delete it");
             Err(Failure::new(FailureReason::ObjectConflict, message))
@@ -68,94 +72,99 @@ pub(super) async fn taken(hands: &Hands<'_>, address: ObjectKey<'_>, words: &str
     }
 }
 
-pub(super) async fn apply(hands: &Hands<'_>, object: &Rendered, uid: &str) -> Result<(), Failure> {
-    let address = hands.address(&object.api_version, &object.kind, &object.name);
-    let answer = hands.context.client.apply(address, uid, &object.json).await;
+pub(super) async fn apply(executor: &Executor<'_>, object: &Manifest, uid: &str) -> Result<(), Failure> {
+    let address = executor.address(&object.api_version, &object.kind, &object.name);
+    let answer = executor.context.client.apply(address, uid, &object.json).await;
     let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-    hands.memory.with(|memory| {
-        memory.admitted(object, &answer);
-        memory.wrote(object.key(), answer);
+    executor.observed.with(|observed| {
+        observed.admitted(object, &answer);
+        observed.wrote(object.key(), answer);
     });
     Ok(())
 }
 
 /// Its owner, and nothing else of it: what else is to be so the next plan says.
-pub(super) async fn adopt(hands: &Hands<'_>, kind: &str, name: &str, uid: &str) -> Result<(), Failure> {
-    let address = hands.address(api_version(kind), kind, name);
-    let seen = hands.seen.objects.get(&format!("{kind}/{name}"));
+pub(super) async fn adopt(executor: &Executor<'_>, kind: &str, name: &str, uid: &str) -> Result<(), Failure> {
+    let address = executor.address(api_version(kind), kind, name);
+    let snapshot = executor.snapshot.objects.get(&format!("{kind}/{name}"));
     let notes = json!({
-        "ownerReferences": [resources::owner(&hands.desired.cluster)],
+        "ownerReferences": [resources::owner(&executor.desired.cluster)],
         // Nobody else has taken it since.
-        "resourceVersion": seen.and_then(|seen| seen.json.pointer("/metadata/resourceVersion")),
+        "resourceVersion": snapshot.and_then(|snapshot| snapshot.json.pointer("/metadata/resourceVersion")),
     });
-    let answer = hands.context.client.patch_metadata(address, uid, &notes).await;
+    let answer = executor.context.client.patch_metadata(address, uid, &notes).await;
     let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-    hands.memory.with(|memory| memory.wrote(format!("{kind}/{name}"), answer));
+    executor.observed.with(|observed| observed.wrote(format!("{kind}/{name}"), answer));
     Ok(())
 }
 
-pub(super) async fn inspect_image(hands: &Hands<'_>, image: &str) -> Result<(), Failure> {
-    let inputs = Inputs { desired: hands.desired, operator: &hands.seen.operator, image };
-    create(hands, &resources::inspection_pod(&inputs, image)).await
+pub(super) async fn inspect_image(executor: &Executor<'_>, image: &str) -> Result<(), Failure> {
+    let inputs = BuildContext { desired: executor.desired, operator: &executor.snapshot.operator, image };
+    create(executor, &resources::inspection_pod(&inputs, image)).await
 }
 
-pub(super) async fn forget_inspection(hands: &Hands<'_>, pod: &str) -> Result<(), Failure> {
-    match hands.seen.objects.get(&format!("Pod/{pod}")) {
-        Some(seen) => delete(hands, "Pod", pod, &seen.uid).await,
+pub(super) async fn delete_inspection_pod(executor: &Executor<'_>, pod: &str) -> Result<(), Failure> {
+    match executor.snapshot.objects.get(&format!("Pod/{pod}")) {
+        Some(snapshot) => delete(executor, "Pod", pod, &snapshot.uid).await,
         None => Ok(()),
     }
 }
 
-pub(super) async fn hurry(hands: &Hands<'_>, node: Node, pod_uid: &str, value: &str) -> Result<(), Failure> {
-    patch_pod(hands, node, pod_uid, &json!({ "annotations": { keys::CONFIG_REFRESH: value } })).await
+pub(super) async fn refresh_configuration(
+    executor: &Executor<'_>,
+    node: Node,
+    pod_uid: &str,
+    value: &str,
+) -> Result<(), Failure> {
+    patch_pod(executor, node, pod_uid, &json!({ "annotations": { keys::CONFIG_REFRESH: value } })).await
 }
 
 pub(super) async fn patch_pod(
-    hands: &Hands<'_>,
+    executor: &Executor<'_>,
     node: Node,
     pod_uid: &str,
     metadata: &Value,
 ) -> Result<(), Failure> {
-    let name = node.pod_name(&hands.desired.cluster.name);
-    let address = hands.address("v1", "Pod", &name);
-    let answer = hands.context.client.patch_metadata(address, pod_uid, metadata).await;
+    let name = node.pod_name(&executor.desired.cluster.name);
+    let address = executor.address("v1", "Pod", &name);
+    let answer = executor.context.client.patch_metadata(address, pod_uid, metadata).await;
     answer.map(drop).map_err(|refusal| Failure::refused(&address, &refusal))
 }
 
 /// The claim first: it is what outlives the StatefulSet.
 pub(super) async fn record_identity(
-    hands: &Hands<'_>,
+    executor: &Executor<'_>,
     node: Node,
     system_identifier: &str,
     claim: &str,
 ) -> Result<(), Failure> {
-    let set = node.object_name(&hands.desired.cluster.name);
+    let set = node.object_name(&executor.desired.cluster.name);
     for (version, kind, name) in [("v1", "PersistentVolumeClaim", claim), ("apps/v1", "StatefulSet", &set)] {
         let key = format!("{kind}/{name}");
-        let address = hands.address(version, kind, name);
-        let Some(seen) = hands.seen.objects.get(&key) else {
+        let address = executor.address(version, kind, name);
+        let Some(snapshot) = executor.snapshot.objects.get(&key) else {
             let message = format!("{address} was not seen, so nothing can be written down on it");
             return Err(Failure::new(FailureReason::Conflict, message));
         };
-        if seen.annotation(keys::SYSTEM_IDENTIFIER) == Some(system_identifier) {
+        if snapshot.annotation(keys::SYSTEM_IDENTIFIER) == Some(system_identifier) {
             continue;
         }
         let notes = json!({ "annotations": { keys::SYSTEM_IDENTIFIER: system_identifier } });
-        let answer = hands.context.client.patch_metadata(address, &seen.uid, &notes).await;
+        let answer = executor.context.client.patch_metadata(address, &snapshot.uid, &notes).await;
         let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-        hands.memory.with(|memory| memory.wrote(key, answer));
+        executor.observed.with(|observed| observed.wrote(key, answer));
     }
     Ok(())
 }
 
 /// The claim first: it is what outlives the StatefulSet.
-pub(super) async fn retire(
-    hands: &Hands<'_>,
+pub(super) async fn decommission(
+    executor: &Executor<'_>,
     node: Node,
     claim: Option<&str>,
     (mark, reclaim): (&str, VolumePolicy),
 ) -> Result<(), Failure> {
-    let set = node.object_name(&hands.desired.cluster.name);
+    let set = node.object_name(&executor.desired.cluster.name);
     let reclaim = reclaim.to_string();
     let of_claim = claim.map(|claim| {
         let notes = json!({ "labels": { keys::DECOMMISSIONED: mark }, "annotations": { keys::RECLAIM_POLICY: reclaim } });
@@ -165,43 +174,52 @@ pub(super) async fn retire(
         ("apps/v1", "StatefulSet", set.as_str(), json!({ "annotations": { keys::DECOMMISSIONED: mark } }));
     for (version, kind, name, notes) in of_claim.into_iter().chain([of_set]) {
         let key = format!("{kind}/{name}");
-        let Some(seen) = hands.seen.objects.get(&key) else { continue };
+        let Some(snapshot) = executor.snapshot.objects.get(&key) else { continue };
         // The first mark says when.
-        if seen.label(keys::DECOMMISSIONED).or_else(|| seen.annotation(keys::DECOMMISSIONED)).is_some() {
+        if snapshot
+            .label(keys::DECOMMISSIONED)
+            .or_else(|| snapshot.annotation(keys::DECOMMISSIONED))
+            .is_some()
+        {
             continue;
         }
-        let address = hands.address(version, kind, name);
-        let answer = hands.context.client.patch_metadata(address, &seen.uid, &notes).await;
+        let address = executor.address(version, kind, name);
+        let answer = executor.context.client.patch_metadata(address, &snapshot.uid, &notes).await;
         let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-        hands.memory.with(|memory| memory.wrote(key, answer));
+        executor.observed.with(|observed| observed.wrote(key, answer));
     }
     Ok(())
 }
 
-pub(super) async fn note_restart(hands: &Hands<'_>, node: Node, booted: &str) -> Result<(), Failure> {
-    let set = node.object_name(&hands.desired.cluster.name);
+pub(super) async fn record_restart(executor: &Executor<'_>, node: Node, booted: &str) -> Result<(), Failure> {
+    let set = node.object_name(&executor.desired.cluster.name);
     let key = format!("StatefulSet/{set}");
-    let address = hands.address("apps/v1", "StatefulSet", &set);
-    let Some(seen) = hands.seen.objects.get(&key) else { return Ok(()) };
+    let address = executor.address("apps/v1", "StatefulSet", &set);
+    let Some(snapshot) = executor.snapshot.objects.get(&key) else { return Ok(()) };
     let notes = json!({ "annotations": { keys::LAST_STARTED_WITH: booted } });
-    let answer = hands.context.client.patch_metadata(address, &seen.uid, &notes).await;
+    let answer = executor.context.client.patch_metadata(address, &snapshot.uid, &notes).await;
     let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-    hands.memory.with(|memory| memory.wrote(key, answer));
+    executor.observed.with(|observed| observed.wrote(key, answer));
     Ok(())
 }
 
-pub(super) async fn delete_pod(hands: &Hands<'_>, node: Node, pod_uid: &str) -> Result<(), Failure> {
-    let name = node.pod_name(&hands.desired.cluster.name);
-    delete(hands, "Pod", &name, pod_uid).await?;
-    hands.memory.with(|memory| memory.deleted_pods.insert(pod_uid.to_owned(), Instant::now()));
+pub(super) async fn delete_pod(executor: &Executor<'_>, node: Node, pod_uid: &str) -> Result<(), Failure> {
+    let name = node.pod_name(&executor.desired.cluster.name);
+    delete(executor, "Pod", &name, pod_uid).await?;
+    executor.observed.with(|observed| observed.deleted_pods.insert(pod_uid.to_owned(), Instant::now()));
     Ok(())
 }
 
-pub(super) async fn delete(hands: &Hands<'_>, kind: &str, name: &str, uid: &str) -> Result<(), Failure> {
-    let address = hands.address(api_version(kind), kind, name);
-    let answer = hands.context.client.delete(address, uid).await;
+pub(super) async fn delete(
+    executor: &Executor<'_>,
+    kind: &str,
+    name: &str,
+    uid: &str,
+) -> Result<(), Failure> {
+    let address = executor.address(api_version(kind), kind, name);
+    let answer = executor.context.client.delete(address, uid).await;
     answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-    hands.memory.with(|memory| memory.writes.remove(&format!("{kind}/{name}")));
+    executor.observed.with(|observed| observed.writes.remove(&format!("{kind}/{name}")));
     Ok(())
 }
 

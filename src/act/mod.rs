@@ -1,7 +1,7 @@
 //! Writes only: exactly what the plan says, in its order, stopping what stands on a step that failed. Nothing is decided here and nothing is remembered here but what a write has answered.
 
+pub mod concurrency;
 mod kubernetes;
-pub mod lanes;
 pub mod pki;
 mod secrets;
 mod sql;
@@ -17,15 +17,15 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::Desired,
     context::Context,
-    observe::memory::Handle,
+    observe::cache::CacheHandle,
     plan::{KubernetesStep, Plan, PlannedStep, Step, refusals},
     snapshot::{Cause, Failure, FailureReason, Snapshot},
 };
 
 /// After so long no further step of a plan is begun: what is left is planned again from a fresh look.
-const BUDGET: Duration = Duration::from_mins(1);
+const PLAN_DEADLINE: Duration = Duration::from_mins(1);
 /// Nodes that are worked on beside each other.
-const BESIDE: usize = 16;
+const MAX_CONCURRENT_NODES: usize = 16;
 /// Sessions of the operator wait no longer for a lock.
 const LOCKED: Duration = Duration::from_secs(4);
 /// A checkpoint that takes longer goes on by itself while the server is stopped.
@@ -33,14 +33,14 @@ const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What became of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Done {
+pub struct Outcome {
     /// The steps that were tried, in order.
-    pub steps: Vec<DoneStep>,
+    pub steps: Vec<StepOutcome>,
 }
 
 /// A step that was tried.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DoneStep {
+pub struct StepOutcome {
     /// What was tried.
     pub step: Step,
     /// What came of it.
@@ -49,7 +49,7 @@ pub struct DoneStep {
     pub said: Option<String>,
 }
 
-impl Done {
+impl Outcome {
     /// The first failure: of the whole plan, or of one node.
     #[must_use]
     pub fn failure(&self) -> Option<(&Step, &Failure)> {
@@ -66,38 +66,43 @@ impl Done {
 }
 
 /// What a step may use, and the one cluster that it is about.
-pub struct Hands<'a> {
+pub struct Executor<'a> {
     /// Clients, caches, memory.
     pub context: &'a Context,
     /// What is wanted: the builders of pods and Secrets look at it.
     pub desired: &'a Desired,
     /// What the plan was made from.
-    pub seen: &'a Snapshot,
+    pub snapshot: &'a Snapshot,
     /// What is remembered of the cluster.
-    pub memory: Handle,
+    pub observed: CacheHandle,
 }
 
 /// Does what the plan says, in its order.
 ///
 /// Steps in a row that are about one node each, and disturb nobody, are done for all these nodes beside each other
 /// and for each node in their order: a hundred workers are born as fast as one. What a failure stops is
-/// [`lanes::Stopped`]'s; a step that failed a moment ago has its turn last, and not before its pause is over.
-pub async fn act(hands: &Hands<'_>, plan: &Plan) -> Done {
-    let mut done = Done::default();
+/// [`concurrency::FailureScope`]'s; a step that failed a moment ago has its turn last, and not before its pause is over.
+pub async fn act(executor: &Executor<'_>, plan: &Plan) -> Outcome {
+    let mut done = Outcome::default();
     let started = Instant::now();
-    let mut stopped = lanes::Stopped::default();
-    let steps =
-        lanes::in_turn(&plan.steps, |step| hands.seen.refusals.of(&refusals::attempt_of(step)).is_some());
-    let put_off = |step: &Step| hands.put_off(step).is_some();
-    for mut batch in lanes::batches(&steps) {
-        if started.elapsed() > BUDGET {
+    let mut stopped = concurrency::FailureScope::default();
+    let steps = concurrency::in_turn(&plan.steps, |step| {
+        executor.snapshot.refusals.of(&refusals::attempt_of(step)).is_some()
+    });
+    let put_off = |step: &Step| executor.put_off(step).is_some();
+    for mut batch in concurrency::batches(&steps) {
+        if started.elapsed() > PLAN_DEADLINE {
             break;
         }
-        batch.retain(|lane| !lane.iter().any(|planned| stopped.includes(&planned.step)));
-        batch
-            .retain(|lane| !lane.iter().any(|planned| lanes::is_for_nothing(&planned.step, &steps, put_off)));
-        let lanes: Vec<_> = batch.into_iter().map(|lane| in_order(hands, lane).boxed()).collect();
-        let mut results: Vec<_> = stream::iter(lanes).buffered(BESIDE).concat().await;
+        batch.retain(|of_node| !of_node.iter().any(|planned| stopped.includes(&planned.step)));
+        batch.retain(|of_node| {
+            !of_node
+                .iter()
+                .any(|planned| concurrency::prepares_only_postponed(&planned.step, &steps, put_off))
+        });
+        let scopes: Vec<_> =
+            batch.into_iter().map(|steps| run_sequentially(executor, steps).boxed()).collect();
+        let mut results: Vec<_> = stream::iter(scopes).buffered(MAX_CONCURRENT_NODES).concat().await;
         for done in &results {
             if let Err(failure) = &done.result {
                 stopped.after(&done.step, failure);
@@ -108,19 +113,19 @@ pub async fn act(hands: &Hands<'_>, plan: &Plan) -> Done {
     done
 }
 
-async fn in_order(hands: &Hands<'_>, lane: Vec<&PlannedStep>) -> Vec<DoneStep> {
+async fn run_sequentially(executor: &Executor<'_>, steps: Vec<&PlannedStep>) -> Vec<StepOutcome> {
     let mut done = Vec::new();
-    for PlannedStep { step, why } in lane {
-        let result = match hands.put_off(step) {
+    for PlannedStep { step, why } in steps {
+        let result = match executor.put_off(step) {
             Some(failure) => Err(failure),
-            None => tried(hands, step, why).await,
+            None => tried(executor, step, why).await,
         };
         let failed = result.is_err();
         let (result, said) = match result {
             Ok(said) => (Ok(()), said),
             Err(failure) => (Err(failure), None),
         };
-        done.push(DoneStep { step: step.clone(), result, said });
+        done.push(StepOutcome { step: step.clone(), result, said });
         if failed {
             break;
         }
@@ -129,41 +134,41 @@ async fn in_order(hands: &Hands<'_>, lane: Vec<&PlannedStep>) -> Vec<DoneStep> {
 }
 
 /// Tries it, and remembers what came of it.
-async fn tried(hands: &Hands<'_>, step: &Step, why: &str) -> Result<Option<String>, Failure> {
+async fn tried(executor: &Executor<'_>, step: &Step, why: &str) -> Result<Option<String>, Failure> {
     tracing::info!(step = step.name(), why, "{step}");
     let started = Instant::now();
-    let result = attempt(hands, step).await.map_err(|failure| failure.after(started.elapsed()));
+    let result = run_step(executor, step).await.map_err(|failure| failure.after(started.elapsed()));
     if let Err(failure) = &result {
         let reason: &'static str = failure.reason.into();
         tracing::warn!(step = step.name(), reason, error = failure.message, "a step failed");
-        hands.context.metrics.reconcile_failed(reason);
+        executor.context.metrics.reconcile_failed(reason);
     }
     if let Ok(Some(said)) = &result {
         tracing::info!(step = step.name(), "{said}");
     }
     let (act, node) = (refusals::attempt_of(step), step.effect().scope.node());
-    hands.memory.with(|memory| match &result {
+    executor.observed.with(|memory| match &result {
         Ok(_) => memory.refusals.succeeded(&act),
         Err(failure) => {
-            memory.refusals.failed((&act, node), failure, hands.desired.generation, Timestamp::now());
+            memory.refusals.failed((&act, node), failure, executor.desired.generation, Timestamp::now());
         }
     });
     result
 }
 
-async fn attempt(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> {
-    if hands.context.stop.is_cancelled() {
+async fn run_step(executor: &Executor<'_>, step: &Step) -> Result<Option<String>, Failure> {
+    if executor.context.stop.is_cancelled() {
         return Err(Failure::new(
             FailureReason::ShuttingDown,
             "the operator is being shut down; its successor goes on",
         ));
     }
     if step.effect().disruptive {
-        let held = hands.context.leader.still_held().await;
+        let held = executor.context.leader.still_held().await;
         held.map_err(|error| Failure::new(FailureReason::NotLeader, error.to_string()))?;
     }
     let deadline = deadline(step);
-    tokio::time::timeout(deadline, run(hands, step)).await.unwrap_or_else(|_| {
+    tokio::time::timeout(deadline, run(executor, step)).await.unwrap_or_else(|_| {
         let message = format!("{}: no answer within {} s", step, deadline.as_secs());
         Err(Failure::new(FailureReason::DeadlineExceeded, message))
     })
@@ -178,52 +183,52 @@ fn deadline(step: &Step) -> Duration {
 }
 
 /// Does it; what it has to tell beyond that it is done.
-async fn run(hands: &Hands<'_>, step: &Step) -> Result<Option<String>, Failure> {
+async fn run(executor: &Executor<'_>, step: &Step) -> Result<Option<String>, Failure> {
     match step {
-        Step::Kubernetes(step) => write(hands, step).await.map(|()| None),
-        Step::Sql(step) => sql::run(hands, step).await,
+        Step::Kubernetes(step) => write(executor, step).await.map(|()| None),
+        Step::Sql(step) => sql::run(executor, step).await,
     }
 }
 
 /// Writes it: one arm a step.
-async fn write(hands: &Hands<'_>, step: &KubernetesStep) -> Result<(), Failure> {
+async fn write(executor: &Executor<'_>, step: &KubernetesStep) -> Result<(), Failure> {
     match step {
-        KubernetesStep::Create(object) => kubernetes::create(hands, object).await,
-        KubernetesStep::Apply { object, uid } => kubernetes::apply(hands, object, uid).await,
-        KubernetesStep::CreateSecret(kind) => secrets::create(hands, *kind).await,
+        KubernetesStep::Create(object) => kubernetes::create(executor, object).await,
+        KubernetesStep::Apply { object, uid } => kubernetes::apply(executor, object, uid).await,
+        KubernetesStep::CreateSecret(kind) => secrets::create(executor, *kind).await,
         KubernetesStep::SetConnectionKeys { uid, version } => {
-            secrets::set_connection_keys(hands, uid, version).await
+            secrets::set_connection_keys(executor, uid, version).await
         }
-        KubernetesStep::InspectImage { image } => kubernetes::inspect_image(hands, image).await,
-        KubernetesStep::Adopt { kind, name, uid } => kubernetes::adopt(hands, kind, name, uid).await,
-        KubernetesStep::DeleteInspectionPod { pod } => kubernetes::forget_inspection(hands, pod).await,
+        KubernetesStep::InspectImage { image } => kubernetes::inspect_image(executor, image).await,
+        KubernetesStep::Adopt { kind, name, uid } => kubernetes::adopt(executor, kind, name, uid).await,
+        KubernetesStep::DeleteInspectionPod { pod } => kubernetes::delete_inspection_pod(executor, pod).await,
         KubernetesStep::RefreshConfiguration { node, pod_uid, value } => {
-            kubernetes::hurry(hands, *node, pod_uid, value).await
+            kubernetes::refresh_configuration(executor, *node, pod_uid, value).await
         }
         KubernetesStep::PatchPod { node, pod_uid, metadata } => {
-            kubernetes::patch_pod(hands, *node, pod_uid, metadata).await
+            kubernetes::patch_pod(executor, *node, pod_uid, metadata).await
         }
         KubernetesStep::RecordIdentity { node, system_identifier, claim } => {
-            kubernetes::record_identity(hands, *node, system_identifier, claim).await
+            kubernetes::record_identity(executor, *node, system_identifier, claim).await
         }
         KubernetesStep::RestartNode { node, pod_uid, start_marker: booted, .. } => {
-            kubernetes::note_restart(hands, *node, booted).await?;
+            kubernetes::record_restart(executor, *node, booted).await?;
             // What is on disk already need not be written by the fast shutdown, nor replayed after it.
-            sql::checkpoint(hands, *node).await;
-            kubernetes::delete_pod(hands, *node, pod_uid).await
+            sql::checkpoint(executor, *node).await;
+            kubernetes::delete_pod(executor, *node, pod_uid).await
         }
-        KubernetesStep::Delete { kind, name, uid } => kubernetes::delete(hands, kind, name, uid).await,
+        KubernetesStep::Delete { kind, name, uid } => kubernetes::delete(executor, kind, name, uid).await,
         KubernetesStep::Decommission { node, claim, mark, reclaim } => {
-            kubernetes::retire(hands, *node, claim.as_deref(), (mark, *reclaim)).await
+            kubernetes::decommission(executor, *node, claim.as_deref(), (mark, *reclaim)).await
         }
     }
 }
 
-impl Hands<'_> {
+impl Executor<'_> {
     /// The failure of a moment ago, when it is too early to try the step again.
     fn put_off(&self, step: &Step) -> Option<Failure> {
-        let (act, now) = (refusals::attempt_of(step), self.seen.now);
-        self.seen.refusals.put_off(&act, self.desired.generation, now).map(|one| one.failure.clone())
+        let (act, now) = (refusals::attempt_of(step), self.snapshot.now);
+        self.snapshot.refusals.put_off(&act, self.desired.generation, now).map(|one| one.failure.clone())
     }
 }
 

@@ -7,69 +7,73 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
 use super::{
-    Hands, kubernetes,
+    Executor, kubernetes,
     pki::{self, Authorities},
 };
 use crate::{
     api::names::SecretKind,
     kubernetes::ApiError,
     observe::application::{self, Names},
-    resources::{self, Inputs},
+    resources::{self, BuildContext},
     snapshot::{Failure, FailureReason, live},
 };
 
 type Data = BTreeMap<String, ByteString>;
 
-pub(super) async fn create(hands: &Hands<'_>, kind: SecretKind) -> Result<(), Failure> {
+pub(super) async fn create(executor: &Executor<'_>, kind: SecretKind) -> Result<(), Failure> {
     let request = pki::Request {
-        cluster: &hands.desired.cluster,
-        cluster_domain: &hands.seen.operator.cluster_domain,
-        database: &hands.desired.database,
-        now: hands.seen.now,
+        cluster: &executor.desired.cluster,
+        cluster_domain: &executor.snapshot.operator.cluster_domain,
+        database: &executor.desired.database,
+        now: executor.snapshot.now,
     };
     let failed = |error: pki::PkiError| Failure::new(FailureReason::Secret, error.to_string());
     let contents = if kind == SecretKind::Ca {
         pki::new_authorities(&request).map_err(failed)?
     } else {
-        let authorities = hands.secret_data(SecretKind::Ca).await?;
-        let authorities = Authorities::read(&hands.desired.cluster, &authorities).map_err(failed)?;
+        let authorities = executor.secret_data(SecretKind::Ca).await?;
+        let authorities = Authorities::read(&executor.desired.cluster, &authorities).map_err(failed)?;
         let contents = pki::contents(kind, &request, &authorities).map_err(failed)?;
         contents.ok_or_else(|| {
             Failure::new(FailureReason::Secret, format!("nothing is known to put into {kind}"))
         })?
     };
-    let name = hands.desired.cluster.secret(kind);
-    let inputs = Inputs { desired: hands.desired, operator: &hands.seen.operator, image: "" };
+    let name = executor.desired.cluster.secret(kind);
+    let inputs = BuildContext { desired: executor.desired, operator: &executor.snapshot.operator, image: "" };
     let secret = Secret { data: Some(contents.into_data()), ..resources::secret(&inputs, kind) };
     let json = serde_json::to_value(secret).map_err(|_| {
         // The error could quote what is in it.
         Failure::new(FailureReason::Secret, format!("Secret {name} cannot be written as JSON"))
     })?;
-    let address = hands.address("v1", "Secret", &name);
-    match hands.context.client.create(address, &json).await {
+    let address = executor.address("v1", "Secret", &name);
+    match executor.context.client.create(address, &json).await {
         Ok(answer) => {
-            if let Some(object) = live(answer, &hands.desired.cluster) {
-                hands.memory.with(|memory| memory.wrote(format!("Secret/{name}"), object.json));
+            if let Some(object) = live(answer, &executor.desired.cluster) {
+                executor.observed.with(|observed| observed.wrote(format!("Secret/{name}"), object.json));
             }
             Ok(())
         }
-        Err(ApiError::AlreadyExists(words)) => kubernetes::taken(hands, address, &words).await,
+        Err(ApiError::AlreadyExists(words)) => kubernetes::check_owner(executor, address, &words).await,
         Err(refusal) => Err(Failure::refused(&address, &refusal)),
     }
 }
 
 /// The keys that follow the password, and the root. Nothing is written when the Secret has changed meanwhile.
-pub(super) async fn set_connection_keys(hands: &Hands<'_>, uid: &str, version: &str) -> Result<(), Failure> {
-    let name = hands.desired.cluster.secret(SecretKind::App);
+pub(super) async fn set_connection_keys(
+    executor: &Executor<'_>,
+    uid: &str,
+    version: &str,
+) -> Result<(), Failure> {
+    let name = executor.desired.cluster.secret(SecretKind::App);
     let unusable = |why: String| Failure::new(FailureReason::Secret, format!("Secret {name}: {why}"));
-    let data = hands.secret_data(SecretKind::App).await?;
+    let data = executor.secret_data(SecretKind::App).await?;
     let password = application::password(&data).map_err(unusable)?;
     // Without the authorities its root stays what it is.
-    let authorities = hands.secret_data(SecretKind::Ca).await.unwrap_or_default();
+    let authorities = executor.secret_data(SecretKind::Ca).await.unwrap_or_default();
     let names = Names {
-        cluster: &hands.desired.cluster,
-        domain: &hands.seen.operator.cluster_domain,
-        database: &hands.desired.database,
+        cluster: &executor.desired.cluster,
+        domain: &executor.snapshot.operator.cluster_domain,
+        database: &executor.desired.database,
     };
     let keys: BTreeMap<_, _> = application::wanted(password, authorities.get("server-ca.crt"), &names)
         .into_iter()
@@ -78,16 +82,16 @@ pub(super) async fn set_connection_keys(hands: &Hands<'_>, uid: &str, version: &
     let keys = serde_json::to_value(keys).map_err(|_| {
         Failure::new(FailureReason::Secret, format!("Secret {name} cannot be written as JSON"))
     })?;
-    let address = hands.address("v1", "Secret", &name);
-    let answer = hands.context.client.set_data(address, (uid, version), &keys).await;
+    let address = executor.address("v1", "Secret", &name);
+    let answer = executor.context.client.set_data(address, (uid, version), &keys).await;
     let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-    if let Some(object) = live(answer, &hands.desired.cluster) {
-        hands.memory.with(|memory| memory.wrote(format!("Secret/{name}"), object.json));
+    if let Some(object) = live(answer, &executor.desired.cluster) {
+        executor.observed.with(|observed| observed.wrote(format!("Secret/{name}"), object.json));
     }
     Ok(())
 }
 
-impl Hands<'_> {
+impl Executor<'_> {
     /// What is in a Secret: from the cache, or asked for when it was made a moment ago.
     pub(super) async fn secret_data(&self, kind: SecretKind) -> Result<Data, Failure> {
         let cluster = &self.desired.cluster;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Hands;
+use super::Executor;
 use crate::{
     api::{Node, names::SecretKind, spec::TransferMode},
     citus::{self, NodeConnector, PORT, Schema, Session, commands},
@@ -13,32 +13,32 @@ use crate::{
     snapshot::{Failure, FailureReason, Leftover, Seen},
 };
 
-impl Hands<'_> {
+impl Executor<'_> {
     fn access(&self) -> Result<NodeConnector<'_>, Failure> {
         let cluster = &self.desired.cluster;
         let scope = self.context.caches.of(&cluster.namespace).ok_or_else(|| {
             let message = format!("namespace {} is not watched by this operator", cluster.namespace);
             Failure::new(FailureReason::Kubernetes, message)
         })?;
-        let names = (self.seen.operator.cluster_domain.as_str(), self.desired.database.name.as_str());
+        let names = (self.snapshot.operator.cluster_domain.as_str(), self.desired.database.name.as_str());
         let secret = scope.secret(&cluster.namespace, &cluster.secret(SecretKind::Superuser));
-        Ok(self.memory.with(|memory| {
-            let certificates = (secret.as_deref(), &mut memory.tls);
+        Ok(self.observed.with(|observed| {
+            let certificates = (secret.as_deref(), &mut observed.tls);
             NodeConnector::new(&self.context.sessions, certificates, cluster, names)
         }))
     }
     async fn session(&self, node: Node) -> Result<Arc<Session>, Failure> {
-        Ok(self.access()?.session(node, self.seen.pods.get(&node)).await?)
+        Ok(self.access()?.session(node, self.snapshot.pods.get(&node)).await?)
     }
     async fn coordinator(&self) -> Result<Arc<Session>, Failure> {
         self.session(Node::Coordinator).await
     }
 }
 
-pub(super) async fn run(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<String>, Failure> {
+pub(super) async fn run(executor: &Executor<'_>, step: &SqlStep) -> Result<Option<String>, Failure> {
     let started = Instant::now();
-    let result = say(hands, step).await;
-    hands.context.metrics.sql(step.into(), started.elapsed());
+    let result = execute(executor, step).await;
+    executor.context.metrics.sql(step.into(), started.elapsed());
     result
 }
 
@@ -71,30 +71,32 @@ pub(super) fn deadline(step: &SqlStep) -> Duration {
 
 /// One arm a step; what it has to tell beyond that it is done.
 #[allow(clippy::too_many_lines)] // one arm a step
-async fn say(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<String>, Failure> {
+async fn execute(executor: &Executor<'_>, step: &SqlStep) -> Result<Option<String>, Failure> {
     match step {
-        SqlStep::ForceRemove { workers } => return give_up(hands, workers).await.map(Some),
-        SqlStep::BootstrapNode { node, extension } => prepare(hands, *node, extension.as_deref()).await,
-        SqlStep::GrantRights { node, owner } => {
-            let session = hands.session(*node).await?;
-            Ok(commands::grant_rights(&session, owner, &hands.desired.database.name).await?)
+        SqlStep::ForceRemove { workers } => return force_remove(executor, workers).await.map(Some),
+        SqlStep::BootstrapNode { node, extension } => {
+            bootstrap_node(executor, *node, extension.as_deref()).await
         }
-        SqlStep::Reload { node } => Ok(commands::reload(&*hands.session(*node).await?).await?),
+        SqlStep::GrantRights { node, owner } => {
+            let session = executor.session(*node).await?;
+            Ok(commands::grant_rights(&session, owner, &executor.desired.database.name).await?)
+        }
+        SqlStep::Reload { node } => Ok(commands::reload(&*executor.session(*node).await?).await?),
         SqlStep::ResetAlterSystem { node, names } => {
             // Loaded at once: afterwards nothing shows that the server still has the old values.
-            let session = hands.session(*node).await?;
+            let session = executor.session(*node).await?;
             commands::reset_alter_system(&session, names).await?;
             Ok(commands::reload(&session).await?)
         }
         SqlStep::CheckParameter { node, name, value } => {
-            let answer = commands::try_parameter(&*hands.session(*node).await?, name, value).await?;
-            hands.memory.with(|memory| {
-                memory.parameter_checks.insert(format!("{name}={value}"), (answer, Instant::now()))
+            let answer = commands::try_parameter(&*executor.session(*node).await?, name, value).await?;
+            executor.observed.with(|observed| {
+                observed.parameter_checks.insert(format!("{name}={value}"), (answer, Instant::now()))
             });
             Ok(())
         }
         SqlStep::CreateExtension { name } => {
-            let made = commands::create_extension_of_spec(&*hands.coordinator().await?, name).await;
+            let made = commands::create_extension_of_spec(&*executor.coordinator().await?, name).await;
             made.map_err(|error| {
                 let failure = Failure::from(error);
                 if failure.cause.is_refusal() {
@@ -105,44 +107,44 @@ async fn say(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<String>, Failur
             })
         }
         SqlStep::CreateOwner { owner, secret_uid } => {
-            let password = hands.application_password().await?;
-            let database = &hands.desired.database.name;
-            let coordinator = hands.coordinator().await?;
+            let password = executor.application_password().await?;
+            let database = &executor.desired.database.name;
+            let coordinator = executor.coordinator().await?;
             commands::create_owner(&coordinator, owner, &password, database).await?;
             commands::note_owner_secret(&coordinator, database, secret_uid).await?;
             // The same password once more: somebody has changed the role's.
-            let citus = hands.seen.citus.known();
+            let citus = executor.snapshot.citus.known();
             let again = citus.is_some_and(|citus| citus.owner_secret.as_ref() == Some(secret_uid));
-            hands.memory.with(|memory| memory.reach.password_was_set(again));
+            executor.observed.with(|observed| observed.reach.password_was_set(again));
             Ok(())
         }
-        SqlStep::ApplySchema { hash } => apply_schema(hands, hash).await,
+        SqlStep::ApplySchema { hash } => apply_schema(executor, hash).await,
         SqlStep::RecoverTransactions => {
-            let recovered = commands::recover_transactions(&*hands.coordinator().await?).await?;
+            let recovered = commands::recover_transactions(&*executor.coordinator().await?).await?;
             if recovered > 0 {
                 tracing::info!(recovered, "prepared transactions were recovered");
             }
             Ok(())
         }
         SqlStep::StartRebalance { drain, strategy, transfer_mode, parallel_colocated, .. } => {
-            start(hands, *drain, (strategy, *transfer_mode, *parallel_colocated)).await
+            start(executor, *drain, (strategy, *transfer_mode, *parallel_colocated)).await
         }
-        SqlStep::PinGroups(pins) => Ok(commands::pin_groups(&*hands.coordinator().await?, pins).await?),
+        SqlStep::PinGroups(pins) => Ok(commands::pin_groups(&*executor.coordinator().await?, pins).await?),
         SqlStep::StopRebalance { job } => {
-            Ok(commands::stop_rebalance(&*hands.coordinator().await?, *job).await.map(drop)?)
+            Ok(commands::stop_rebalance(&*executor.coordinator().await?, *job).await.map(drop)?)
         }
         SqlStep::SetCoordinatorHost { address } => {
-            Ok(commands::set_coordinator_host(&*hands.coordinator().await?, address, PORT).await?)
+            Ok(commands::set_coordinator_host(&*executor.coordinator().await?, address, PORT).await?)
         }
         SqlStep::AddNode { address, .. } => {
-            Ok(commands::add_node(&*hands.coordinator().await?, address, PORT).await.map(drop)?)
+            Ok(commands::add_node(&*executor.coordinator().await?, address, PORT).await.map(drop)?)
         }
         SqlStep::SetShouldHaveShards { address, should, .. } => {
-            let coordinator = hands.coordinator().await?;
+            let coordinator = executor.coordinator().await?;
             Ok(commands::set_should_have_shards(&coordinator, address, PORT, *should).await?)
         }
         SqlStep::CleanUpOrphans => {
-            let warnings = commands::cleanup_orphans(&*hands.coordinator().await?).await?;
+            let warnings = commands::cleanup_orphans(&*executor.coordinator().await?).await?;
             if !warnings.is_empty() {
                 tracing::info!(
                     warnings = warnings.join(" "),
@@ -152,26 +154,26 @@ async fn say(hands: &Hands<'_>, step: &SqlStep) -> Result<Option<String>, Failur
             Ok(())
         }
         SqlStep::RemoveNode { address, .. } => {
-            Ok(commands::remove_node(&*hands.coordinator().await?, address, PORT).await?)
+            Ok(commands::remove_node(&*executor.coordinator().await?, address, PORT).await?)
         }
         SqlStep::ActivateNode { address, .. } => {
-            Ok(commands::activate_node(&*hands.coordinator().await?, address, PORT).await?)
+            Ok(commands::activate_node(&*executor.coordinator().await?, address, PORT).await?)
         }
         SqlStep::DeleteStaleCleanupRecords { records } => {
-            Ok(commands::forget_cleanup(&*hands.coordinator().await?, records).await.map(drop)?)
+            Ok(commands::forget_cleanup(&*executor.coordinator().await?, records).await.map(drop)?)
         }
-        SqlStep::DropLeftovers { node, leftovers } => drop_leftovers(hands, *node, leftovers).await,
+        SqlStep::DropLeftovers { node, leftovers } => drop_leftovers(executor, *node, leftovers).await,
     }
     .map(|()| None)
 }
 
 async fn start(
-    hands: &Hands<'_>,
+    executor: &Executor<'_>,
     drain: bool,
     (strategy, transfer_mode, parallel_colocated): (&str, TransferMode, bool),
 ) -> Result<(), Failure> {
     let options = commands::RebalanceOptions { strategy, transfer_mode, parallel_colocated };
-    let coordinator = hands.coordinator().await?;
+    let coordinator = executor.coordinator().await?;
     let job = if drain {
         commands::start_drain(&coordinator, &options).await?
     } else {
@@ -187,28 +189,28 @@ async fn start(
     Ok(())
 }
 
-async fn prepare(hands: &Hands<'_>, node: Node, extension: Option<&str>) -> Result<(), Failure> {
-    let (access, pod) = (hands.access()?, hands.seen.pods.get(&node));
-    commands::prepare_server(&*access.maintenance(node, pod).await?, &hands.desired.database.name).await?;
+async fn bootstrap_node(executor: &Executor<'_>, node: Node, extension: Option<&str>) -> Result<(), Failure> {
+    let (access, pod) = (executor.access()?, executor.snapshot.pods.get(&node));
+    commands::prepare_server(&*access.maintenance(node, pod).await?, &executor.desired.database.name).await?;
     let session = access.session(node, pod).await?;
     Ok(commands::create_extension(&session, extension).await?)
 }
 
 /// Citus writes down what a move will make before it makes it. So what was seen on the node, and is not written down
 /// *now*, is of no move that runs.
-async fn drop_leftovers(hands: &Hands<'_>, node: Node, leftovers: &[Leftover]) -> Result<(), Failure> {
+async fn drop_leftovers(executor: &Executor<'_>, node: Node, leftovers: &[Leftover]) -> Result<(), Failure> {
     let names: Vec<&str> = leftovers.iter().map(|left| left.name.as_str()).collect();
-    let listed = commands::listed_for_cleanup(&*hands.coordinator().await?, &names).await?;
+    let listed = commands::listed_for_cleanup(&*executor.coordinator().await?, &names).await?;
     let dead: Vec<Leftover> = leftovers.iter().filter(|left| !listed.contains(&left.name)).cloned().collect();
-    Ok(commands::drop_leftovers(&*hands.session(node).await?, &dead).await?)
+    Ok(commands::drop_leftovers(&*executor.session(node).await?, &dead).await?)
 }
 
 /// Answers with what went, for people.
-async fn give_up(hands: &Hands<'_>, workers: &[(Node, String)]) -> Result<String, Failure> {
+async fn force_remove(executor: &Executor<'_>, workers: &[(Node, String)]) -> Result<String, Failure> {
     let names: Vec<String> =
-        workers.iter().map(|(node, _)| node.object_name(&hands.desired.cluster.name)).collect();
+        workers.iter().map(|(node, _)| node.object_name(&executor.desired.cluster.name)).collect();
     let addresses: Vec<(&str, u16)> = workers.iter().map(|(_, address)| (address.as_str(), PORT)).collect();
-    let lost = commands::give_up(&*hands.coordinator().await?, &addresses).await?;
+    let lost = commands::give_up(&*executor.coordinator().await?, &addresses).await?;
     let rows =
         lost.rows_about.map_or_else(|| "an unknown number of".to_owned(), |rows| format!("about {rows}"));
     let shards: Vec<String> = lost.shards.iter().map(ToString::to_string).collect();
@@ -221,8 +223,8 @@ async fn give_up(hands: &Hands<'_>, workers: &[(Node, String)]) -> Result<String
     ))
 }
 
-async fn apply_schema(hands: &Hands<'_>, hash: &str) -> Result<(), Failure> {
-    let sql = match &hands.seen.schema_sql {
+async fn apply_schema(executor: &Executor<'_>, hash: &str) -> Result<(), Failure> {
+    let sql = match &executor.snapshot.schema_sql {
         Seen::Known(schema) if schema.hash == hash => schema,
         Seen::Known(_) => {
             return Err(Failure::new(FailureReason::Conflict, "the schema has changed since it was planned"));
@@ -232,20 +234,20 @@ async fn apply_schema(hands: &Hands<'_>, hash: &str) -> Result<(), Failure> {
     let schema = Schema {
         sql: &sql.sql,
         hash: &sql.hash,
-        shard_count: hands.desired.shard_count,
-        database: &hands.desired.database.name,
+        shard_count: executor.desired.shard_count,
+        database: &executor.desired.database.name,
     };
-    let (access, pod) = (hands.access()?, hands.seen.pods.get(&Node::Coordinator));
+    let (access, pod) = (executor.access()?, executor.snapshot.pods.get(&Node::Coordinator));
     let maintenance = access.maintenance(Node::Coordinator, pod).await?;
-    let password = hands.application_password().await?;
-    let owner = access.owner(Node::Coordinator, pod, (&hands.desired.database.owner, &password)).await?;
+    let password = executor.application_password().await?;
+    let owner = access.owner(Node::Coordinator, pod, (&executor.desired.database.owner, &password)).await?;
     Ok(citus::apply_schema(&maintenance, owner, &schema).await?)
 }
 
 /// Best effort: a restart does not depend on it.
-pub(super) async fn checkpoint(hands: &Hands<'_>, node: Node) {
+pub(super) async fn checkpoint(executor: &Executor<'_>, node: Node) {
     let checkpoint = async {
-        let session = hands.session(node).await?;
+        let session = executor.session(node).await?;
         commands::checkpoint(&session).await.map_err(Failure::from)
     };
     match tokio::time::timeout(super::CHECKPOINT_DEADLINE, checkpoint).await {
@@ -259,7 +261,7 @@ pub(super) async fn checkpoint(hands: &Hands<'_>, node: Node) {
     }
 }
 
-impl Hands<'_> {
+impl Executor<'_> {
     async fn application_password(&self) -> Result<secrecy::SecretString, Failure> {
         let data = self.secret_data(SecretKind::App).await?;
         let password = data.get("password").and_then(|value| String::from_utf8(value.0.clone()).ok());

@@ -22,10 +22,10 @@ use crate::{
         leader::{self, LeaseIdentity},
     },
     metrics::Metrics,
-    observe::memory::Handle,
+    observe::cache::CacheHandle,
     plan::{KubernetesStep, SqlStep},
-    report::{memory::Reported, publish},
-    resources::Rendered,
+    report::{cache::ReportCache, publish},
+    resources::Manifest,
     snapshot::{OperatorConfig, Ownership},
 };
 
@@ -87,32 +87,34 @@ fn desired() -> Desired {
 }
 
 /// Does one step against these answers; also gives back what was asked and the objects that are known afterwards.
-async fn done(step: Step, answers: Vec<(u16, Value)>) -> (Done, Vec<Asked>, Handle) {
+async fn done(step: Step, answers: Vec<(u16, Value)>) -> (Outcome, Vec<Asked>, CacheHandle) {
     all_done(vec![step], answers).await
 }
 
-async fn all_done(steps: Vec<Step>, answers: Vec<(u16, Value)>) -> (Done, Vec<Asked>, Handle) {
+async fn all_done(steps: Vec<Step>, answers: Vec<(u16, Value)>) -> (Outcome, Vec<Asked>, CacheHandle) {
     let (client, server) = answering(answers);
     let (context, desired) = (context(&client), desired());
-    let memory = Handle::default();
-    let seen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
+    let memory = CacheHandle::default();
+    let snapshot = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     let mut plan = Plan::default();
     for step in steps {
         plan.step(step, "a test wants it");
     }
-    let done =
-        act(&Hands { context: &context, desired: &desired, seen: &seen, memory: memory.clone() }, &plan)
-            .await;
+    let done = act(
+        &Executor { context: &context, desired: &desired, snapshot: &snapshot, observed: memory.clone() },
+        &plan,
+    )
+    .await;
     drop((context, client));
     (done, server.await.unwrap(), memory)
 }
 
-fn service() -> Rendered {
+fn service() -> Manifest {
     let json = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "shop", "namespace": "market"}, "spec": {"ports": [{"port": 5432}]}
     });
-    Rendered { api_version: "v1".into(), kind: "Service".into(), name: "shop".into(), json }
+    Manifest { api_version: "v1".into(), kind: "Service".into(), name: "shop".into(), json }
 }
 
 fn stored(owner_uid: Option<&str>) -> Value {
@@ -141,7 +143,7 @@ async fn a_name_taken_by_a_stranger_is_told_and_remembered() {
     assert_eq!(failure.reason, FailureReason::ObjectConflict);
     assert!(failure.message.contains("Service market/shop"), "{failure}");
     assert_eq!(methods(&asked), ["POST", "GET"], "nothing of the stranger's is written");
-    let strangers = memory.with(|memory| memory.strangers.clone());
+    let strangers = memory.with(|observed| observed.strangers.clone());
     assert_eq!(strangers["Service/shop"].0.ownership, Ownership::Stranger);
 }
 
@@ -178,7 +180,7 @@ async fn refusal_for_the_cluster_stops_only_what_needs_it() {
         all_done(steps, vec![refusal(403, "Forbidden"), (201, stored(Some("u-2")))]).await;
     assert_eq!((methods(&asked).len(), done.succeeded().count()), (2, 1), "{asked:?}");
     let act = refusals::attempt_of(&Step::Kubernetes(KubernetesStep::Create(Box::new(service()))));
-    let cause = memory.with(|memory| memory.refusals.of(&act).map(|one| one.failure.cause.clone()));
+    let cause = memory.with(|observed| observed.refusals.of(&act).map(|one| one.failure.cause.clone()));
     assert_eq!(cause, Some(Cause::Api("Forbidden".to_owned())), "it is remembered with its reason");
 }
 
@@ -193,17 +195,18 @@ async fn an_api_server_that_is_overloaded_is_asked_nothing_else() {
 async fn what_failed_a_moment_ago_is_told_and_tried_last_and_later() {
     let (client, server) = answering(vec![refusal(403, "Forbidden"), (201, stored(Some("u-2")))]);
     let (context, desired) = (context(&client), desired());
-    let memory = Handle::default();
-    let seen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
+    let memory = CacheHandle::default();
+    let snapshot = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     let mut plan = Plan::default();
     plan.step(KubernetesStep::Create(Box::new(service())), "a test wants it");
     let mut both = plan.clone();
     both.step(service_of("worker-3"), "a test wants it");
-    let hands = |seen| Hands { context: &context, desired: &desired, seen, memory: memory.clone() };
-    let first = act(&hands(&seen), &plan).await;
-    let refusals = memory.with(|memory| memory.refusals.clone());
-    let later = Snapshot { now: Timestamp::now(), refusals, ..seen.clone() };
-    let second = act(&hands(&later), &both).await;
+    let executor =
+        |snapshot| Executor { context: &context, desired: &desired, snapshot, observed: memory.clone() };
+    let first = act(&executor(&snapshot), &plan).await;
+    let refusals = memory.with(|observed| observed.refusals.clone());
+    let later = Snapshot { now: Timestamp::now(), refusals, ..snapshot.clone() };
+    let second = act(&executor(&later), &both).await;
     let names: Vec<bool> = second.steps.iter().map(|done| done.result.is_ok()).collect();
     assert_eq!(names, [true, false], "the refused one has its turn last");
     assert_eq!(first.failure().unwrap().1, second.failure().unwrap().1, "and is told in the same words");
@@ -227,7 +230,7 @@ fn a_schema_that_fails_stops_the_schema_and_nothing_else() {
     let owner = Step::Sql(SqlStep::CreateOwner { owner: "dialogs".into(), secret_uid: "s".into() });
     let schema = Step::Sql(SqlStep::ApplySchema { hash: "h".into() });
     let failure = Failure::new(FailureReason::Postgres, "no");
-    let mut stopped = lanes::Stopped::default();
+    let mut stopped = concurrency::FailureScope::default();
     stopped.after(&owner, &failure);
     assert!(stopped.includes(&schema) && !stopped.includes(&Step::Sql(SqlStep::RecoverTransactions)));
     stopped.after(&Step::Sql(SqlStep::DropLeftovers { node: Node::Worker(1), leftovers: vec![] }), &failure);
@@ -276,7 +279,7 @@ fn nothing_is_done_that_stands_on_what_was_refused() {
         (&activate(two), activate(one)),
         (&retire(one), Step::Sql(SqlStep::ForceRemove { workers: vec![(one, address())] })),
     ] {
-        assert!(lanes::stands_on(step, &failed), "{} after {}", step.name(), failed.name());
+        assert!(concurrency::depends_on(step, &failed), "{} after {}", step.name(), failed.name());
     }
     for (step, failed) in [
         (&add(two), add(one)),
@@ -285,7 +288,7 @@ fn nothing_is_done_that_stands_on_what_was_refused() {
         (&add(one), Step::Kubernetes(KubernetesStep::Create(Box::new(service())))),
         (&retire(two), Step::Sql(SqlStep::ForceRemove { workers: vec![(one, address())] })),
     ] {
-        assert!(!lanes::stands_on(step, &failed), "{} after {}", step.name(), failed.name());
+        assert!(!concurrency::depends_on(step, &failed), "{} after {}", step.name(), failed.name());
     }
 }
 
@@ -295,9 +298,12 @@ fn nothing_is_prepared_for_what_is_put_off() {
     let steps = [Step::Sql(SqlStep::RecoverTransactions), remove]
         .map(|step| PlannedStep { step, why: String::new() });
     let is_remove = |step: &Step| matches!(step, Step::Sql(SqlStep::RemoveNode { .. }));
-    assert!(lanes::is_for_nothing(&steps[0].step, &steps, is_remove));
-    assert!(!lanes::is_for_nothing(&steps[0].step, &steps, |_| false));
-    assert!(!lanes::is_for_nothing(&steps[0].step, &steps[..1], is_remove), "in the middle of a job");
+    assert!(concurrency::prepares_only_postponed(&steps[0].step, &steps, is_remove));
+    assert!(!concurrency::prepares_only_postponed(&steps[0].step, &steps, |_| false));
+    assert!(
+        !concurrency::prepares_only_postponed(&steps[0].step, &steps[..1], is_remove),
+        "in the middle of a job"
+    );
 }
 
 #[tokio::test]
@@ -322,7 +328,7 @@ async fn an_apply_knows_the_uid_and_forces() {
     assert_eq!(asked[1].2["metadata"]["managedFields"][0]["operation"], "Apply");
     assert_eq!(asked[2].2["metadata"]["uid"], "s-1");
     assert!(
-        memory.with(|memory| memory.writes.contains_key("Service/shop")),
+        memory.with(|observed| observed.writes.contains_key("Service/shop")),
         "our own write is seen at once"
     );
 
@@ -368,12 +374,12 @@ async fn what_was_done_is_told_also_when_the_status_cannot_be_written() {
     let answers = vec![refusal(500, "InternalError"), (201, json!({"metadata": {"name": "e"}}))];
     let (client, server) = answering(answers);
     let (context, desired) = (context(&client), desired());
-    let (memory, seen) =
-        (ClusterCache::<Reported>::default(), Snapshot::empty(&context.operator, jiff::Timestamp::now()));
+    let (memory, snapshot) =
+        (ClusterCache::<ReportCache>::default(), Snapshot::empty(&context.operator, jiff::Timestamp::now()));
     let step = Step::from(SqlStep::ForceRemove { workers: vec![] });
     let said = Some("about 7 rows in 1 shards".to_owned());
-    let done = Done { steps: vec![DoneStep { step, result: Ok(()), said }] };
-    publish::publish(&context, &memory, &desired, &seen, (&Plan::default(), &done)).await.unwrap_err();
+    let done = Outcome { steps: vec![StepOutcome { step, result: Ok(()), said }] };
+    publish::publish(&context, &memory, &desired, &snapshot, (&Plan::default(), &done)).await.unwrap_err();
     drop((context, client));
     let asked = server.await.unwrap();
     assert_eq!(methods(&asked), ["PATCH", "POST"]);
@@ -386,12 +392,12 @@ async fn a_status_is_written_once() {
     // The second time there is no answer left: a request would be one too many.
     let (client, server) = answering(vec![(200, written)]);
     let (context, desired) = (context(&client), desired());
-    let memory = ClusterCache::<Reported>::default();
-    let mut seen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
+    let memory = ClusterCache::<ReportCache>::default();
+    let mut snapshot = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     for _ in 0..2 {
-        seen.status = memory.with(|memory| memory.status(None));
-        let told = (&Plan::default(), &Done::default());
-        publish::publish(&context, &memory, &desired, &seen, told).await.unwrap();
+        snapshot.status = memory.with(|observed| observed.status(None));
+        let told = (&Plan::default(), &Outcome::default());
+        publish::publish(&context, &memory, &desired, &snapshot, told).await.unwrap();
     }
     drop((context, client));
     let asked = server.await.unwrap();

@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt, runtime::reflector::Store};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::memory::Remembered;
+use super::cache::ObservationCache;
 use crate::{
     api::{ClusterId, Node, names::keys},
     kubernetes::caches::WatchScope,
@@ -21,10 +21,10 @@ use crate::{
 /// are not here: see [`pods`].
 pub fn objects(
     scope: &WatchScope,
-    memory: &mut Remembered,
+    cache: &mut ObservationCache,
     cluster: &ClusterId,
 ) -> BTreeMap<String, LiveObject> {
-    memory.expire();
+    cache.expire();
     let mut found = BTreeMap::new();
     let mut seen: BTreeMap<String, Value> = BTreeMap::new();
     collect(&scope.stateful_sets, cluster, &mut seen);
@@ -37,14 +37,14 @@ pub fn objects(
     for pod in of_cluster(&scope.pods, cluster).filter(|pod| !pod.labels().contains_key(keys::NODE)) {
         put(pod.as_ref(), &mut seen);
     }
-    let written: Vec<String> = memory.writes.keys().cloned().collect();
+    let written: Vec<String> = cache.writes.keys().cloned().collect();
     for key in written {
         let cached = seen.remove(&key);
-        if let Some(newer) = memory.newer(&key, cached) {
+        if let Some(newer) = cache.newer(&key, cached) {
             seen.insert(key, newer);
         }
     }
-    for (key, (stranger, _)) in &memory.strangers {
+    for (key, (stranger, _)) in &cache.strangers {
         found.insert(key.clone(), stranger.clone());
     }
     for (key, json) in seen {
@@ -85,7 +85,7 @@ fn put<K: Resource<DynamicType = ()> + Serialize>(object: &K, seen: &mut BTreeMa
 /// whose StatefulSet is gone: it may be of a worker that was removed, and the next of that name starts clean.
 pub fn pods(
     scope: &WatchScope,
-    memory: &mut Remembered,
+    cache: &mut ObservationCache,
     cluster: &ClusterId,
     objects: &BTreeMap<String, LiveObject>,
 ) -> BTreeMap<Node, Pod> {
@@ -100,7 +100,7 @@ pub fn pods(
             continue;
         }
         let mut pod = facts(&pod);
-        pod.deleting |= memory.deleted_pods.contains_key(&pod.uid);
+        pod.deleting |= cache.deleted_pods.contains_key(&pod.uid);
         say_more(scope, cluster, &mut pod);
         found.insert(node, pod);
     }

@@ -2,10 +2,10 @@
 //! nothing is decided; what could not be seen is `Unknown` with its reason.
 
 pub mod application;
-mod held;
+mod blocking;
+pub mod cache;
+mod draining;
 pub mod kubernetes;
-mod leaving;
-pub mod memory;
 pub mod postgres;
 pub mod reach;
 pub mod schema;
@@ -17,7 +17,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use self::{memory::Handle, postgres::Look};
+use self::{cache::CacheHandle, postgres::PostgresObserver};
 use crate::{
     api::{
         Desired, DialogClusterStatus, Node,
@@ -37,7 +37,7 @@ pub async fn observe(
     context: &Context,
     desired: &Desired,
     status: DialogClusterStatus,
-    memory: &Handle,
+    cache: &CacheHandle,
     asks: impl Fn(&Desired, &Snapshot) -> BTreeSet<Node>,
 ) -> Snapshot {
     let cluster = &desired.cluster;
@@ -45,14 +45,14 @@ pub async fn observe(
         // Only clusters of watched namespaces are ever looked at.
         return Snapshot::empty(&context.operator, Timestamp::now());
     };
-    let (mut objects, pods, images) = memory.with(|memory| {
-        let objects = kubernetes::objects(scope, memory, cluster);
-        let pods = kubernetes::pods(scope, memory, cluster, &objects);
-        let images = images(&kubernetes::inspections(scope, cluster), &mut memory.images);
+    let (mut objects, pods, images) = cache.with(|cache| {
+        let objects = kubernetes::objects(scope, cache, cluster);
+        let pods = kubernetes::pods(scope, cache, cluster, &objects);
+        let images = images(&kubernetes::inspections(scope, cluster), &mut cache.images);
         (objects, pods, images)
     });
     let warnings = kubernetes::warnings(scope, cluster, &objects, &pods);
-    restored_authority(context, desired, memory, &mut objects).await;
+    restored_authority(context, desired, cache, &mut objects).await;
     let domain = &context.operator.cluster_domain;
     let application =
         application::look(scope, &application::Names { cluster, domain, database: &desired.database });
@@ -60,16 +60,17 @@ pub async fn observe(
     context.sessions.keep_pods(cluster, &alive);
     let names = (context.operator.cluster_domain.as_str(), desired.database.name.as_str());
     let secret = scope.secret(&cluster.namespace, &cluster.secret(SecretKind::Superuser));
-    let access = memory.with(|memory| {
-        let certificates = (secret.as_deref(), &mut memory.tls);
+    let access = cache.with(|cache| {
+        let certificates = (secret.as_deref(), &mut cache.tls);
         NodeConnector::new(&context.sessions, certificates, cluster, names)
     });
-    let look = Look { access, desired, pods: &pods, memory: memory.clone(), metrics: &context.metrics };
-    let (sql, schema_sql) = tokio::join!(look.look(), schema::look(context, desired, &status, memory));
+    let look =
+        PostgresObserver { access, desired, pods: &pods, cache: cache.clone(), metrics: &context.metrics };
+    let (sql, schema_sql) = tokio::join!(look.look(), schema::look(context, desired, &status, cache));
     let seen = reach::Servers { pods: &pods, postgres: &sql.postgres, citus: &sql.citus };
-    let reach = reach::look(&look.access, desired, seen, application::credentials(scope, cluster), memory);
-    let parameter_checks = memory.with(|memory| memory.parameter_checks());
-    let (refusals, rewritten) = memory.with(|memory| (memory.refusals.clone(), memory.rewritten.clone()));
+    let reach = reach::look(&look.access, desired, seen, application::credentials(scope, cluster), cache);
+    let parameter_checks = cache.with(|cache| cache.parameter_checks());
+    let (refusals, rewritten) = cache.with(|cache| (cache.refusals.clone(), cache.rewritten.clone()));
     let mut seen = Snapshot {
         now: Timestamp::now(),
         operator: context.operator.clone(),
@@ -102,7 +103,7 @@ pub async fn observe(
 async fn restored_authority(
     context: &Context,
     desired: &Desired,
-    memory: &Handle,
+    cache: &CacheHandle,
     objects: &mut BTreeMap<String, LiveObject>,
 ) {
     let name = desired.cluster.secret(SecretKind::Ca);
@@ -115,7 +116,7 @@ async fn restored_authority(
     if objects.contains_key(&key) || !objects.iter().any(born) {
         return;
     }
-    let known = memory.with(|memory| memory.unlabelled.clone());
+    let known = cache.with(|cache| cache.unlabelled.clone());
     let found = if let Some((found, _)) = known {
         found
     } else {
@@ -124,7 +125,7 @@ async fn restored_authority(
         // What cannot be read now is looked for again.
         let Ok(answer) = context.client.get(address).await else { return };
         let found = answer.and_then(|json| live(json, &desired.cluster));
-        memory.with(|memory| memory.unlabelled = Some((found.clone(), Instant::now())));
+        cache.with(|cache| cache.unlabelled = Some((found.clone(), Instant::now())));
         found
     };
     objects.extend(found.map(|object| (key, object)));

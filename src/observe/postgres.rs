@@ -13,7 +13,7 @@ use rand::prelude::IndexedRandom;
 use tokio::time::timeout;
 
 use super::{
-    memory::{Handle, Sizes},
+    cache::{CacheHandle, CachedSizes},
     reach::hinted,
 };
 use crate::{
@@ -41,7 +41,7 @@ const DEADLINE_CHECKS: Duration = Duration::from_secs(15);
 const SIZES_EVERY: Duration = Duration::from_mins(5);
 
 /// What is looked at, and with what.
-pub struct Look<'a> {
+pub struct PostgresObserver<'a> {
     /// The way in.
     pub access: NodeConnector<'a>,
     /// What is wanted.
@@ -49,13 +49,13 @@ pub struct Look<'a> {
     /// The pods.
     pub pods: &'a BTreeMap<Node, Pod>,
     /// What is remembered.
-    pub memory: Handle,
+    pub cache: CacheHandle,
     /// For the time that statements took.
     pub metrics: &'a Metrics,
 }
 
 /// What was seen.
-pub struct Sql {
+pub struct PostgresObservation {
     /// By node.
     pub postgres: BTreeMap<Node, Seen<Postgres>>,
     /// The coordinator's catalog.
@@ -70,9 +70,9 @@ pub struct Sql {
     pub late: BTreeSet<Node>,
 }
 
-impl Look<'_> {
+impl PostgresObserver<'_> {
     /// Looks at every server.
-    pub async fn look(&self) -> Sql {
+    pub async fn look(&self) -> PostgresObservation {
         // A worker's are those of the coordinator and more.
         let settings: Vec<String> = resources::settings(self.desired, Node::Worker(0)).into_keys().collect();
         let names: Vec<&str> = settings.iter().map(String::as_str).collect();
@@ -98,11 +98,11 @@ impl Look<'_> {
         let (connections, holders) =
             tokio::join!(self.connections(&postgres, &citus), self.holders(&postgres, &citus));
         let held_up = self.held_up(&postgres, &citus).await;
-        let late = self.memory.with(|memory| {
-            let first = memory.late.iter().filter(|(_, times)| **times == 1);
+        let late = self.cache.with(|cache| {
+            let first = cache.late.iter().filter(|(_, times)| **times == 1);
             first.filter_map(|(act, _)| server(act)).collect()
         });
-        Sql { postgres, citus, connections, holders, held_up, late }
+        PostgresObservation { postgres, citus, connections, holders, held_up, late }
     }
 
     /// Who keeps what moves left on a worker that was drained from being dropped. Asked only while there is such a one.
@@ -172,18 +172,18 @@ impl Look<'_> {
         let node = if let Act::Look(node) = act { Some(*node) } else { None };
         let is_late = looked.as_ref().is_err_and(|failure| failure.reason == FailureReason::DeadlineExceeded);
         let is_ready = |node: &Node| self.pods.get(node).is_some_and(|pod| pod.ready);
-        self.memory.with(|memory| {
+        self.cache.with(|cache| {
             if is_late && server(act).as_ref().is_some_and(is_ready) {
-                *memory.late.entry(act.clone()).or_default() += 1;
+                *cache.late.entry(act.clone()).or_default() += 1;
             } else {
-                memory.late.remove(act);
+                cache.late.remove(act);
             }
         });
-        self.memory.with(|memory| match &looked {
-            Ok(_) => memory.refusals.succeeded(act),
+        self.cache.with(|cache| match &looked {
+            Ok(_) => cache.refusals.succeeded(act),
             Err(failure) => {
                 let generation = self.desired.generation;
-                memory.refusals.failed((act, node), failure, generation, Timestamp::now());
+                cache.refusals.failed((act, node), failure, generation, Timestamp::now());
             }
         });
         looked.map_or_else(|failure| Seen::Unknown(failure.message), Seen::Known)
@@ -208,7 +208,7 @@ impl Look<'_> {
         if server.extension.is_none() {
             return Seen::Unknown("the coordinator does not have the citus extension yet".to_owned());
         }
-        let with_sizes = self.memory.with(|memory| memory.sizes.as_ref().is_none_or(Sizes::are_due));
+        let with_sizes = self.cache.with(|cache| cache.sizes.as_ref().is_none_or(CachedSizes::are_due));
         let question = CatalogQuestion {
             strategy: &self.desired.rebalance.strategy,
             owner: &self.desired.database.owner,
@@ -231,7 +231,7 @@ impl Look<'_> {
         }
         if let Ok(citus) = &mut seen {
             self.note_plan(citus);
-            self.memory.with(|memory| memory.sizes = Some(sized(memory.sizes.take(), citus, with_sizes)));
+            self.cache.with(|cache| cache.sizes = Some(sized(cache.sizes.take(), citus, with_sizes)));
         }
         self.noted(&Act::Catalog, seen)
     }
@@ -331,7 +331,7 @@ fn too_late(words: String) -> Failure {
     Failure::new(FailureReason::DeadlineExceeded, words)
 }
 
-impl Sizes {
+impl CachedSizes {
     /// Every few minutes, and after a job. As long as there are no tables each look asks, which costs nothing: the first
     /// one that sees tables tells their sizes with the rest, and not later in a write of its own.
     fn are_due(&self) -> bool {
@@ -340,10 +340,10 @@ impl Sizes {
 }
 
 /// Remembers sizes that were asked for, and fills them in where they were not.
-fn sized(before: Option<Sizes>, citus: &mut Citus, asked: bool) -> Sizes {
+fn sized(before: Option<CachedSizes>, citus: &mut Citus, asked: bool) -> CachedSizes {
     let job = citus.job.as_ref().map(|job| (job.id, job.is_open()));
     let tables = citus.schema_hash.is_some();
-    let mut sizes = before.unwrap_or_else(|| Sizes {
+    let mut sizes = before.unwrap_or_else(|| CachedSizes {
         groups: BTreeMap::new(),
         shards: BTreeMap::new(),
         at: Instant::now(),

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::time::timeout;
 
-use super::memory::{Handle, Kept, Made};
+use super::cache::{CacheHandle, Made, RecentWrite};
 use crate::{
     api::{Desired, Node},
     citus::{self, NodeConnector, PORT, SqlError, Target, Tls},
@@ -29,13 +29,13 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// No connection between two nodes takes longer: they give up after five seconds themselves.
 const DEADLINE_CHECK: Duration = Duration::from_secs(8);
 /// Nodes that are looked at beside each other.
-const BESIDE: usize = 8;
+const MAX_CONCURRENT_NODES: usize = 8;
 /// So many that do not connect are enough to know.
 const ENOUGH: usize = 3;
 /// A password that was set again and is refused still is not set again before this: it is something else.
 const PASSWORD_AGAIN: Duration = Duration::from_mins(10);
 
-impl Kept {
+impl RecentWrite {
     /// The role has just got the Secret's password: a new one, or once more the one that it had. Then it is noted, so that
     /// whoever sets it by other means does not make a loop.
     pub fn password_was_set(&mut self, again: bool) {
@@ -79,10 +79,10 @@ pub fn look(
     desired: &Desired,
     servers: Servers<'_>,
     (versions, password): (Vec<String>, Option<SecretString>),
-    memory: &Handle,
+    cache: &CacheHandle,
 ) -> Option<Reach> {
     let Some(members) = members(access, servers) else {
-        memory.with(|memory| (memory.reach.reach, memory.reach.next) = (None, None));
+        cache.with(|cache| (cache.reach.reach, cache.reach.next) = (None, None));
         return None;
     };
     let server = |node: &Node| {
@@ -90,8 +90,8 @@ pub fn look(
         (*node, (servers.pods[node].uid.clone(), started.unwrap_or_default()))
     };
     let made: Made = (versions, members.iter().map(server).collect());
-    let due = memory.with(|memory| {
-        let kept = &mut memory.reach;
+    let due = cache.with(|cache| {
+        let kept = &mut cache.reach;
         let due = kept.next.as_ref().is_none_or(|(at, of)| Instant::now() >= *at || *of != made);
         let begins = due && !kept.running;
         kept.running |= begins;
@@ -104,21 +104,21 @@ pub fn look(
         };
         let born =
             servers.citus.known().is_some_and(|citus| citus.owner_exists && citus.schema_hash.is_some());
-        let look = Look {
+        let look = ReachCheck {
             ways: members.iter().map(way).collect(),
             owner: desired.database.owner.clone(),
             password: password.filter(|_| born),
         };
-        let (memory, uid) = (memory.clone(), desired.cluster.uid.clone());
+        let (cache, uid) = (cache.clone(), desired.cluster.uid.clone());
         tokio::spawn(async move {
             let found = timeout(DEADLINE, look.look()).await;
-            memory.with(|memory| memory.reach.keep(found.ok(), made, &uid));
+            cache.with(|cache| cache.reach.keep(found.ok(), made, &uid));
         });
     }
-    memory.with(|memory| memory.reach.reach.clone())
+    cache.with(|cache| cache.reach.reach.clone())
 }
 
-impl Kept {
+impl RecentWrite {
     fn keep(&mut self, found: Option<Reach>, made: Made, uid: &str) {
         self.running = false;
         let mut found = found.unwrap_or_else(|| Reach {
@@ -153,7 +153,7 @@ fn until_turn(now: Timestamp, uid: &str) -> Duration {
 }
 
 /// A look, on its way.
-struct Look {
+struct ReachCheck {
     ways: Result<BTreeMap<Node, Way>, String>,
     owner: String,
     password: Option<SecretString>,
@@ -172,7 +172,7 @@ impl Tried {
     }
 }
 
-impl Look {
+impl ReachCheck {
     async fn look(self) -> Reach {
         let ways = match &self.ways {
             Ok(ways) => ways,
@@ -191,7 +191,7 @@ impl Look {
             }
         };
         let looks: Vec<_> = (0..nodes.len()).map(|at| from(nodes[at], targets(at), ways)).collect();
-        let tried = stream::iter(looks).buffered(BESIDE).collect::<Vec<_>>();
+        let tried = stream::iter(looks).buffered(MAX_CONCURRENT_NODES).collect::<Vec<_>>();
         let (tried, application) = tokio::join!(tried, self.application(ways));
         let mut reach = Reach::default();
         for tried in tried.into_iter().flatten() {
@@ -302,8 +302,9 @@ mod tests {
 
     #[test]
     fn looks_that_find_something_are_counted_and_soon_made_again() {
-        let mut kept = Kept::default();
-        let pause = |kept: &Kept| kept.next.as_ref().unwrap().0.saturating_duration_since(Instant::now());
+        let mut kept = RecentWrite::default();
+        let pause =
+            |kept: &RecentWrite| kept.next.as_ref().unwrap().0.saturating_duration_since(Instant::now());
         for times in 1..4 {
             kept.keep(Some(found(&["a to b"], Login::Well)), Made::default(), "1");
             assert_eq!(kept.reach.as_ref().unwrap().failures, times);
@@ -318,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_password_is_not_set_again_and_again() {
-        let mut kept = Kept::default();
+        let mut kept = RecentWrite::default();
         // A new one in the Secret, a moment before somebody changes the role's.
         kept.password_was_set(false);
         let differs = || found(&[], Login::PasswordDiffers("no".into()));

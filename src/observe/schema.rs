@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::memory::{Handle, KeptSchema};
+use super::cache::{CacheHandle, CachedSchema};
 use crate::{
     api::{Desired, DialogClusterStatus, spec::ConfigMapKey, status::ConditionType},
     citus::BUILT_IN_SCHEMA,
@@ -28,11 +28,11 @@ pub async fn look(
     context: &Context,
     desired: &Desired,
     status: &DialogClusterStatus,
-    memory: &Handle,
+    cache: &CacheHandle,
 ) -> Seen<SchemaSql> {
     let Some(source) = &desired.schema_source else { return Seen::Known(hashed(BUILT_IN_SCHEMA.to_owned())) };
     let applied = status.is_true(ConditionType::SchemaApplied);
-    let kept = memory.with(|memory| memory.schema.clone()).filter(|kept| {
+    let kept = cache.with(|cache| cache.schema.clone()).filter(|kept| {
         let same = kept.source == *source && kept.generation == desired.generation;
         let again = if applied && kept.sql.known().is_some() { APPLIED_AGAIN } else { AGAIN };
         same && kept.at.elapsed() < again
@@ -40,14 +40,14 @@ pub async fn look(
     if let Some(kept) = kept {
         return kept.sql;
     }
-    let sql = read(context, desired, source, memory).await;
-    let kept = KeptSchema {
+    let sql = read(context, desired, source, cache).await;
+    let kept = CachedSchema {
         source: source.clone(),
         generation: desired.generation,
         sql: sql.clone(),
         at: Instant::now(),
     };
-    memory.with(|memory| memory.schema = Some(kept));
+    cache.with(|cache| cache.schema = Some(kept));
     sql
 }
 
@@ -55,7 +55,7 @@ async fn read(
     context: &Context,
     desired: &Desired,
     source: &ConfigMapKey,
-    memory: &Handle,
+    cache: &CacheHandle,
 ) -> Seen<SchemaSql> {
     let ConfigMapKey { name, key } = source;
     let namespace = &desired.cluster.namespace;
@@ -64,8 +64,8 @@ async fn read(
         Err(refusal) => {
             let failure = Failure::refused(&address, &refusal);
             let generation = desired.generation;
-            memory.with(|memory| {
-                memory.refusals.failed((&Act::Schema, None), &failure, generation, Timestamp::now());
+            cache.with(|cache| {
+                cache.refusals.failed((&Act::Schema, None), &failure, generation, Timestamp::now());
             });
             return Seen::Unknown(format!("{address} (spec.schema.configMapRef): {refusal}"));
         }
@@ -75,7 +75,7 @@ async fn read(
             None => Seen::Unknown(format!("{address} (spec.schema.configMapRef) has no key '{key}': add it")),
         },
     };
-    memory.with(|memory| memory.refusals.succeeded(&Act::Schema));
+    cache.with(|cache| cache.refusals.succeeded(&Act::Schema));
     seen
 }
 

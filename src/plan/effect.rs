@@ -1,4 +1,4 @@
-//! What each step disturbs, needs and is about. The Lease, lanes, what a failure stops and what is told of a step follow
+//! What each step disturbs, needs and is about. The Lease, what runs beside what, what a failure stops and what is told of a step follow
 //! from this table alone: a new step is nothing until it has a row. No step is chosen here.
 
 use super::{KubernetesStep, SqlStep, Step};
@@ -7,7 +7,7 @@ use crate::{
         Node,
         names::{SecretKind, keys},
     },
-    resources::Rendered,
+    resources::Manifest,
 };
 
 /// What a step disturbs, needs and is about.
@@ -159,13 +159,13 @@ fn disruptive(scope: Scope, concerns: Concern, needs: Prerequisites, provides: P
 }
 
 /// The node that an object is made for.
-fn of_object(object: &Rendered) -> Scope<'_> {
+fn of_object(object: &Manifest) -> Scope<'_> {
     let labels = object.json.pointer("/metadata/labels");
     let node = labels.and_then(|labels| labels.get(keys::NODE)?.as_str()?.parse().ok());
     node.map_or(Scope::Cluster, Scope::Node)
 }
 
-fn is_budget(object: &Rendered) -> bool {
+fn is_budget(object: &Manifest) -> bool {
     object.kind == "PodDisruptionBudget"
 }
 

@@ -167,7 +167,7 @@ fn delete_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
 
 /// The pod that asks this image was made of another spec: other pull secrets, say, or another kind of machine.
 fn is_outdated(view: View, image: &str) -> bool {
-    let inputs = resources::Inputs { desired: view.desired, operator: &view.snapshot.operator, image };
+    let inputs = resources::BuildContext { desired: view.desired, operator: &view.snapshot.operator, image };
     let want = resources::inspection_pod(&inputs, image);
     let wanted = want.json["metadata"]["annotations"][keys::APPLIED_HASH].as_str();
     view.object("Pod", &want.name).is_some_and(|pod| pod.annotation(keys::APPLIED_HASH) != wanted)

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     api::Node,
-    resources::{self, Initialise, StartFailure},
+    resources::{self, InitdbPermission, StartFailure},
     snapshot::{Citus, Ownership, Postgres},
 };
 
@@ -135,7 +135,7 @@ fn record_identity(view: View, wanted: &ResolvedSpec, node: Node, postgres: &Pos
     let step = KubernetesStep::RecordIdentity { node, system_identifier, claim: claim.to_owned() };
     plan.step(step, format!("{} was born; its volume is never initialised again", view.name(node)));
     let inputs = wanted.inputs(view);
-    let map = resources::config_map(&inputs, node, &wanted.parameters, Initialise::Forbidden);
+    let map = resources::config_map(&inputs, node, &wanted.parameters, InitdbPermission::Forbidden);
     if let Some(live) = view.owned("ConfigMap", &map.name) {
         let step = KubernetesStep::Apply { object: Box::new(map), uid: live.uid.clone() };
         plan.step(step, format!("{} may no longer initialise its volume", view.name(node)));

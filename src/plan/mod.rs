@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::{Desired, Node},
-    resources::{self, Inputs},
+    resources::{self, BuildContext},
     snapshot::Snapshot,
 };
 
@@ -44,12 +44,12 @@ use crate::{
 /// The order is the order in which one thing needs another: an image and parameters that can be used, objects made of
 /// them, servers that run with them, members that are registered, tables, even shards.
 #[must_use]
-pub fn plan(desired: &Desired, seen: &Snapshot) -> Plan {
+pub fn plan(desired: &Desired, snapshot: &Snapshot) -> Plan {
     let mut plan = Plan::default();
     if desired.deleting {
         return plan;
     }
-    let view = View { desired, snapshot: seen };
+    let view = View { desired, snapshot };
     adopt::plan(view, &mut plan);
     if !adopt::comes_first(view, &plan) {
         concerns(view, &mut plan);
@@ -108,9 +108,9 @@ fn concerns(view: View, plan: &mut Plan) {
 /// The plan, looked at once more before it is carried out: one that breaks a rule is a bug of the planner, and nothing
 /// of it is done.
 #[must_use]
-pub fn plan_checked(desired: &Desired, seen: &Snapshot) -> Plan {
-    let mut plan = plan(desired, seen);
-    let view = View { desired, snapshot: seen };
+pub fn plan_checked(desired: &Desired, snapshot: &Snapshot) -> Plan {
+    let mut plan = plan(desired, snapshot);
+    let view = View { desired, snapshot };
     if let Err(broken) = invariants::check(view, &resolve(view, &mut Plan::default()), &plan) {
         plan.steps.clear();
         plan.problem(Problem::InvariantBroken { rule: broken.to_string() });
@@ -123,7 +123,7 @@ pub fn resolve(view: View, plan: &mut Plan) -> ResolvedSpec {
     let image = image::choose(view, plan);
     let parameters = settings::choose(view, plan);
     let hash = |node| {
-        let inputs = Inputs { desired: view.desired, operator: &view.snapshot.operator, image: &image };
+        let inputs = BuildContext { desired: view.desired, operator: &view.snapshot.operator, image: &image };
         Hashes {
             config: resources::config_hash(&inputs, node, &parameters),
             boot: resources::boot_hash(&inputs, node, &parameters),
@@ -160,8 +160,8 @@ pub struct Hashes {
 impl ResolvedSpec {
     /// What the builders of objects need.
     #[must_use]
-    pub fn inputs<'a>(&'a self, view: View<'a>) -> Inputs<'a> {
-        Inputs { desired: view.desired, operator: &view.snapshot.operator, image: &self.image }
+    pub fn inputs<'a>(&'a self, view: View<'a>) -> BuildContext<'a> {
+        BuildContext { desired: view.desired, operator: &view.snapshot.operator, image: &self.image }
     }
     /// The hashes of a node.
     #[must_use]

@@ -11,7 +11,7 @@ use crate::{
         names::{SecretKind, keys},
         spec::VolumePolicy,
     },
-    resources::{self, Initialise, Moving, OnVolume, Rendered},
+    resources::{self, ClaimRecord, Evictions, InitdbPermission, Manifest},
     snapshot::{LiveObject, Ownership},
 };
 
@@ -66,7 +66,7 @@ fn node_objects(view: View, wanted: &ResolvedSpec, node: Node, plan: &mut Plan) 
     // Only made here; `update_volumes` brings it up to date, after everything else.
     if view.object("PersistentVolumeClaim", &claim).is_none() {
         let size = volumes::size_at_birth(view, node);
-        let on_volume = OnVolume { identity, size, ..OnVolume::default() };
+        let on_volume = ClaimRecord { identity, size, ..ClaimRecord::default() };
         ensure(view, resources::volume_claim(&inputs, node, &claim, on_volume), plan);
     }
     let mut set = resources::stateful_set(&inputs, node, &claim, identity);
@@ -86,10 +86,10 @@ fn node_objects(view: View, wanted: &ResolvedSpec, node: Node, plan: &mut Plan) 
 
 /// Whether a node may initialise its volume, and with which locale.
 #[must_use]
-pub fn initdb_permission(view: View<'_>, node: Node) -> Initialise<'_> {
+pub fn initdb_permission(view: View<'_>, node: Node) -> InitdbPermission<'_> {
     match view.identity(node) {
-        None => Initialise::Allowed(birth_locale(view)),
-        Some(_) => Initialise::Forbidden,
+        None => InitdbPermission::Allowed(birth_locale(view)),
+        Some(_) => InitdbPermission::Forbidden,
     }
 }
 
@@ -144,7 +144,7 @@ pub fn update_volumes(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
         let noted = image::image_record(view).filter(|_| node == Node::Coordinator);
         let noted = noted.as_ref().map(|(image, versions)| (image.as_str(), versions.as_str()));
         let before = || Some((claim.annotation(keys::IMAGE)?, claim.annotation(keys::VERSIONS)?));
-        let mut on_volume = OnVolume {
+        let mut on_volume = ClaimRecord {
             identity: claim.annotation(keys::SYSTEM_IDENTIFIER).or_else(of_node),
             size: volumes::kept_size(view, node, claim),
             image: noted.or_else(before),
@@ -203,12 +203,12 @@ pub fn protect_moves(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     };
     let starts =
         plan.steps.iter().any(|planned| matches!(planned.step, Step::Sql(SqlStep::StartRebalance { .. })));
-    let moving = if starts || view.move_may_run() { Moving::Yes } else { Moving::No };
+    let evictions = if starts || view.move_may_run() { Evictions::Block } else { Evictions::AllowOne };
     // Moves that run are protected first of all: whatever else fails must not leave them open to evictions.
-    let end = if moving == Moving::Yes { 0 } else { plan.steps.len() };
+    let end = if evictions == Evictions::Block { 0 } else { plan.steps.len() };
     let place = plan.steps.iter().position(about_moves).unwrap_or(end);
     let later = plan.steps.split_off(place);
-    ensure(view, resources::pod_disruption_budget(&wanted.inputs(view), moving), plan);
+    ensure(view, resources::pod_disruption_budget(&wanted.inputs(view), evictions), plan);
     plan.steps.extend(later);
 }
 
@@ -296,7 +296,7 @@ fn remove(view: View, node: Node, plan: &mut Plan) {
 }
 
 /// Says whether the name is free or ours.
-fn ensure(view: View, want: Rendered, plan: &mut Plan) -> bool {
+fn ensure(view: View, want: Manifest, plan: &mut Plan) -> bool {
     if !is_free(view, &want.kind, &want.name, plan) {
         return false;
     }
@@ -318,7 +318,7 @@ fn ensure(view: View, want: Rendered, plan: &mut Plan) -> bool {
 
 /// The first difference that a write of ours would mend. What admission made of the last one it would make again, and
 /// again; another value than that is somebody's since. What protects moves from evictions is written all the same.
-pub(super) fn difference(view: View, want: &Rendered, live: &LiveObject) -> Option<String> {
+pub(super) fn difference(view: View, want: &Manifest, live: &LiveObject) -> Option<String> {
     let made = view.snapshot.rewritten.get(&want.key()).filter(|_| want.kind != "PodDisruptionBudget");
     let made = made.map_or(&[][..], |made| &made.differences);
     let differences = resources::differences(want, &live.json);

@@ -1,5 +1,5 @@
 //! What is refused again and again: it becomes a problem in the words of whoever refuses it, and everything that does not
-//! need it goes on. Which steps need which others is `act::lanes`'.
+//! need it goes on. Which steps need which others is `act::concurrency`'.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::Node,
-    resources::Rendered,
+    resources::Manifest,
     snapshot::{Act, Cause, Refused},
 };
 
@@ -21,7 +21,7 @@ pub fn attempt_of(step: &Step) -> Act {
     let about = match step {
         // The first write and later ones are refused for the same.
         Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. }) => {
-            return Act::Step(format!("Write {}", object.key()));
+            return Act::Step(format!("StatusWrite {}", object.key()));
         }
         Step::Kubernetes(step) => about_object(step),
         Step::Sql(step) => about_statement(step),
@@ -102,7 +102,7 @@ pub fn plan(view: View, plan: &mut Plan) {
 }
 
 /// The object that a step writes.
-fn written(step: &Step) -> Option<&Rendered> {
+fn written(step: &Step) -> Option<&Manifest> {
     match step {
         Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. }) => {
             Some(object)

@@ -14,7 +14,7 @@ use crate::{
         names::SecretKind,
         spec::{TransferMode, VolumePolicy},
     },
-    resources::Rendered,
+    resources::Manifest,
     snapshot::{Leftover, Pins},
 };
 
@@ -58,11 +58,11 @@ pub enum Step {
 #[serde(rename_all = "camelCase")]
 pub enum KubernetesStep {
     /// The first write of an object: a create, so that a stranger's object is never taken over.
-    Create(Box<Rendered>),
+    Create(Box<Manifest>),
     /// A later write: server-side apply, with the uid known.
     Apply {
         /// The object as it should be.
-        object: Box<Rendered>,
+        object: Box<Manifest>,
         /// `metadata.uid` that it must still have.
         uid: String,
     },

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     api::{Node, names::keys},
-    resources::{self, Rendered},
+    resources::{self, Manifest},
     snapshot::{LiveObject, Refused},
 };
 
@@ -153,7 +153,7 @@ fn field(node: Node) -> StorageField {
 
 /// The growth that is refused, if it is one: which claim, and what it asks for.
 #[must_use]
-pub fn refused_growth<'a>(view: View<'a>, written: &Rendered) -> Option<(Node, &'a str, &'a str)> {
+pub fn refused_growth<'a>(view: View<'a>, written: &Manifest) -> Option<(Node, &'a str, &'a str)> {
     let is_claim = written.kind == "PersistentVolumeClaim";
     let (node, name, claim) = view.claims().find(|(_, name, _)| is_claim && *name == written.name)?;
     Some((node, name, asked(claim).filter(|_| grows(view, node, claim))?))

@@ -11,7 +11,7 @@ pub use balanced::balanced;
 pub use reconciling::reconciling;
 
 use crate::{
-    act::Done,
+    act::Outcome,
     api::{Node, status::ConditionType},
     plan::{Plan, ResolvedSpec, ServerCheck, View, settings},
     snapshot::{FailureReason, Login, Reach, Seen},
@@ -19,7 +19,7 @@ use crate::{
 
 /// What a condition says, before its times.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct ConditionUpdate {
     /// `True`, `False` or `Unknown`.
     pub status: &'static str,
     /// CamelCase, for machines.
@@ -28,35 +28,40 @@ pub struct Said {
     pub message: String,
 }
 
-fn yes(reason: &str, message: impl Into<String>) -> Said {
-    Said { status: "True", reason: reason.to_owned(), message: message.into() }
+fn condition_true(reason: &str, message: impl Into<String>) -> ConditionUpdate {
+    ConditionUpdate { status: "True", reason: reason.to_owned(), message: message.into() }
 }
-fn no(reason: &str, message: impl Into<String>) -> Said {
-    Said { status: "False", reason: reason.to_owned(), message: message.into() }
+fn condition_false(reason: &str, message: impl Into<String>) -> ConditionUpdate {
+    ConditionUpdate { status: "False", reason: reason.to_owned(), message: message.into() }
 }
-fn unknown(reason: &str, message: impl Into<String>) -> Said {
-    Said { status: "Unknown", reason: reason.to_owned(), message: message.into() }
+fn condition_unknown(reason: &str, message: impl Into<String>) -> ConditionUpdate {
+    ConditionUpdate { status: "Unknown", reason: reason.to_owned(), message: message.into() }
 }
 
 /// All conditions, in the order in which people read them.
 #[must_use]
-pub fn all(view: View, wanted: &ResolvedSpec, plan: &Plan, done: &Done) -> Vec<(ConditionType, Said)> {
+pub fn all(
+    view: View,
+    wanted: &ResolvedSpec,
+    plan: &Plan,
+    outcome: &Outcome,
+) -> Vec<(ConditionType, ConditionUpdate)> {
     vec![
         (ConditionType::Ready, ready(view)),
-        (ConditionType::Reconciling, reconciling(plan, done)),
+        (ConditionType::Reconciling, reconciling(plan, outcome)),
         (ConditionType::Stalled, stalled(plan)),
         (ConditionType::WalLevelLogical, wal_level_logical(view)),
         (ConditionType::ConfigurationApplied, configuration_applied(view, wanted, plan)),
         (ConditionType::WorkersRegistered, workers_registered(view)),
-        (ConditionType::SchemaApplied, schema_applied(view, done)),
-        (ConditionType::Balanced, balanced(view, plan, done)),
+        (ConditionType::SchemaApplied, schema_applied(view, outcome)),
+        (ConditionType::Balanced, balanced(view, plan, outcome)),
     ]
 }
 
 /// Merges with the conditions of before: `lastTransitionTime` moves only when the status does.
 #[must_use]
 pub fn with_times(
-    said: Vec<(ConditionType, Said)>,
+    said: Vec<(ConditionType, ConditionUpdate)>,
     before: &[Condition],
     generation: i64,
     now: jiff::Timestamp,
@@ -80,46 +85,49 @@ pub fn with_times(
 
 /// The database serves.
 #[must_use]
-pub fn ready(view: View) -> Said {
+pub fn ready(view: View) -> ConditionUpdate {
     let unwell = view.unhealthy_members();
     if let Some(said) = late(view, &unwell) {
         return said;
     }
     if let Some((node, why)) = unwell.first() {
-        return no("NodeNotAnswering", format!("{}: {why}", view.name(*node)));
+        return condition_false("NodeNotAnswering", format!("{}: {why}", view.name(*node)));
     }
     let Some(citus) = view.citus() else {
-        return no(
+        return condition_false(
             "CatalogUnknown",
             view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
         );
     };
     let workers = view.registered_workers();
     if workers.is_empty() {
-        return no("NoWorkers", "no worker is registered yet");
+        return condition_false("NoWorkers", "no worker is registered yet");
     }
     if let Some((node, _)) = workers.iter().find(|(_, row)| !row.active) {
-        return no("WorkerInactive", format!("{} is not active in pg_dist_node", view.name(*node)));
+        return condition_false(
+            "WorkerInactive",
+            format!("{} is not active in pg_dist_node", view.name(*node)),
+        );
     }
     for node in workers.keys() {
         let missing = view.postgres(*node).map_or(0, |postgres| postgres.missing_tables);
         if missing > 0 {
-            return no(
+            return condition_false(
                 "TablesMissing",
                 format!("{}: {missing} placements lack their tables", view.name(*node)),
             );
         }
     }
     if citus.schema_hash.is_none() || !citus.owner_exists {
-        return no("SchemaNotApplied", "the application's role and tables do not exist yet");
+        return condition_false("SchemaNotApplied", "the application's role and tables do not exist yet");
     }
     let serving = format!("the coordinator and {} workers answer", workers.len());
-    let Some(reach) = &view.snapshot.reach else { return yes("Available", serving) };
-    unreached(reach).unwrap_or_else(|| yes("Available", format!("{serving}{}", besides(reach))))
+    let Some(reach) = &view.snapshot.reach else { return condition_true("Available", serving) };
+    unreached(reach).unwrap_or_else(|| condition_true("Available", format!("{serving}{}", besides(reach))))
 }
 
 /// One look that takes too long, at a server whose pod is ready, is much work and no outage: two in a row are.
-fn late(view: View, unwell: &[(Node, String)]) -> Option<Said> {
+fn late(view: View, unwell: &[(Node, String)]) -> Option<ConditionUpdate> {
     let mut why = unwell.iter().map(|(node, why)| format!("{}: {why}", view.name(*node))).next();
     if why.is_none() {
         why = view.snapshot.citus.unknown().map(|why| format!("the coordinator's catalog: {why}"));
@@ -127,30 +135,30 @@ fn late(view: View, unwell: &[(Node, String)]) -> Option<Said> {
     let nodes: BTreeSet<Node> = unwell.iter().map(|(node, _)| *node).collect();
     let is_late = !view.snapshot.late.is_empty() && nodes.is_subset(&view.snapshot.late);
     let why = why.filter(|_| is_late && view.snapshot.status.is_true(ConditionType::Ready))?;
-    Some(yes(
+    Some(condition_true(
         "Available",
         format!("{why}; its pod is ready, and one look that takes too long says nothing yet"),
     ))
 }
 
 /// Sessions of before may go on while no new one can be made: then it does not serve, or not for long.
-fn unreached(reach: &Reach) -> Option<Said> {
+fn unreached(reach: &Reach) -> Option<ConditionUpdate> {
     // One look may have met a passing moment.
     if reach.failures < 2 {
         return None;
     }
     if !reach.broken.is_empty() {
         let words = format!("new connections cannot be made: {}", reach.broken.join("; "));
-        return Some(no("NodesCannotConnect", words));
+        return Some(condition_false("NodesCannotConnect", words));
     }
     match &reach.application {
-        Login::PasswordDiffers(why) => Some(no(
+        Login::PasswordDiffers(why) => Some(condition_false(
             "OwnerCannotConnect",
             format!(
                 "PasswordDiffers: the application's role does not get in with the password of its Secret: {why}"
             ),
         )),
-        Login::Failed(why) => Some(no(
+        Login::Failed(why) => Some(condition_false(
             "OwnerCannotConnect",
             format!(
                 "the application's role does not get through to every worker over new connections: {why}"
@@ -173,12 +181,12 @@ fn besides(reach: &Reach) -> String {
 
 /// The operator cannot go on by itself.
 #[must_use]
-pub fn stalled(plan: &Plan) -> Said {
+pub fn stalled(plan: &Plan) -> ConditionUpdate {
     match plan.problems.first() {
-        None => no("NoProblem", "no manual action is required"),
+        None => condition_false("NoProblem", "no manual action is required"),
         Some(first) => {
             let messages: Vec<String> = plan.problems.iter().map(ToString::to_string).collect();
-            yes(first.reason().into(), messages.join(" "))
+            condition_true(first.reason().into(), messages.join(" "))
         }
     }
 }
@@ -189,21 +197,21 @@ fn members(view: View<'_>) -> Vec<(Node, ServerCheck<'_>)> {
     std::iter::once(Node::Coordinator).chain(workers).map(|node| (node, view.server(node))).collect()
 }
 
-fn not_seen(view: View, members: &[(Node, ServerCheck)]) -> Option<Said> {
+fn not_seen(view: View, members: &[(Node, ServerCheck)]) -> Option<ConditionUpdate> {
     if members.len() < 2 {
-        return Some(unknown("NoWorkers", "no worker is registered yet"));
+        return Some(condition_unknown("NoWorkers", "no worker is registered yet"));
     }
     members.iter().find_map(|(node, server)| match server {
         ServerCheck::Verified(_) | ServerCheck::Unrecorded(_) => None,
         ServerCheck::NotReady(why) | ServerCheck::Unreachable(why) | ServerCheck::IdentityMismatch(why) => {
-            Some(unknown("NodeNotAnswering", format!("{}: {why}", view.name(*node))))
+            Some(condition_unknown("NodeNotAnswering", format!("{}: {why}", view.name(*node))))
         }
     })
 }
 
 /// Every node runs with `wal_level = logical`.
 #[must_use]
-pub fn wal_level_logical(view: View) -> Said {
+pub fn wal_level_logical(view: View) -> ConditionUpdate {
     let mut members = members(view);
     // Workers that answer and are not registered yet count as well: a move may soon come from them.
     for missing in view.missing_workers() {
@@ -223,23 +231,24 @@ pub fn wal_level_logical(view: View) -> Said {
         })
         .collect();
     if !wrong.is_empty() {
-        return no("WrongWalLevel", wrong.join(", "));
+        return condition_false("WrongWalLevel", wrong.join(", "));
     }
-    not_seen(view, &members).unwrap_or_else(|| yes("Running", "every node runs wal_level = logical"))
+    not_seen(view, &members)
+        .unwrap_or_else(|| condition_true("Running", "every node runs wal_level = logical"))
 }
 
 /// Every node runs the parameters of the spec.
 #[must_use]
-pub fn configuration_applied(view: View, wanted: &ResolvedSpec, plan: &Plan) -> Said {
+pub fn configuration_applied(view: View, wanted: &ResolvedSpec, plan: &Plan) -> ConditionUpdate {
     let rejected = plan
         .problems
         .iter()
         .find(|problem| problem.reason() == crate::plan::ProblemReason::ConfigurationRejected);
     if let Some(problem) = rejected {
-        return no("ConfigurationRejected", problem.to_string());
+        return condition_false("ConfigurationRejected", problem.to_string());
     }
     if wanted.parameters != view.desired.parameters {
-        return no("ValidatingParameters", "changed parameters are tried on one server first");
+        return condition_false("ValidatingParameters", "changed parameters are tried on one server first");
     }
     let members = members(view);
     for (node, server) in &members {
@@ -248,26 +257,27 @@ pub fn configuration_applied(view: View, wanted: &ResolvedSpec, plan: &Plan) -> 
         {
             let pending: Vec<&str> = postgres.pending_restart.iter().map(String::as_str).collect();
             return if pending.is_empty() {
-                no(
+                condition_false(
                     "ConfigurationPending",
                     format!("{} does not run the configuration of this generation yet", view.name(*node)),
                 )
             } else {
-                no(
+                condition_false(
                     "PendingRestart",
                     format!("{} waits for a restart: {}", view.name(*node), pending.join(", ")),
                 )
             };
         }
     }
-    not_seen(view, &members).unwrap_or_else(|| yes("Running", "every node runs the parameters of the spec"))
+    not_seen(view, &members)
+        .unwrap_or_else(|| condition_true("Running", "every node runs the parameters of the spec"))
 }
 
 /// Every worker asked for is registered and reachable.
 #[must_use]
-pub fn workers_registered(view: View) -> Said {
+pub fn workers_registered(view: View) -> ConditionUpdate {
     if view.citus().is_none() {
-        return unknown(
+        return condition_unknown(
             "CatalogUnknown",
             view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
         );
@@ -278,15 +288,15 @@ pub fn workers_registered(view: View) -> Said {
         let message =
             format!("not registered: {}. {}: {}", names.join(", "), view.name(first.node), first.why);
         return if missing.iter().any(|missing| missing.timed_out) {
-            no("JoinTimeout", message)
+            condition_false("JoinTimeout", message)
         } else {
-            no("WorkersMissing", message)
+            condition_false("WorkersMissing", message)
         };
     }
     let workers = view.registered_workers();
     for (node, row) in &workers {
         if !row.active || !row.metadata_synced {
-            return no(
+            return condition_false(
                 "NotSynced",
                 format!(
                     "{} is active: {}, metadata synced: {}",
@@ -300,7 +310,7 @@ pub fn workers_registered(view: View) -> Said {
         | ServerCheck::Unreachable(why)
         | ServerCheck::IdentityMismatch(why) = view.server(*node)
         {
-            return no("NodeNotAnswering", format!("{}: {why}", view.name(*node)));
+            return condition_false("NodeNotAnswering", format!("{}: {why}", view.name(*node)));
         }
     }
     let citus = view.citus().map(|citus| citus.nodes.as_slice()).unwrap_or_default();
@@ -314,33 +324,38 @@ pub fn workers_registered(view: View) -> Said {
     } else {
         format!("; also registered and not of this spec: {}", foreign.join(", "))
     };
-    yes("AllRegistered", format!("{} workers are registered{also}", workers.len()))
+    condition_true("AllRegistered", format!("{} workers are registered{also}", workers.len()))
 }
 
 /// Database, role, schema and distributed tables exist.
 #[must_use]
-pub fn schema_applied(view: View, done: &Done) -> Said {
+pub fn schema_applied(view: View, outcome: &Outcome) -> ConditionUpdate {
     // Any other failure passes: the catalog tells what is there.
-    if let Some((_, failure)) = done.failures().find(|(_, failure)| failure.reason == FailureReason::Schema) {
-        return no("SchemaFailed", failure.message.clone());
+    if let Some((_, failure)) =
+        outcome.failures().find(|(_, failure)| failure.reason == FailureReason::Schema)
+    {
+        return condition_false("SchemaFailed", failure.message.clone());
     }
     let Some(citus) = view.citus() else {
-        return unknown(
+        return condition_unknown(
             "CatalogUnknown",
             view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
         );
     };
     match &citus.schema_hash {
-        None => no("NotApplied", "the schema is applied when the workers have joined"),
-        Some(_) if !citus.owner_exists => {
-            no("OwnerMissing", format!("the role {} does not exist", view.desired.database.owner))
-        }
+        None => condition_false("NotApplied", "the schema is applied when the workers have joined"),
+        Some(_) if !citus.owner_exists => condition_false(
+            "OwnerMissing",
+            format!("the role {} does not exist", view.desired.database.owner),
+        ),
         Some(applied) => match &view.snapshot.schema_sql {
-            Seen::Known(sql) if view.desired.schema_source.is_some() && sql.hash != *applied => yes(
-                "SchemaChangeIgnored",
-                "the schema was applied at birth; its ConfigMap has changed since and is not run again",
-            ),
-            _ => yes("Applied", "the schema was applied"),
+            Seen::Known(sql) if view.desired.schema_source.is_some() && sql.hash != *applied => {
+                condition_true(
+                    "SchemaChangeIgnored",
+                    "the schema was applied at birth; its ConfigMap has changed since and is not run again",
+                )
+            }
+            _ => condition_true("Applied", "the schema was applied"),
         },
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 
 use crate::{
-    act::Done,
+    act::Outcome,
     api::{
         ClusterId, DialogClusterStatus, Node,
         names::keys,
@@ -72,7 +72,7 @@ const GIVEN_UP: &str = "GivenUp";
 
 /// An event that is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventToSend {
+pub struct PendingEvent {
     /// Why.
     pub reason: EventReason,
     /// For people.
@@ -84,7 +84,7 @@ pub struct EventToSend {
 }
 
 /// What an event can be found in.
-pub struct Story<'a> {
+pub struct Transition<'a> {
     /// The status written last.
     pub before: &'a DialogClusterStatus,
     /// The status now.
@@ -92,7 +92,7 @@ pub struct Story<'a> {
     /// What was to be done.
     pub plan: &'a Plan,
     /// What was done.
-    pub done: &'a Done,
+    pub outcome: &'a Outcome,
     /// Nodes that this operator has restarted since the last rolling restart was finished, and why.
     pub rolling: &'a BTreeMap<Node, RestartCause>,
     /// The cluster.
@@ -102,25 +102,31 @@ pub struct Story<'a> {
 /// The events of one reconcile: first what is told now or never, because its step is done once; then what is found by
 /// comparing, and would be found again as long as the status was not written.
 #[must_use]
-pub fn events(story: &Story) -> (Vec<EventToSend>, Vec<EventToSend>) {
+pub fn events(transition: &Transition) -> (Vec<PendingEvent>, Vec<PendingEvent>) {
     let (mut once, mut events) = (Vec::new(), Vec::new());
-    of_steps(story, &mut once);
-    of_restarts(story, &mut events);
-    of_conditions(story, &mut events);
-    if let Some(job) = &story.after.rebalance {
-        of_job(story.before.rebalance.as_ref(), job, &mut events);
+    events_from_steps(transition, &mut once);
+    events_from_restarts(transition, &mut events);
+    events_from_conditions(transition, &mut events);
+    if let Some(job) = &transition.after.rebalance {
+        events_from_job(transition.before.rebalance.as_ref(), job, &mut events);
     }
     (once, events)
 }
 
-fn tell(events: &mut Vec<EventToSend>, reason: EventReason, node: Option<Node>, about: &str, text: String) {
-    events.push(EventToSend { reason, note: text, about: about.to_owned(), node });
+fn push_event(
+    events: &mut Vec<PendingEvent>,
+    reason: EventReason,
+    node: Option<Node>,
+    about: &str,
+    text: String,
+) {
+    events.push(PendingEvent { reason, note: text, about: about.to_owned(), node });
 }
 
 /// Somebody else has scaled a node.
-fn of_scaling(story: &Story, name: &str, events: &mut Vec<EventToSend>) {
-    let cluster = &story.cluster.name;
-    let Some((node, by)) = story.plan.scaled.iter().find(|(node, _)| node.object_name(cluster) == name)
+fn events_from_scaling(transition: &Transition, name: &str, events: &mut Vec<PendingEvent>) {
+    let cluster = &transition.cluster.name;
+    let Some((node, by)) = transition.plan.scaled.iter().find(|(node, _)| node.object_name(cluster) == name)
     else {
         return;
     };
@@ -128,54 +134,54 @@ fn of_scaling(story: &Story, name: &str, events: &mut Vec<EventToSend>) {
     let text = format!(
         "StatefulSet {name} was scaled by {by} and is set back to 1: it is one node of {cluster}. The number of workers is spec.workers.replicas of the DialogCluster"
     );
-    tell(events, EventReason::ScaledBack, Some(*node), by, text);
+    push_event(events, EventReason::ScaledBack, Some(*node), by, text);
 }
 
 /// What happens once, because its step is done once.
 #[allow(clippy::too_many_lines)] // one arm a step
-fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
-    let name = |node: &Node| node.object_name(&story.cluster.name);
-    for done in story.done.steps.iter().filter(|done| done.result.is_ok()) {
-        match &done.step {
+fn events_from_steps(transition: &Transition, events: &mut Vec<PendingEvent>) {
+    let name = |node: &Node| node.object_name(&transition.cluster.name);
+    for taken in transition.outcome.steps.iter().filter(|taken| taken.result.is_ok()) {
+        match &taken.step {
             Step::Sql(SqlStep::SetShouldHaveShards { node, should: false, shards, .. }) => {
                 let note =
                     format!("{} is drained: {shards} shards move to the workers that stay", name(node));
-                tell(events, EventReason::DrainStarted, Some(*node), &node.to_string(), note);
+                push_event(events, EventReason::DrainStarted, Some(*node), &node.to_string(), note);
             }
             Step::Sql(SqlStep::RemoveNode { node, kept, .. }) => {
                 let note = format!("{} holds no shard any more", name(node));
-                tell(events, EventReason::WorkerDrained, Some(*node), &node.to_string(), note);
+                push_event(events, EventReason::WorkerDrained, Some(*node), &node.to_string(), note);
                 let note = format!("{} is no member any more", name(node));
-                tell(events, EventReason::WorkerRemoved, Some(*node), &node.to_string(), note);
+                push_event(events, EventReason::WorkerRemoved, Some(*node), &node.to_string(), note);
                 if let Some(claim) = kept {
                     let note = format!(
                         "the volume claim {claim} of {} is kept, under the label {}, and never used again",
                         name(node),
                         keys::DECOMMISSIONED
                     );
-                    tell(events, EventReason::VolumeRetained, Some(*node), claim, note);
+                    push_event(events, EventReason::VolumeRetained, Some(*node), claim, note);
                 }
             }
             Step::Sql(SqlStep::ForceRemove { .. }) => {
                 let note =
-                    done.said.clone().unwrap_or_else(|| "the data of lost workers was given up".to_owned());
-                tell(events, EventReason::WorkerRemoved, None, GIVEN_UP, note);
+                    taken.said.clone().unwrap_or_else(|| "the data of lost workers was given up".to_owned());
+                push_event(events, EventReason::WorkerRemoved, None, GIVEN_UP, note);
             }
             Step::Kubernetes(KubernetesStep::Apply { object, .. }) if object.kind == "StatefulSet" => {
-                of_scaling(story, &object.name, events);
+                events_from_scaling(transition, &object.name, events);
             }
             Step::Kubernetes(KubernetesStep::Create(object)) if object.kind == "StatefulSet" => {
                 let node = object.json.pointer("/metadata/labels").and_then(|labels| labels.get(keys::NODE));
                 let node = node.and_then(|node| node.as_str()?.parse().ok());
                 let text = format!("created {}", object.name);
-                tell(events, EventReason::NodeCreated, node, &object.name, text);
+                push_event(events, EventReason::NodeCreated, node, &object.name, text);
             }
             Step::Sql(SqlStep::AddNode { node, address }) => {
-                let note = format!("registered {} as {address}", node.object_name(&story.cluster.name));
-                tell(events, EventReason::WorkerJoined, Some(*node), &node.to_string(), note);
+                let note = format!("registered {} as {address}", node.object_name(&transition.cluster.name));
+                push_event(events, EventReason::WorkerJoined, Some(*node), &node.to_string(), note);
             }
             Step::Sql(SqlStep::ApplySchema { .. }) => {
-                tell(events, EventReason::SchemaApplied, None, "", "the schema is applied".to_owned());
+                push_event(events, EventReason::SchemaApplied, None, "", "the schema is applied".to_owned());
             }
             // Objects, settings and repairs are seen where they are; moves, restarts and drains by their states.
             Step::Kubernetes(
@@ -215,25 +221,25 @@ fn of_steps(story: &Story, events: &mut Vec<EventToSend>) {
         }
     }
     let restarts = |step: &Step| step.effect().concerns == Concern::Restart;
-    if story.rolling.is_empty() && story.done.succeeded().any(restarts) {
-        let why = story
+    if transition.rolling.is_empty() && transition.outcome.succeeded().any(restarts) {
+        let why = transition
             .plan
             .steps
             .iter()
             .find(|planned| restarts(&planned.step))
             .map(|planned| planned.why.clone());
-        tell(events, EventReason::RollingRestartStarted, None, "", why.unwrap_or_default());
+        push_event(events, EventReason::RollingRestartStarted, None, "", why.unwrap_or_default());
     }
 }
 
-fn of_restarts(story: &Story, events: &mut Vec<EventToSend>) {
-    for node in story.rolling.keys() {
-        let name = node.object_name(&story.cluster.name);
+fn events_from_restarts(transition: &Transition, events: &mut Vec<PendingEvent>) {
+    for node in transition.rolling.keys() {
+        let name = node.object_name(&transition.cluster.name);
         let state = |status: &DialogClusterStatus| find_node(status, &name).map(|node| node.state);
         // While the coordinator is away nobody knows who is a member, so the state need not be Restarting.
-        let waited = state(story.before).is_some_and(|state| state != NodeState::Active);
-        if waited && state(story.after) == Some(NodeState::Active) {
-            tell(
+        let waited = state(transition.before).is_some_and(|state| state != NodeState::Active);
+        if waited && state(transition.after) == Some(NodeState::Active) {
+            push_event(
                 events,
                 EventReason::NodeRestarted,
                 Some(*node),
@@ -242,43 +248,47 @@ fn of_restarts(story: &Story, events: &mut Vec<EventToSend>) {
             );
         }
     }
-    if roll_is_over(story) {
-        let note = format!("{} nodes were restarted one by one", story.rolling.len());
-        tell(events, EventReason::RollingRestartFinished, None, "", note);
+    if rolling_restart_is_over(transition) {
+        let note = format!("{} nodes were restarted one by one", transition.rolling.len());
+        push_event(events, EventReason::RollingRestartFinished, None, "", note);
     }
 }
 
 /// Nodes were restarted, and nothing is left to be brought to the observed generation.
-fn roll_is_over(story: &Story) -> bool {
-    let settled = condition(story.after, ConditionType::Reconciling) == Some("False");
-    !story.rolling.is_empty()
+fn rolling_restart_is_over(transition: &Transition) -> bool {
+    let settled = condition(transition.after, ConditionType::Reconciling) == Some("False");
+    !transition.rolling.is_empty()
         && settled
-        && story.after.nodes.iter().all(|node| node.state != NodeState::Restarting)
+        && transition.after.nodes.iter().all(|node| node.state != NodeState::Restarting)
 }
 
 /// Nodes restarted since the last finished rolling restart, after this reconcile; one is finished when that was told.
 #[must_use]
-pub fn rolling(story: &Story, told: bool) -> BTreeMap<Node, RestartCause> {
-    let mut rolling = if told && roll_is_over(story) { BTreeMap::new() } else { story.rolling.clone() };
-    rolling.extend(story.done.succeeded().filter_map(|step| {
+pub fn rolling(transition: &Transition, told: bool) -> BTreeMap<Node, RestartCause> {
+    let mut rolling = if told && rolling_restart_is_over(transition) {
+        BTreeMap::new()
+    } else {
+        transition.rolling.clone()
+    };
+    rolling.extend(transition.outcome.succeeded().filter_map(|step| {
         let Step::Kubernetes(KubernetesStep::RestartNode { node, cause, .. }) = step else { return None };
         Some((*node, *cause))
     }));
     rolling
 }
 
-fn of_conditions(story: &Story, events: &mut Vec<EventToSend>) {
+fn events_from_conditions(transition: &Transition, events: &mut Vec<PendingEvent>) {
     let wal_level = |status| condition(status, ConditionType::WalLevelLogical);
     // A node that restarts does not answer, so that False becomes Unknown before it becomes True: of our own restarts
     // it is told at their end.
-    let repaired = if story.rolling.values().any(|cause| *cause == RestartCause::WalLevel) {
-        roll_is_over(story)
+    let repaired = if transition.rolling.values().any(|cause| *cause == RestartCause::WalLevel) {
+        rolling_restart_is_over(transition)
     } else {
-        wal_level(story.before) == Some("False")
+        wal_level(transition.before) == Some("False")
     };
-    if repaired && wal_level(story.after) == Some("True") {
+    if repaired && wal_level(transition.after) == Some("True") {
         let note = "every node runs wal_level = logical again".to_owned();
-        tell(events, EventReason::WalLevelRepaired, None, "", note);
+        push_event(events, EventReason::WalLevelRepaired, None, "", note);
     }
     for (problem, reason) in [
         (ProblemReason::ScaleInRefused, EventReason::ScaleInRefused),
@@ -289,34 +299,34 @@ fn of_conditions(story: &Story, events: &mut Vec<EventToSend>) {
             (stalled.status == "True" && stalled.reason == problem.to_string())
                 .then(|| stalled.message.clone())
         };
-        if let Some(message) = reported(story.after)
-            && reported(story.before).as_ref() != Some(&message)
+        if let Some(message) = reported(transition.after)
+            && reported(transition.before).as_ref() != Some(&message)
         {
-            tell(events, reason, None, "", message);
+            push_event(events, reason, None, "", message);
         }
     }
 }
 
 /// What became of a job between two looks: nothing is missed when it began and ended in between.
-fn of_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, events: &mut Vec<EventToSend>) {
+fn events_from_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, events: &mut Vec<PendingEvent>) {
     let before = before.filter(|before| before.job_id == job.job_id);
     let (id, state) = (job.job_id, JobState::from(job.state.as_str()));
     let about = format!("Job{id}");
     if before.is_none() {
         let note = format!("job {id} began: {} moves", job.moves.total);
-        tell(events, EventReason::RebalanceStarted, None, &about, note);
+        push_event(events, EventReason::RebalanceStarted, None, &about, note);
     }
     let quarter =
         |job: &RebalanceStatus| (job.moves.done * 4).checked_div(job.moves.total).unwrap_or_default();
     let passed = quarter(job);
     if !state.has_ended() && passed > before.map_or(0, quarter) && passed < 4 {
         let note = format!("job {id}: {} of {} moves done", job.moves.done, job.moves.total);
-        tell(events, EventReason::RebalanceProgress, None, &format!("{about}Quarter{passed}"), note);
+        push_event(events, EventReason::RebalanceProgress, None, &format!("{about}Quarter{passed}"), note);
     }
     let words = || job.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
     if !state.has_ended() && job.moves.failing > 0 && before.is_none_or(|before| before.moves.failing == 0) {
         let note = format!("job {id}: {} moves fail and are tried again{}", job.moves.failing, words());
-        tell(events, EventReason::RebalanceFailing, None, &about, note);
+        push_event(events, EventReason::RebalanceFailing, None, &about, note);
     }
     if before.is_some_and(|before| before.state == job.state) {
         return;
@@ -339,7 +349,7 @@ fn of_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, events: &mut 
         | JobState::Failing
         | JobState::Other(_) => return,
     };
-    tell(events, reason, None, &format!("{about}End"), note);
+    push_event(events, reason, None, &format!("{about}End"), note);
 }
 
 fn condition(status: &DialogClusterStatus, kind: ConditionType) -> Option<&str> {
@@ -350,7 +360,7 @@ fn find_node<'a>(status: &'a DialogClusterStatus, name: &str) -> Option<&'a Node
     status.nodes.iter().find(|node| node.name == name)
 }
 
-impl EventToSend {
+impl PendingEvent {
     /// As Kubernetes wants it.
     #[must_use]
     pub fn event(&self, cluster: &ClusterId) -> Event {
@@ -377,12 +387,12 @@ impl EventToSend {
 mod tests {
     use super::*;
 
-    fn all(story: &Story) -> Vec<EventToSend> {
-        let (once, found) = events(story);
+    fn all(transition: &Transition) -> Vec<PendingEvent> {
+        let (once, found) = events(transition);
         once.into_iter().chain(found).collect()
     }
     use crate::{
-        act::DoneStep,
+        act::StepOutcome,
         api::status::MoveCounts,
         snapshot::{Failure, FailureReason},
     };
@@ -403,7 +413,7 @@ mod tests {
     }
     #[test]
     fn who_scales_a_node_is_named() {
-        let set = |name: &str| crate::resources::Rendered {
+        let set = |name: &str| crate::resources::Manifest {
             api_version: "apps/v1".into(),
             kind: "StatefulSet".into(),
             name: name.into(),
@@ -411,21 +421,22 @@ mod tests {
         };
         let apply =
             |name| Step::Kubernetes(KubernetesStep::Apply { object: Box::new(set(name)), uid: "u".into() });
-        let done = |name| Done { steps: vec![DoneStep { step: apply(name), result: Ok(()), said: None }] };
+        let done =
+            |name| Outcome { steps: vec![StepOutcome { step: apply(name), result: Ok(()), said: None }] };
         let plan = Plan { scaled: [(Node::Worker(0), Some("sleeper".to_owned()))].into(), ..Plan::default() };
         let status = DialogClusterStatus::default();
         let told = |name| {
             let (done, cluster) = (done(name), cluster());
             let rolling = BTreeMap::new();
-            let story = Story {
+            let transition = Transition {
                 before: &status,
                 after: &status,
                 plan: &plan,
-                done: &done,
+                outcome: &done,
                 rolling: &rolling,
                 cluster: &cluster,
             };
-            all(&story)
+            all(&transition)
         };
         let event = &told("shop-worker-0")[0];
         assert_eq!((event.reason, event.node), (EventReason::ScaledBack, Some(Node::Worker(0))));
@@ -445,11 +456,12 @@ mod tests {
         steps: Vec<Step>,
     ) -> Vec<EventReason> {
         let (plan, rolling, cluster) = (Plan::default(), BTreeMap::new(), cluster());
-        let done = Done {
-            steps: steps.into_iter().map(|step| DoneStep { step, result: Ok(()), said: None }).collect(),
+        let done = Outcome {
+            steps: steps.into_iter().map(|step| StepOutcome { step, result: Ok(()), said: None }).collect(),
         };
-        let story = Story { before, after, plan: &plan, done: &done, rolling: &rolling, cluster: &cluster };
-        all(&story).into_iter().map(|event| event.reason).collect()
+        let transition =
+            Transition { before, after, plan: &plan, outcome: &done, rolling: &rolling, cluster: &cluster };
+        all(&transition).into_iter().map(|event| event.reason).collect()
     }
 
     #[test]
@@ -515,23 +527,24 @@ mod tests {
             cause: RestartCause::WalLevel,
             start_marker: String::new(),
         });
-        let mut done = Done { steps: vec![DoneStep { step: restart, result: Ok(()), said: None }] };
+        let mut done = Outcome { steps: vec![StepOutcome { step: restart, result: Ok(()), said: None }] };
         let looks =
             [("False", "True"), ("Unknown", "True"), ("True", "True"), ("True", "False"), ("True", "False")];
         let (mut before, mut rolling, mut told) = (status("False", "True"), BTreeMap::new(), 0);
         for (level, reconciling) in looks {
             let after = status(level, reconciling);
-            let story = Story {
+            let transition = Transition {
                 before: &before,
                 after: &after,
                 plan: &plan,
-                done: &done,
+                outcome: &done,
                 rolling: &rolling,
                 cluster: &cluster,
             };
-            told += all(&story).iter().filter(|event| event.reason == EventReason::WalLevelRepaired).count();
-            rolling = super::rolling(&story, true);
-            (before, done) = (after, Done::default());
+            told +=
+                all(&transition).iter().filter(|event| event.reason == EventReason::WalLevelRepaired).count();
+            rolling = super::rolling(&transition, true);
+            (before, done) = (after, Outcome::default());
         }
         assert_eq!(told, 1);
     }
@@ -553,16 +566,17 @@ mod tests {
         let (before, plan, rolling, cluster) =
             (DialogClusterStatus::default(), Plan::default(), BTreeMap::new(), cluster());
         let failure = Failure::new(FailureReason::Postgres, "no");
-        let done = Done { steps: vec![DoneStep { step: add.clone(), result: Err(failure), said: None }] };
-        let story = Story {
+        let done =
+            Outcome { steps: vec![StepOutcome { step: add.clone(), result: Err(failure), said: None }] };
+        let transition = Transition {
             before: &before,
             after: &before,
             plan: &plan,
-            done: &done,
+            outcome: &done,
             rolling: &rolling,
             cluster: &cluster,
         };
-        assert_eq!(all(&story), []);
+        assert_eq!(all(&transition), []);
         assert_eq!(between(&before, &before, vec![add]), [EventReason::WorkerJoined]);
     }
 
@@ -593,17 +607,24 @@ mod tests {
         let (calm, busy) = (status(NodeState::Active, "False"), status(NodeState::Restarting, "True"));
         let mut rolling = BTreeMap::new();
         let mut told = Vec::new();
-        let done = Done { steps: vec![DoneStep { step: restart, result: Ok(()), said: None }] };
-        let nothing = Done::default();
+        let done = Outcome { steps: vec![StepOutcome { step: restart, result: Ok(()), said: None }] };
+        let nothing = Outcome::default();
         for (before, after, done) in [
             (&calm, &busy, &done),
             (&busy, &busy, &nothing),
             (&busy, &calm, &nothing),
             (&calm, &calm, &nothing),
         ] {
-            let story = Story { before, after, plan: &plan, done, rolling: &rolling, cluster: &cluster };
-            told.extend(all(&story).into_iter().map(|event| event.reason));
-            rolling = super::rolling(&story, true);
+            let transition = Transition {
+                before,
+                after,
+                plan: &plan,
+                outcome: done,
+                rolling: &rolling,
+                cluster: &cluster,
+            };
+            told.extend(all(&transition).into_iter().map(|event| event.reason));
+            rolling = super::rolling(&transition, true);
         }
         assert_eq!(
             told,

@@ -1,7 +1,7 @@
 //! Steps that failed, as problems: what only a person can mend, and is known at once. Pure.
 
 use crate::{
-    act::{Done, DoneStep},
+    act::{Outcome, StepOutcome},
     api::ClusterId,
     plan::{KubernetesStep, Problem, Step},
     snapshot::FailureReason,
@@ -10,17 +10,17 @@ use crate::{
 /// What only a person can mend, as the steps have found out. It is tried again all the same: nothing else tells when it
 /// is mended outside the spec (an extension that the SQL needs, say).
 #[must_use]
-pub fn problems(done: &Done, cluster: &ClusterId) -> Vec<Problem> {
-    done.steps.iter().filter_map(|done| problem(done, cluster)).collect()
+pub fn problems(outcome: &Outcome, cluster: &ClusterId) -> Vec<Problem> {
+    outcome.steps.iter().filter_map(|step| problem_of(step, cluster)).collect()
 }
 
-fn problem(done: &DoneStep, cluster: &ClusterId) -> Option<Problem> {
-    let failure = done.result.as_ref().err()?;
+fn problem_of(step: &StepOutcome, cluster: &ClusterId) -> Option<Problem> {
+    let failure = step.result.as_ref().err()?;
     let message = failure.message.clone();
     match failure.reason {
         FailureReason::Schema => Some(Problem::SchemaFailed { message }),
         FailureReason::Extension => Some(Problem::ExtensionFailed { message }),
-        FailureReason::ObjectConflict => object_conflict(&done.step, cluster),
+        FailureReason::ObjectConflict => object_conflict(&step.step, cluster),
         FailureReason::Kubernetes
         | FailureReason::Conflict
         | FailureReason::Postgres

@@ -10,7 +10,7 @@ use crate::{
 
 /// The gauges of a cluster.
 #[must_use]
-pub fn gauges(status: &DialogClusterStatus, seen: &Snapshot) -> ClusterGauges {
+pub fn gauges(status: &DialogClusterStatus, snapshot: &Snapshot) -> ClusterGauges {
     let mut shown = ClusterGauges::default();
     for condition in &status.conditions {
         for state in ["True", "False", "Unknown"] {
@@ -18,13 +18,13 @@ pub fn gauges(status: &DialogClusterStatus, seen: &Snapshot) -> ClusterGauges {
             shown.add("condition", labels, f64::from(u8::from(condition.status == state)));
         }
     }
-    workers(&mut shown, status, seen);
-    rebalance(&mut shown, status, seen);
-    shown.add("kept_volumes", vec![], count(kept_volumes(seen)));
+    workers(&mut shown, status, snapshot);
+    rebalance(&mut shown, status, snapshot);
+    shown.add("kept_volumes", vec![], count(kept_volumes(snapshot)));
     shown
 }
 
-fn workers(shown: &mut ClusterGauges, status: &DialogClusterStatus, seen: &Snapshot) {
+fn workers(shown: &mut ClusterGauges, status: &DialogClusterStatus, snapshot: &Snapshot) {
     let mut counts = BTreeMap::<String, u32>::new();
     for node in status.nodes.iter().filter(|node| node.role == Role::Worker) {
         *counts.entry(node.state.to_string()).or_default() += 1;
@@ -33,7 +33,7 @@ fn workers(shown: &mut ClusterGauges, status: &DialogClusterStatus, seen: &Snaps
             shown.add("worker_shards", worker(), number(shards));
         }
         // Exact here, while the status rounds: from the catalog by the node's group, else what the status has.
-        let group = seen.citus.known().and_then(|citus| {
+        let group = snapshot.citus.known().and_then(|citus| {
             let row = citus.nodes.iter().find(|row| Some(row.node_id) == node.node_id)?;
             citus.groups.get(&row.group_id)?.bytes
         });
@@ -46,8 +46,8 @@ fn workers(shown: &mut ClusterGauges, status: &DialogClusterStatus, seen: &Snaps
     }
 }
 
-fn rebalance(shown: &mut ClusterGauges, status: &DialogClusterStatus, seen: &Snapshot) {
-    if let Some(citus) = seen.citus.known() {
+fn rebalance(shown: &mut ClusterGauges, status: &DialogClusterStatus, snapshot: &Snapshot) {
+    if let Some(citus) = snapshot.citus.known() {
         shown.add("cleanup_backlog", vec![], count(citus.cleanup_in_all.max(citus.cleanup.len())));
     }
     let Some(job) = &status.rebalance else { return };
@@ -64,16 +64,16 @@ fn rebalance(shown: &mut ClusterGauges, status: &DialogClusterStatus, seen: &Sna
         shown.add("rebalance_bytes", vec![("state", state.to_owned())], number(value.max(0)));
     }
     if let Some(start) = &job.started_at {
-        let end = job.finished_at.as_ref().map_or(seen.now, |end| end.0);
+        let end = job.finished_at.as_ref().map_or(snapshot.now, |end| end.0);
         shown.add("rebalance_duration_seconds", vec![], end.duration_since(start.0).as_secs_f64());
     }
 }
 
-fn kept_volumes(seen: &Snapshot) -> usize {
+fn kept_volumes(snapshot: &Snapshot) -> usize {
     let kept = |live: &&LiveObject| {
         live.ownership == Ownership::Ours && !live.deleting && live.label(keys::DECOMMISSIONED).is_some()
     };
-    let claims = seen.objects.iter().filter(|(key, _)| key.starts_with("PersistentVolumeClaim/"));
+    let claims = snapshot.objects.iter().filter(|(key, _)| key.starts_with("PersistentVolumeClaim/"));
     claims.map(|(_, live)| live).filter(kept).count()
 }
 
@@ -128,11 +128,11 @@ mod tests {
     #[test]
     fn a_cluster_shows_its_gauges_until_it_is_gone() {
         let metrics = Metrics::default();
-        let mut seen = {
+        let mut snapshot = {
             let operator = OperatorConfig { default_image: String::new(), cluster_domain: String::new() };
             Snapshot::empty(&operator, jiff::Timestamp::UNIX_EPOCH)
         };
-        seen.citus = Seen::Known(Citus {
+        snapshot.citus = Seen::Known(Citus {
             cleanup: vec![CleanupRow::default(), CleanupRow::default()],
             ..Default::default()
         });
@@ -143,14 +143,14 @@ mod tests {
                 uid: "c".to_owned(),
                 // The last one is another cluster's.
                 ownership: if number == 2 { Ownership::Stranger } else { Ownership::Ours },
-                created_at: seen.now,
+                created_at: snapshot.now,
                 deleting: false,
                 scaled_by: None,
                 json: json!({"metadata": {"labels": labels}}),
             };
-            seen.objects.insert(format!("PersistentVolumeClaim/shop-worker-{number}-abcde"), live);
+            snapshot.objects.insert(format!("PersistentVolumeClaim/shop-worker-{number}-abcde"), live);
         }
-        metrics.set("market", "shop", gauges(&status(), &seen));
+        metrics.set("market", "shop", gauges(&status(), &snapshot));
         metrics.reconciled("market", "shop", Duration::from_millis(20));
         let page = metrics.render().unwrap();
         for line in [

@@ -7,13 +7,13 @@ use kube::Resource;
 use serde_json::json;
 
 use super::{
-    events::{self, Story},
+    cache::ReportCache,
+    events::{self, Transition},
     gauges::gauges,
-    memory::Reported,
-    writer::{self, Write},
+    writer::{self, StatusWrite},
 };
 use crate::{
-    act::Done,
+    act::Outcome,
     api::{ClusterId, Desired, DialogCluster, DialogClusterStatus, Invalid},
     context::{ClusterCache, Context},
     kubernetes::{ApiError, ObjectKey},
@@ -30,27 +30,27 @@ const EVENT_DEADLINE: Duration = Duration::from_secs(5);
 /// When the status could not be written: then only what was done is told, and the next look tells the rest.
 pub async fn publish(
     context: &Context,
-    reported: &ClusterCache<Reported>,
+    reported: &ClusterCache<ReportCache>,
     desired: &Desired,
-    seen: &Snapshot,
-    (plan, done): (&Plan, &Done),
+    snapshot: &Snapshot,
+    (plan, outcome): (&Plan, &Outcome),
 ) -> Result<(), ApiError> {
-    let (cluster, before) = (&desired.cluster, &seen.status);
-    let after = writer::as_stored(&super::status(desired, seen, plan, done));
-    context.metrics.set(&cluster.namespace, &cluster.name, gauges(&after, seen));
+    let (cluster, before) = (&desired.cluster, &snapshot.status);
+    let after = writer::as_stored(&super::status(desired, snapshot, plan, outcome));
+    context.metrics.set(&cluster.namespace, &cluster.name, gauges(&after, snapshot));
     let rolling = reported.with(|reported| reported.rolling.clone());
-    let story = Story { before, after: &after, plan, done, rolling: &rolling, cluster };
-    let (mut news, found) = events::events(&story);
+    let transition = Transition { before, after: &after, plan, outcome, rolling: &rolling, cluster };
+    let (mut news, found) = events::events(&transition);
     let since = reported.with(|reported| reported.status.as_ref().map(|(_, at)| at.elapsed()));
     let written = match writer::write(before, &after, since) {
-        Write::Now => write(context, reported, cluster, &after).await,
+        StatusWrite::Now => write(context, reported, cluster, &after).await,
         // An event is found by comparing with what is written: what is told has to be written with it.
-        Write::Later if !news.is_empty() || !found.is_empty() => {
+        StatusWrite::Throttled if !news.is_empty() || !found.is_empty() => {
             write(context, reported, cluster, &after).await
         }
-        Write::Later | Write::No => Ok(()),
+        StatusWrite::Throttled | StatusWrite::Skip => Ok(()),
     };
-    reported.with(|reported| reported.rolling = events::rolling(&story, written.is_ok()));
+    reported.with(|reported| reported.rolling = events::rolling(&transition, written.is_ok()));
     if written.is_ok() {
         news.extend(found);
     }
@@ -73,7 +73,7 @@ pub async fn publish(
 /// When the status could not be written.
 pub async fn refuse(
     context: &Context,
-    reported: &ClusterCache<Reported>,
+    reported: &ClusterCache<ReportCache>,
     cluster: &ClusterId,
     (generation, cached): (i64, Option<&DialogClusterStatus>),
     invalid: &Invalid,
@@ -82,7 +82,7 @@ pub async fn refuse(
     let after = writer::as_stored(&super::invalid(&before, generation, invalid, jiff::Timestamp::now()));
     let unseen = Snapshot::empty(&context.operator, jiff::Timestamp::now());
     context.metrics.set(&cluster.namespace, &cluster.name, gauges(&after, &unseen));
-    if writer::write(&before, &after, None) == Write::No {
+    if writer::write(&before, &after, None) == StatusWrite::Skip {
         return Ok(());
     }
     tracing::warn!(error = %invalid, "the spec cannot be followed");
@@ -91,7 +91,7 @@ pub async fn refuse(
 
 async fn write(
     context: &Context,
-    reported: &ClusterCache<Reported>,
+    reported: &ClusterCache<ReportCache>,
     cluster: &ClusterId,
     status: &DialogClusterStatus,
 ) -> Result<(), ApiError> {

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{conditions, failures, job, writer};
 use crate::{
-    act::Done,
+    act::Outcome,
     api::{
         Desired, DialogClusterStatus, Invalid, Node,
         names::keys,
@@ -22,19 +22,19 @@ use crate::{
 
 /// The status of a cluster whose spec can be followed.
 #[must_use]
-pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> DialogClusterStatus {
+pub fn status(desired: &Desired, snapshot: &Snapshot, plan: &Plan, outcome: &Outcome) -> DialogClusterStatus {
     let mut plan = plan.clone();
-    plan.problems.extend(failures::problems(done, &desired.cluster));
+    plan.problems.extend(failures::problems(outcome, &desired.cluster));
     let plan = &plan;
-    let view = View { desired, snapshot: seen };
+    let view = View { desired, snapshot };
     let wanted = resolve(view, &mut Plan::default());
-    let mut said = conditions::all(view, &wanted, plan, done);
+    let mut said = conditions::all(view, &wanted, plan, outcome);
     let phase = phase(view, plan, &said);
-    let mut message = message(view, plan, done, &said);
+    let mut message = message(view, plan, outcome, &said);
     // Its numbers are bytes and rows, which move with every write of a client.
     if plan.problems.first().is_some_and(|problem| problem.reason() == ProblemReason::ScaleInRefused) {
-        message = writer::as_told(seen.status.message.as_deref(), message);
-        keep_told(&seen.status, ConditionType::Stalled, &mut said);
+        message = writer::keep_similar_message(snapshot.status.message.as_deref(), message);
+        keep_similar_messages(&snapshot.status, ConditionType::Stalled, &mut said);
     }
     let nodes: Vec<NodeStatus> = view.nodes().into_iter().map(|node| node_status(view, plan, node)).collect();
     let workers = || view.nodes().into_iter().filter(|node| node.is_worker());
@@ -43,7 +43,12 @@ pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> D
         observed_generation: Some(desired.generation),
         phase: Some(phase),
         message: Some(message),
-        conditions: conditions::with_times(said, &seen.status.conditions, desired.generation, seen.now),
+        conditions: conditions::with_times(
+            said,
+            &snapshot.status.conditions,
+            desired.generation,
+            snapshot.now,
+        ),
         replicas: count(workers().filter(|node| view.stateful_set(*node).is_some()).count()),
         ready_replicas: count(
             workers()
@@ -58,8 +63,8 @@ pub fn status(desired: &Desired, seen: &Snapshot, plan: &Plan, done: &Done) -> D
             .citus()
             .and_then(|citus| citus.job.as_ref())
             .map(|job| rebalance(view, job))
-            .or_else(|| seen.status.rebalance.clone()),
-        handled: seen
+            .or_else(|| snapshot.status.rebalance.clone()),
+        handled: snapshot
             .status
             .handled
             .iter()
@@ -83,7 +88,7 @@ pub fn invalid(
     let plan =
         Plan { problems: vec![Problem::InvalidSpec { message: invalid.to_string() }], ..Plan::default() };
     let said = vec![
-        (ConditionType::Reconciling, conditions::reconciling(&plan, &Done::default())),
+        (ConditionType::Reconciling, conditions::reconciling(&plan, &Outcome::default())),
         (ConditionType::Stalled, conditions::stalled(&plan)),
     ];
     let mut status = before.clone();
@@ -97,22 +102,22 @@ pub fn invalid(
 }
 
 /// What a condition said before, as long as it says the same with other numbers.
-fn keep_told(
+fn keep_similar_messages(
     before: &DialogClusterStatus,
     kind: ConditionType,
-    said: &mut [(ConditionType, conditions::Said)],
+    said: &mut [(ConditionType, conditions::ConditionUpdate)],
 ) {
     let told = before.condition(kind).map(|before| before.message.as_str());
     for (_, said) in said.iter_mut().filter(|(of, _)| *of == kind) {
-        said.message = writer::as_told(told, std::mem::take(&mut said.message));
+        said.message = writer::keep_similar_message(told, std::mem::take(&mut said.message));
     }
 }
 
-fn is(said: &[(ConditionType, conditions::Said)], kind: ConditionType) -> bool {
+fn is(said: &[(ConditionType, conditions::ConditionUpdate)], kind: ConditionType) -> bool {
     said.iter().any(|(name, said)| *name == kind && said.status == "True")
 }
 
-fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::Said)]) -> Phase {
+fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::ConditionUpdate)]) -> Phase {
     let born = view.citus().is_some_and(|citus| citus.schema_hash.is_some());
     let hold = |wanted: fn(&WaitingOn) -> bool| plan.waits.iter().any(wanted);
     let step = |wanted: fn(&Step) -> bool| plan.steps.iter().any(|planned| wanted(&planned.step));
@@ -154,10 +159,15 @@ fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::Said)]) ->
     }
 }
 
-fn message(view: View, plan: &Plan, done: &Done, said: &[(ConditionType, conditions::Said)]) -> String {
+fn message(
+    view: View,
+    plan: &Plan,
+    outcome: &Outcome,
+    said: &[(ConditionType, conditions::ConditionUpdate)],
+) -> String {
     let text = if let Some(problem) = plan.problems.first() {
         problem.to_string()
-    } else if let Some((step, failure)) = done.failure() {
+    } else if let Some((step, failure)) = outcome.failure() {
         format!("{} failed and is tried again: {}", step, failure.message)
     } else if let Some(hold) =
         plan.waits.iter().find(|hold| matches!(hold, WaitingOn::Paused { .. } | WaitingOn::Rolling { .. }))

@@ -13,11 +13,11 @@ const NUMBERS_EVERY: Duration = Duration::from_secs(2);
 
 /// Whether a status is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Write {
+pub enum StatusWrite {
     /// Nothing has changed.
-    No,
+    Skip,
     /// Only numbers have changed, and others were written a moment ago.
-    Later,
+    Throttled,
     /// At once.
     Now,
 }
@@ -32,17 +32,21 @@ pub fn as_stored(status: &DialogClusterStatus) -> DialogClusterStatus {
 
 /// Compares the status written last, and when that was, with the new one.
 #[must_use]
-pub fn write(before: &DialogClusterStatus, after: &DialogClusterStatus, since: Option<Duration>) -> Write {
+pub fn write(
+    before: &DialogClusterStatus,
+    after: &DialogClusterStatus,
+    since: Option<Duration>,
+) -> StatusWrite {
     if without_bytes(before) == without_bytes(after) {
-        return if bytes_known(before, after) { soon(since) } else { Write::No };
+        return if bytes_known(before, after) { soon(since) } else { StatusWrite::Skip };
     }
-    if without_numbers(before) == without_numbers(after) { soon(since) } else { Write::Now }
+    if without_numbers(before) == without_numbers(after) { soon(since) } else { StatusWrite::Now }
 }
 
 /// What was told before, as long as no number in it has moved by a tenth: bytes and rows come and go with every write of
 /// a client, and are no news.
 #[must_use]
-pub fn as_told(before: Option<&str>, now: String) -> String {
+pub fn keep_similar_message(before: Option<&str>, now: String) -> String {
     let near = |(before, now): (&str, &str)| match (before.parse::<f64>(), now.parse::<f64>()) {
         (Ok(before), Ok(now)) => (before - now).abs() <= before.abs() / 10.0,
         (Ok(_) | Err(_), Ok(_) | Err(_)) => before == now,
@@ -54,8 +58,8 @@ pub fn as_told(before: Option<&str>, now: String) -> String {
     if same { before.to_owned() } else { now }
 }
 
-fn soon(since: Option<Duration>) -> Write {
-    if since.is_none_or(|since| since >= NUMBERS_EVERY) { Write::Now } else { Write::Later }
+fn soon(since: Option<Duration>) -> StatusWrite {
+    if since.is_none_or(|since| since >= NUMBERS_EVERY) { StatusWrite::Now } else { StatusWrite::Throttled }
 }
 
 fn without_bytes(status: &DialogClusterStatus) -> DialogClusterStatus {
@@ -102,9 +106,9 @@ mod tests {
         {
             let now = told(free, table);
             let expected = if same { before.clone() } else { now.clone() };
-            assert_eq!(as_told(Some(&before), now), expected, "{free} {table}");
+            assert_eq!(keep_similar_message(Some(&before), now), expected, "{free} {table}");
         }
-        assert_eq!(as_told(None, before.clone()), before);
+        assert_eq!(keep_similar_message(None, before.clone()), before);
     }
 
     const JUST_NOW: Option<Duration> = Some(Duration::from_millis(300));
@@ -125,7 +129,7 @@ mod tests {
 
     #[test]
     fn an_equal_status_is_not_written() {
-        assert_eq!(write(&status(1, 100), &status(1, 100), None), Write::No);
+        assert_eq!(write(&status(1, 100), &status(1, 100), None), StatusWrite::Skip);
     }
 
     #[test]
@@ -134,28 +138,28 @@ mod tests {
         let time = "2026-01-01T00:00:00.123456Z".parse().unwrap();
         status.rebalance.as_mut().unwrap().started_at = Some(Time(time));
         let stored = as_stored(&status);
-        assert_eq!(write(&as_stored(&stored), &as_stored(&status), None), Write::No);
+        assert_eq!(write(&as_stored(&stored), &as_stored(&status), None), StatusWrite::Skip);
         assert_ne!(stored, status, "else this test proves nothing");
     }
 
     #[test]
     fn numbers_wait_for_their_turn() {
-        assert_eq!(write(&status(1, 100), &status(2, 100), JUST_NOW), Write::Later);
-        assert_eq!(write(&status(1, 100), &status(2, 100), Some(NUMBERS_EVERY)), Write::Now);
-        assert_eq!(write(&status(1, 100), &status(2, 100), None), Write::Now);
+        assert_eq!(write(&status(1, 100), &status(2, 100), JUST_NOW), StatusWrite::Throttled);
+        assert_eq!(write(&status(1, 100), &status(2, 100), Some(NUMBERS_EVERY)), StatusWrite::Now);
+        assert_eq!(write(&status(1, 100), &status(2, 100), None), StatusWrite::Now);
     }
 
     #[test]
     fn a_phase_waits_for_nothing() {
         let after = DialogClusterStatus { phase: Some(Phase::Ready), ..status(2, 100) };
-        assert_eq!(write(&status(1, 100), &after, JUST_NOW), Write::Now);
+        assert_eq!(write(&status(1, 100), &after, JUST_NOW), StatusWrite::Now);
     }
 
     #[test]
     fn bytes_alone_are_written_once() {
         let mut unknown = status(1, 100);
         unknown.nodes[0].bytes = None;
-        assert_eq!(write(&unknown, &status(1, 100), None), Write::Now);
-        assert_eq!(write(&status(1, 100), &status(1, 100_000), None), Write::No);
+        assert_eq!(write(&unknown, &status(1, 100), None), StatusWrite::Now);
+        assert_eq!(write(&status(1, 100), &status(1, 100_000), None), StatusWrite::Skip);
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::O
 use serde_json::Value;
 
 use super::{
-    Inputs, Rendered, configuration,
+    BuildContext, Manifest, configuration,
     meta::{About, owned, render, texts},
     paths::START_SCRIPT,
 };
@@ -32,7 +32,7 @@ pub enum StartFailure {
 
 /// Whether the start script may make a new, empty database server on an empty volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Initialise<'a> {
+pub enum InitdbPermission<'a> {
     /// It may: this node was never a node before. With `<provider> <locale>` that the cluster was born with; the first
     /// nodes come to that by themselves.
     Allowed(Option<&'a str>),
@@ -43,11 +43,11 @@ pub enum Initialise<'a> {
 /// The ConfigMap of a node, with `parameters` in place of those of the spec (which may not be the node's turn yet).
 #[must_use]
 pub fn config_map(
-    inputs: &Inputs,
+    inputs: &BuildContext,
     node: Node,
     parameters: &BTreeMap<String, String>,
-    initialise: Initialise<'_>,
-) -> Rendered {
+    initialise: InitdbPermission<'_>,
+) -> Manifest {
     let cluster = &inputs.desired.cluster;
     let mut data = texts([
         ("postgresql.conf", &configuration::postgresql_conf(inputs, node, parameters)),
@@ -58,7 +58,7 @@ pub fn config_map(
         ("archive.sh", configuration::ARCHIVE_SCRIPT),
         ("boot-hash", &configuration::boot_hash(inputs, node, parameters)),
     ]);
-    if let Initialise::Allowed(locale) = initialise {
+    if let InitdbPermission::Allowed(locale) = initialise {
         let (key, allowed) = INITIALISE;
         let value = locale.map_or_else(|| allowed.to_owned(), |locale| format!("{allowed} {locale}"));
         data.extend(texts([(key, &value)]));

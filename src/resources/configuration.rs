@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{Inputs, paths::NODE_TLS, text_hash};
+use super::{BuildContext, paths::NODE_TLS, text_hash};
 use crate::api::{Desired, Node};
 
 /// The start script of every node.
@@ -142,7 +142,7 @@ fn lines(settings: impl IntoIterator<Item = (String, String)>) -> String {
     text
 }
 
-fn without_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
+fn without_hash(inputs: &BuildContext, node: Node, parameters: &BTreeMap<String, String>) -> String {
     let mut settings = settings_with(inputs.desired, node, parameters);
     if node == Node::Coordinator {
         let name = inputs.desired.cluster.pod_address(node, &inputs.operator.cluster_domain);
@@ -154,7 +154,7 @@ fn without_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, Strin
 
 /// output_plugin_libraries.conf: the setting that not every server knows.
 pub(super) fn output_plugins_conf(
-    inputs: &Inputs,
+    inputs: &BuildContext,
     node: Node,
     parameters: &BTreeMap<String, String>,
 ) -> String {
@@ -163,14 +163,18 @@ pub(super) fn output_plugins_conf(
 
 /// postgresql.conf. Its last line is the hash by which pg_file_settings shows that the kubelet has brought it, and
 /// `current_setting('dialog.config_hash')` that it is loaded.
-pub(super) fn postgresql_conf(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
+pub(super) fn postgresql_conf(
+    inputs: &BuildContext,
+    node: Node,
+    parameters: &BTreeMap<String, String>,
+) -> String {
     let text = without_hash(inputs, node, parameters);
     format!("{text}dialog.config_hash = '{}'\n", config_hash(inputs, node, parameters))
 }
 
 /// Hash of the configuration files of a node: the value of `dialog.config_hash`.
 #[must_use]
-pub fn config_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
+pub fn config_hash(inputs: &BuildContext, node: Node, parameters: &BTreeMap<String, String>) -> String {
     let (conf, plugins) =
         (without_hash(inputs, node, parameters), output_plugins_conf(inputs, node, parameters));
     text_hash::hex(&[&conf, &plugins, pg_hba_conf(node), PG_IDENT_CONF])
@@ -178,7 +182,7 @@ pub fn config_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, St
 
 /// Hash of all a server is started with: its configuration and the start script; the value of `dialog.boot_hash`.
 #[must_use]
-pub fn boot_hash(inputs: &Inputs, node: Node, parameters: &BTreeMap<String, String>) -> String {
+pub fn boot_hash(inputs: &BuildContext, node: Node, parameters: &BTreeMap<String, String>) -> String {
     text_hash::hex(&[&config_hash(inputs, node, parameters), START_SCRIPT])
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    Inputs, Rendered,
+    BuildContext, Manifest,
     meta::{About, owned, render, texts},
     pod::{empty_dir, mount, secure_container, secure_pod, some, some_map},
     text_hash,
@@ -30,7 +30,7 @@ pub fn inspection_pod_name(cluster: &ClusterId, image: &str) -> String {
 /// A pod of `image` that ends with `postgres=<major> citus=<default version>` as its termination message, or fails
 /// with what is missing in the image. It runs where the coordinator may run: an image is made for a kind of host.
 #[must_use]
-pub fn inspection_pod(inputs: &Inputs, image: &str) -> Rendered {
+pub fn inspection_pod(inputs: &BuildContext, image: &str) -> Manifest {
     let desired = inputs.desired;
     let template = &desired.coordinator;
     // Where every pod must name its resources; initdb needs next to nothing. A quota on limits wants those as well:

@@ -1,4 +1,4 @@
-//! Labels, selectors, owner references, and the last step of every builder: from a typed object to [`Rendered`].
+//! Labels, selectors, owner references, and the last step of every builder: from a typed object to [`Manifest`].
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use k8s_openapi::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Inputs, Rendered, text_hash};
+use super::{BuildContext, Manifest, text_hash};
 use crate::api::{ClusterId, DialogCluster, FIELD_MANAGER, Node, names::keys};
 
 /// By this label a GitOps tool may know what is its own (Argo CD does, unless told otherwise), and it prunes what is not
@@ -100,7 +100,7 @@ pub fn owner(cluster: &ClusterId) -> OwnerReference {
 }
 
 /// Metadata of an object that the garbage collector removes with the DialogCluster.
-pub(super) fn owned(inputs: &Inputs, name: String, about: About) -> ObjectMeta {
+pub(super) fn owned(inputs: &BuildContext, name: String, about: About) -> ObjectMeta {
     ObjectMeta {
         owner_references: Some(vec![owner(&inputs.desired.cluster)]),
         ..unowned(inputs, name, about)
@@ -108,7 +108,7 @@ pub(super) fn owned(inputs: &Inputs, name: String, about: About) -> ObjectMeta {
 }
 
 /// Metadata of an object that outlives the DialogCluster.
-pub(super) fn unowned(inputs: &Inputs, name: String, about: About) -> ObjectMeta {
+pub(super) fn unowned(inputs: &BuildContext, name: String, about: About) -> ObjectMeta {
     let cluster = &inputs.desired.cluster;
     ObjectMeta {
         name: Some(name),
@@ -124,7 +124,7 @@ pub(super) fn identity_annotation(identity: Option<&str>) -> Option<Texts> {
 }
 
 /// The object as JSON, with the hash of that JSON among its annotations.
-pub(super) fn render<K>(object: &K) -> Rendered
+pub(super) fn render<K>(object: &K) -> Manifest
 where
     K: Serialize + Resource + Metadata<Ty = ObjectMeta>,
 {
@@ -135,7 +135,7 @@ where
         let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
         annotations[keys::APPLIED_HASH] = json!(hash);
     }
-    Rendered {
+    Manifest {
         api_version: K::API_VERSION.to_owned(),
         kind: K::KIND.to_owned(),
         name: object.metadata().name.clone().unwrap_or_default(),

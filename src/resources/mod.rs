@@ -3,7 +3,7 @@
 
 mod config_map;
 mod configuration;
-mod differs;
+mod diff;
 mod inspection_pod;
 mod meta;
 mod paths;
@@ -23,23 +23,23 @@ use serde_json::Value;
 
 use crate::{api::Desired, snapshot::OperatorConfig};
 
-pub use config_map::{Initialise, StartFailure, config_map, may_initialise, parameters_of};
+pub use config_map::{InitdbPermission, StartFailure, config_map, may_initialise, parameters_of};
 pub use configuration::{boot_hash, config_hash, settings};
-pub use differs::{differences, differs, is_larger};
+pub use diff::{differences, first_difference, is_larger};
 pub use inspection_pod::{INSPECTION, inspection_pod, inspection_pod_name};
 pub use meta::owner;
 pub use pod::{SERVER, user_template_hash};
-pub use pod_disruption_budget::{Moving, pod_disruption_budget};
+pub use pod_disruption_budget::{Evictions, pod_disruption_budget};
 pub use pod_metadata::pod_metadata_patch;
 pub use secret::{owned_secret, secret};
 pub use service::{application_service, node_service, nodes_service};
 pub use service_account::service_account;
 pub use stateful_set::stateful_set;
-pub use volume_claim::{OnVolume, claim_name, volume_claim};
+pub use volume_claim::{ClaimRecord, claim_name, volume_claim};
 
 /// What every builder looks at.
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
+pub struct BuildContext<'a> {
     /// The checked spec.
     pub desired: &'a Desired,
     /// How the operator was started.
@@ -51,7 +51,7 @@ pub struct Inputs<'a> {
 /// An object as it should be, ready to be created or applied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Rendered {
+pub struct Manifest {
     /// `apiVersion`.
     pub api_version: String,
     /// `kind`.
@@ -62,7 +62,7 @@ pub struct Rendered {
     pub json: Value,
 }
 
-impl Rendered {
+impl Manifest {
     /// Key of the object in a snapshot: `Kind/name`.
     #[must_use]
     pub fn key(&self) -> String {

@@ -14,8 +14,8 @@ use k8s_openapi::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    Inputs,
-    differs::canonical_quantity,
+    BuildContext,
+    diff::canonical_quantity,
     meta::nodes_selector,
     paths::{CONFIG, DATA, NODE_TLS, RUN, SERVER_TLS, START_SCRIPT},
     text_hash,
@@ -49,11 +49,11 @@ pub(super) fn local_volumes(spec: &PodSpec) -> String {
 }
 
 /// What a pod has in the annotation [`LOCAL_VOLUMES`] when the spec says nothing.
-pub(super) fn default_local_volumes(inputs: &Inputs, node: Node) -> String {
+pub(super) fn default_local_volumes(inputs: &BuildContext, node: Node) -> String {
     local_volumes(&pod_spec(inputs, node, ""))
 }
 
-pub(super) fn pod_spec(inputs: &Inputs, node: Node, claim: &str) -> PodSpec {
+pub(super) fn pod_spec(inputs: &BuildContext, node: Node, claim: &str) -> PodSpec {
     let desired = inputs.desired;
     let cluster = &desired.cluster;
     let template = desired.template(node);
@@ -65,7 +65,7 @@ pub(super) fn pod_spec(inputs: &Inputs, node: Node, claim: &str) -> PodSpec {
             template
                 .topology_spread_constraints
                 .iter()
-                .map(|constraint| counted(constraint, cluster))
+                .map(|constraint| with_default_selector(constraint, cluster))
                 .collect(),
         ),
         node_selector: some_map(&template.node_selector),
@@ -122,7 +122,7 @@ pub(super) fn secure_container(desired: &Desired, image: &str, name: &str) -> Co
     }
 }
 
-fn server(inputs: &Inputs, node: Node) -> Container {
+fn server(inputs: &BuildContext, node: Node) -> Container {
     Container {
         command: Some(vec!["sh".to_owned(), format!("{CONFIG}/{START_SCRIPT}")]),
         ports: Some(vec![ContainerPort {
@@ -245,7 +245,10 @@ fn prefer_different_hosts(cluster: &ClusterId) -> Affinity {
 }
 
 /// A constraint that does not say what it counts counts the nodes of this cluster.
-fn counted(constraint: &TopologySpreadConstraint, cluster: &ClusterId) -> TopologySpreadConstraint {
+fn with_default_selector(
+    constraint: &TopologySpreadConstraint,
+    cluster: &ClusterId,
+) -> TopologySpreadConstraint {
     let mut constraint = constraint.clone();
     constraint.label_selector.get_or_insert_with(|| nodes_selector(cluster));
     constraint
@@ -264,7 +267,7 @@ pub(super) fn some_map(map: &BTreeMap<String, String>) -> Option<BTreeMap<String
 /// Labels and annotations are changed on running pods (`pod_metadata`). Nothing of the operator's own making is in it, so that an operator upgrade restarts no node; how and with which
 /// credentials the image is pulled is no reason to restart a pod that has it; and `1000m` is `1`.
 #[must_use]
-pub fn user_template_hash(inputs: &Inputs, node: Node) -> String {
+pub fn user_template_hash(inputs: &BuildContext, node: Node) -> String {
     let template = inputs.desired.template(node);
     let mut written = json!({
         "image": inputs.image,

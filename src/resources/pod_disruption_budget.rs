@@ -6,26 +6,26 @@ use k8s_openapi::{
 };
 
 use super::{
-    Inputs, Rendered,
+    BuildContext, Manifest,
     meta::{About, nodes_selector, owned, render},
 };
 
-/// Whether shards are on the move.
+/// How many nodes an eviction may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moving {
-    /// They are: no node may be evicted, because its moves would start over.
-    Yes,
-    /// They are not.
-    No,
+pub enum Evictions {
+    /// None, while shards move: the moves of an evicted node would start over.
+    Block,
+    /// One node at a time.
+    AllowOne,
 }
 
 /// Exactly one budget over all nodes: a pod that two budgets select cannot be evicted at all.
 #[must_use]
-pub fn pod_disruption_budget(inputs: &Inputs, moving: Moving) -> Rendered {
+pub fn pod_disruption_budget(inputs: &BuildContext, evictions: Evictions) -> Manifest {
     let cluster = &inputs.desired.cluster;
-    let max_unavailable = match moving {
-        Moving::Yes => 0,
-        Moving::No => 1,
+    let max_unavailable = match evictions {
+        Evictions::Block => 0,
+        Evictions::AllowOne => 1,
     };
     render(&PodDisruptionBudget {
         metadata: owned(inputs, cluster.name.clone(), About::Cluster),

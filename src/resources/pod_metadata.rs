@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Inputs,
+    BuildContext,
     meta::Texts,
     pod::{LOCAL_VOLUMES, default_local_volumes},
     text_hash,
@@ -71,7 +71,7 @@ pub(super) fn noted(template: &NodeTemplate) -> String {
 
 /// The merge patch of a pod's metadata after which it has what the spec says; `None` when it notes just that.
 #[must_use]
-pub fn pod_metadata_patch(inputs: &Inputs, node: Node, before: Option<&str>) -> Option<Value> {
+pub fn pod_metadata_patch(inputs: &BuildContext, node: Node, before: Option<&str>) -> Option<Value> {
     let template = inputs.desired.template(node);
     let (labels, annotations) = (ours(&template.pod_labels), ours(&template.pod_annotations));
     let now = note(&labels, &annotations);

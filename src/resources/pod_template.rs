@@ -4,14 +4,14 @@ use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::apis::meta:
 use serde_json::json;
 
 use super::{
-    Inputs,
+    BuildContext,
     meta::{About, labels, texts},
     pod::{LOCAL_VOLUMES, SERVER, local_volumes, pod_spec, user_template_hash},
     pod_metadata, text_hash,
 };
 use crate::api::{Node, names::keys};
 
-pub(super) fn pod_template(inputs: &Inputs, node: Node, claim: &str) -> PodTemplateSpec {
+pub(super) fn pod_template(inputs: &BuildContext, node: Node, claim: &str) -> PodTemplateSpec {
     let template = inputs.desired.template(node);
     let spec = pod_spec(inputs, node, claim);
     let mut pod_labels = template.pod_labels.clone();

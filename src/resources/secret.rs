@@ -3,14 +3,14 @@
 use k8s_openapi::api::core::v1::Secret;
 
 use super::{
-    Inputs, Rendered,
+    BuildContext, Manifest,
     meta::{About, owned, render},
 };
 use crate::api::names::SecretKind;
 
 /// A Secret that holds nothing yet.
 #[must_use]
-pub fn secret(inputs: &Inputs, kind: SecretKind) -> Secret {
+pub fn secret(inputs: &BuildContext, kind: SecretKind) -> Secret {
     let name = inputs.desired.cluster.secret(kind);
     Secret {
         metadata: owned(inputs, name, About::Cluster),
@@ -21,6 +21,6 @@ pub fn secret(inputs: &Inputs, kind: SecretKind) -> Secret {
 
 /// Whose a Secret is, and nothing else of it: for one that a person has brought back.
 #[must_use]
-pub fn owned_secret(inputs: &Inputs, kind: SecretKind) -> Rendered {
+pub fn owned_secret(inputs: &BuildContext, kind: SecretKind) -> Manifest {
     render(&Secret { type_: None, ..secret(inputs, kind) })
 }

@@ -7,7 +7,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    Inputs, Rendered,
+    BuildContext, Manifest,
     meta::{About, Texts, node_selector, owned, render, texts},
     pod::{PORT, PORT_NAME},
 };
@@ -36,7 +36,7 @@ const NODE_ADDRESS: Address = Address::Virtual;
 
 /// The Service of one node: its name is the node's address in pg_dist_node.
 #[must_use]
-pub fn node_service(inputs: &Inputs, node: Node) -> Rendered {
+pub fn node_service(inputs: &BuildContext, node: Node) -> Manifest {
     let cluster = &inputs.desired.cluster;
     let mut spec = spec(node_selector(cluster, node), NODE_ADDRESS);
     spec.publish_not_ready_addresses = Some(true);
@@ -45,7 +45,7 @@ pub fn node_service(inputs: &Inputs, node: Node) -> Rendered {
 
 /// The governing Service of all StatefulSets: gives each pod a name of its own. Nothing connects to it.
 #[must_use]
-pub fn nodes_service(inputs: &Inputs) -> Rendered {
+pub fn nodes_service(inputs: &BuildContext) -> Manifest {
     let cluster = &inputs.desired.cluster;
     let mut spec = spec(texts([(keys::CLUSTER, &cluster.name)]), Address::Headless);
     spec.publish_not_ready_addresses = Some(true);
@@ -54,7 +54,7 @@ pub fn nodes_service(inputs: &Inputs) -> Rendered {
 
 /// The Service that applications connect to: the coordinator, when it is Ready.
 #[must_use]
-pub fn application_service(inputs: &Inputs) -> Rendered {
+pub fn application_service(inputs: &BuildContext) -> Manifest {
     let cluster = &inputs.desired.cluster;
     let spec = spec(node_selector(cluster, Node::Coordinator), Address::Virtual);
     service(inputs, cluster.service(), About::Cluster, spec)
@@ -76,6 +76,6 @@ fn spec(selector: Texts, address: Address) -> ServiceSpec {
     }
 }
 
-fn service(inputs: &Inputs, name: String, about: About, spec: ServiceSpec) -> Rendered {
+fn service(inputs: &BuildContext, name: String, about: About, spec: ServiceSpec) -> Manifest {
     render(&Service { metadata: owned(inputs, name, about), spec: Some(spec), status: None })
 }

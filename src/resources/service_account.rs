@@ -3,13 +3,13 @@
 use k8s_openapi::api::core::v1::ServiceAccount;
 
 use super::{
-    Inputs, Rendered,
+    BuildContext, Manifest,
     meta::{About, owned, render},
 };
 
 /// The account the pods run under. It has no rights and its token is mounted nowhere.
 #[must_use]
-pub fn service_account(inputs: &Inputs) -> Rendered {
+pub fn service_account(inputs: &BuildContext) -> Manifest {
     render(&ServiceAccount {
         metadata: owned(inputs, inputs.desired.cluster.name.clone(), About::Cluster),
         automount_service_account_token: Some(false),

@@ -6,7 +6,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    Inputs, Rendered,
+    BuildContext, Manifest,
     meta::{About, identity_annotation, node_selector, owned, render, texts},
     pod_template::pod_template,
 };
@@ -14,7 +14,7 @@ use crate::api::{Node, names::keys};
 
 /// One node: one pod, which the operator alone restarts (`OnDelete`), on the volume claim `claim`.
 #[must_use]
-pub fn stateful_set(inputs: &Inputs, node: Node, claim: &str, identity: Option<&str>) -> Rendered {
+pub fn stateful_set(inputs: &BuildContext, node: Node, claim: &str, identity: Option<&str>) -> Manifest {
     let cluster = &inputs.desired.cluster;
     // What was written: admission may put another into the template.
     let mut annotations = texts([(keys::IMAGE, inputs.image)]);

@@ -17,35 +17,35 @@ fn desired(spec: Value) -> Desired {
     Desired::try_from(&cluster).unwrap()
 }
 
-fn with<T>(spec: Value, look: impl FnOnce(&Inputs) -> T) -> T {
+fn with<T>(spec: Value, look: impl FnOnce(&BuildContext) -> T) -> T {
     let desired = desired(spec);
     let operator = OperatorConfig {
         default_image: "registry.example/citus:1".to_owned(),
         cluster_domain: "cluster.local".to_owned(),
     };
-    look(&Inputs { desired: &desired, operator: &operator, image: "registry.example/citus:14.1" })
+    look(&BuildContext { desired: &desired, operator: &operator, image: "registry.example/citus:14.1" })
 }
 
-fn worker(inputs: &Inputs) -> Rendered {
+fn worker(inputs: &BuildContext) -> Manifest {
     stateful_set(inputs, Node::Worker(2), "talk-worker-2-x7k2q", Some("7436"))
 }
 
-fn all(inputs: &Inputs) -> Vec<Rendered> {
+fn all(inputs: &BuildContext) -> Vec<Manifest> {
     vec![
         service_account(inputs),
         node_service(inputs, Node::Worker(2)),
         nodes_service(inputs),
         application_service(inputs),
-        pod_disruption_budget(inputs, Moving::No),
-        config_map(inputs, Node::Coordinator, &inputs.desired.parameters, Initialise::Forbidden),
-        config_map(inputs, Node::Worker(2), &inputs.desired.parameters, Initialise::Allowed(None)),
+        pod_disruption_budget(inputs, Evictions::AllowOne),
+        config_map(inputs, Node::Coordinator, &inputs.desired.parameters, InitdbPermission::Forbidden),
+        config_map(inputs, Node::Worker(2), &inputs.desired.parameters, InitdbPermission::Allowed(None)),
         stateful_set(inputs, Node::Coordinator, "talk-coordinator-b4c5d", None),
         worker(inputs),
         volume_claim(
             inputs,
             Node::Worker(2),
             "talk-worker-2-x7k2q",
-            OnVolume { identity: Some("7436"), ..OnVolume::default() },
+            ClaimRecord { identity: Some("7436"), ..ClaimRecord::default() },
         ),
         inspection_pod(inputs, "registry.example/citus:15"),
     ]
@@ -138,7 +138,7 @@ fn everything_is_labelled_and_owned_but_volumes() {
 fn no_tool_that_tracks_by_a_label_takes_a_volume_for_its_own() {
     for policy in ["Retain", "Delete"] {
         with(json!({"volumes": {"whenDeleted": policy}}), |inputs| {
-            let claim = volume_claim(inputs, Node::Coordinator, "c", OnVolume::default());
+            let claim = volume_claim(inputs, Node::Coordinator, "c", ClaimRecord::default());
             let labels = claim.json["metadata"]["labels"].as_object().unwrap();
             assert!(!labels.contains_key("app.kubernetes.io/instance"), "{policy}: {labels:?}");
             let names = labels.iter().filter(|(_, value)| **value == "talk");
@@ -189,12 +189,12 @@ fn users_cannot_take_a_label_of_a_selector() {
 #[test]
 fn the_budget_counts_nodes_only() {
     with(json!({}), |inputs| {
-        let selector = pod_disruption_budget(inputs, Moving::No).json["spec"]["selector"].clone();
+        let selector = pod_disruption_budget(inputs, Evictions::AllowOne).json["spec"]["selector"].clone();
         assert_eq!(selector["matchExpressions"][0]["key"], keys::NODE);
         assert!(inspection_pod(inputs, "i").json["metadata"]["labels"].get(keys::NODE).is_none());
         let unavailable =
             |moving| pod_disruption_budget(inputs, moving).json["spec"]["maxUnavailable"].clone();
-        assert_eq!((unavailable(Moving::Yes), unavailable(Moving::No)), (json!(0), json!(1)));
+        assert_eq!((unavailable(Evictions::Block), unavailable(Evictions::AllowOne)), (json!(0), json!(1)));
     });
 }
 
@@ -235,7 +235,7 @@ fn timeouts_of_the_spec_are_for_clients() {
 fn coordinator_connects_to_itself_by_its_hosts_file_name() {
     with(json!({}), |inputs| {
         let conf = |node| {
-            let map = config_map(inputs, node, &inputs.desired.parameters, Initialise::Allowed(None));
+            let map = config_map(inputs, node, &inputs.desired.parameters, InitdbPermission::Allowed(None));
             map.json["data"]["postgresql.conf"].as_str().unwrap().to_owned()
         };
         let itself = "citus.local_hostname = 'talk-coordinator-0.talk-nodes.shop.svc.cluster.local'\n";
@@ -260,7 +260,8 @@ fn hashes_change_with_what_they_are_of_and_with_nothing_else() {
     assert_ne!(plain.0, hashes(json!({"rebalance": {"maxParallelMoves": 2}}), Node::Worker(0)).0);
     assert_eq!(plain, hashes(json!({"workers": {"replicas": 9, "podLabels": {"a": "b"}}}), Node::Worker(0)));
     with(json!({}), |inputs| {
-        let map = config_map(inputs, Node::Worker(0), &inputs.desired.parameters, Initialise::Allowed(None));
+        let map =
+            config_map(inputs, Node::Worker(0), &inputs.desired.parameters, InitdbPermission::Allowed(None));
         let file = map.json["data"]["postgresql.conf"].as_str().unwrap();
         assert_eq!(file.lines().last().unwrap(), format!("dialog.config_hash = '{}'", plain.0));
         assert_eq!(map.json["data"]["boot-hash"], plain.1);
@@ -271,10 +272,10 @@ fn hashes_change_with_what_they_are_of_and_with_nothing_else() {
 fn a_config_map_can_be_read_back() {
     with(full(), |inputs| {
         let old = BTreeMap::from([("work_mem".to_owned(), "it's \"1\" \\ ы".to_owned())]);
-        for initialise in [Initialise::Allowed(None), Initialise::Forbidden] {
+        for initialise in [InitdbPermission::Allowed(None), InitdbPermission::Forbidden] {
             let map = config_map(inputs, Node::Worker(0), &old, initialise);
             assert_eq!(parameters_of(&map.json), Some(old.clone()));
-            assert_eq!(may_initialise(&map.json), initialise == Initialise::Allowed(None));
+            assert_eq!(may_initialise(&map.json), initialise == InitdbPermission::Allowed(None));
         }
         assert_eq!(parameters_of(&json!({"metadata": {}})), None);
         assert!(!may_initialise(&json!({"data": {"initialise": "please"}})));
@@ -380,8 +381,9 @@ fn how_an_image_is_pulled_is_no_reason_and_which_is() {
     spec["imagePullSecrets"] = json!([]);
     let hash = |spec| with(spec, |inputs| user_template_hash(inputs, Node::Worker(0)));
     assert_eq!(hash(spec), hash(full()));
-    let other =
-        with(full(), |inputs| user_template_hash(&Inputs { image: "other", ..*inputs }, Node::Worker(0)));
+    let other = with(full(), |inputs| {
+        user_template_hash(&BuildContext { image: "other", ..*inputs }, Node::Worker(0))
+    });
     assert_ne!(other, hash(full()));
 }
 

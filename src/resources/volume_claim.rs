@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    Inputs, Rendered,
+    BuildContext, Manifest,
     meta::{About, identity_annotation, owned, render, texts, unowned},
     text_hash,
 };
@@ -17,7 +17,7 @@ use crate::api::{ClusterId, Node, names::keys, spec::VolumePolicy};
 
 /// What a volume claim says beyond what the spec wants of it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OnVolume<'a> {
+pub struct ClaimRecord<'a> {
     /// Who the node is: the system identifier of the server that was initialised here.
     pub identity: Option<&'a str>,
     /// What it asks for, where that is not what the spec says.
@@ -31,7 +31,7 @@ pub struct OnVolume<'a> {
 /// The volume of a node. Nothing owns it, so that it is kept when the DialogCluster is deleted, unless the user wants
 /// otherwise.
 #[must_use]
-pub fn volume_claim(inputs: &Inputs, node: Node, claim: &str, on_volume: OnVolume<'_>) -> Rendered {
+pub fn volume_claim(inputs: &BuildContext, node: Node, claim: &str, on_volume: ClaimRecord<'_>) -> Manifest {
     let storage = inputs.desired.storage(node);
     let size = on_volume.size.map_or_else(|| storage.size.clone(), |size| Quantity(size.to_owned()));
     let mut annotations = identity_annotation(on_volume.identity);

@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 pub type SnapshotOf = dyn Fn(&str, &str) -> Option<String> + Send + Sync;
 
 /// What the server shows.
-pub struct Pages {
+pub struct HttpState {
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
     /// Names of the caches that are not filled yet, for `/readyz`.
@@ -32,12 +32,16 @@ pub struct Pages {
 ///
 /// # Errors
 /// When the listener breaks.
-pub async fn serve(listener: TcpListener, pages: Arc<Pages>, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    pages: Arc<HttpState>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     let service = router(pages).into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-fn router(pages: Arc<Pages>) -> Router {
+fn router(pages: Arc<HttpState>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok" }))
@@ -46,7 +50,7 @@ fn router(pages: Arc<Pages>) -> Router {
         .with_state(pages)
 }
 
-async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
+async fn metrics(State(pages): State<Arc<HttpState>>) -> Response {
     match pages.metrics.render() {
         Ok(page) => {
             let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -56,7 +60,7 @@ async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
     }
 }
 
-async fn ready(State(pages): State<Arc<Pages>>) -> Response {
+async fn ready(State(pages): State<Arc<HttpState>>) -> Response {
     let waiting = (pages.waiting)();
     if waiting.is_empty() {
         return "ok".into_response();
@@ -68,7 +72,7 @@ async fn ready(State(pages): State<Arc<Pages>>) -> Response {
 /// A snapshot holds no secret, but names and parameters that are nobody else's business: only callers on this
 /// machine, which `kubectl port-forward` is, may read it.
 async fn snapshot(
-    State(pages): State<Arc<Pages>>,
+    State(pages): State<Arc<HttpState>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path((namespace, name)): Path<(String, String)>,
 ) -> Response {
@@ -101,10 +105,12 @@ mod tests {
 
     #[tokio::test]
     async fn ready_only_after_the_caches_are_filled() {
-        static FILLED: AtomicBool = AtomicBool::new(false);
-        let pages = Pages {
+        static CACHES_SYNCED: AtomicBool = AtomicBool::new(false);
+        let pages = HttpState {
             metrics: Arc::default(),
-            waiting: Box::new(|| if FILLED.load(Ordering::SeqCst) { vec![] } else { vec!["Pod".to_owned()] }),
+            waiting: Box::new(|| {
+                if CACHES_SYNCED.load(Ordering::SeqCst) { vec![] } else { vec!["Pod".to_owned()] }
+            }),
             snapshot: Box::new(|namespace, name| Some(format!("{{\"{namespace}\":\"{name}\"}}"))),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -115,7 +121,7 @@ mod tests {
         let answer = fetch(address, "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("filled: Pod"), "{answer}");
         assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
-        FILLED.store(true, Ordering::SeqCst);
+        CACHES_SYNCED.store(true, Ordering::SeqCst);
         assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         let answer = fetch(address, "/metrics").await;
         assert!(answer.contains("application/openmetrics-text") && answer.ends_with("# EOF\n"), "{answer}");

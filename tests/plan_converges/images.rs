@@ -122,7 +122,7 @@ fn image_is_inspected_again_when_its_pod_would_differ() {
     // The pod as it was made of the spec of then.
     let inspection = |world: &mut World| {
         let (desired, operator) = (world.desired(), world.observe().operator);
-        let inputs = resources::Inputs { desired: &desired, operator: &operator, image: asked };
+        let inputs = resources::BuildContext { desired: &desired, operator: &operator, image: asked };
         let pod = resources::inspection_pod(&inputs, asked);
         (pod.key(), pod.json)
     };

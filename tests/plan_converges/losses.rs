@@ -170,7 +170,7 @@ fn a_pod_whose_machine_is_gone_is_told_with_what_to_type() {
         let desired = world.desired();
         let decided = plan(&desired, &seen);
         assert!(decided.steps.is_empty(), "{:?}", decided.steps);
-        let status = report::status(&desired, &seen, &decided, &Done::default());
+        let status = report::status(&desired, &seen, &decided, &Outcome::default());
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
         let state = status.nodes.iter().find(|node| node.name == "dialogs-worker-1").unwrap().state;
         (ready.message.clone(), state)

@@ -21,7 +21,7 @@ mod volumes;
 mod world;
 
 use dialog_operator::{
-    act::Done,
+    act::Outcome,
     api::{
         DialogClusterSpec, Node,
         names::keys,

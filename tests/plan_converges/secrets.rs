@@ -190,7 +190,7 @@ fn told(world: &World, reach: snapshot::Reach) -> (String, String, String) {
     world_seen.cluster = world.cluster.clone();
     let mut seen = world_seen.observe();
     seen.reach = Some(reach);
-    let status = report::status(&world.desired(), &seen, &Plan::default(), &Done::default());
+    let status = report::status(&world.desired(), &seen, &Plan::default(), &Outcome::default());
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
     (ready.status.clone(), ready.reason.clone(), ready.message.clone())
 }
@@ -254,7 +254,7 @@ fn ready_falls_when_two_looks_in_a_row_take_too_long() {
             seen.citus = snapshot::Seen::Unknown("no answer within 12 s".to_owned());
         }
         seen.late = late.iter().copied().collect();
-        let status = report::status(&world.desired(), &seen, &Plan::default(), &Done::default());
+        let status = report::status(&world.desired(), &seen, &Plan::default(), &Outcome::default());
         let ready = status.conditions.into_iter().find(|condition| condition.type_ == "Ready").unwrap();
         (ready.status, ready.message)
     };

@@ -1,7 +1,7 @@
 //! What the status says of what failed and of what is waited for.
 
 use dialog_operator::{
-    act::DoneStep,
+    act::StepOutcome,
     api::{DialogClusterStatus, names::SecretKind},
     plan::{Problem, RestartCause},
     snapshot::{Failure, FailureReason},
@@ -14,12 +14,12 @@ use strum::VariantNames;
 use super::*;
 
 fn status(world: &World, seen: &Snapshot, failed: Option<(Step, FailureReason)>) -> DialogClusterStatus {
-    let steps = failed.into_iter().map(|(step, reason)| DoneStep {
+    let steps = failed.into_iter().map(|(step, reason)| StepOutcome {
         step,
         result: Err(Failure::new(reason, "no answer within 10 s")),
         said: None,
     });
-    report::status(&world.desired(), seen, &plan(&world.desired(), seen), &Done { steps: steps.collect() })
+    report::status(&world.desired(), seen, &plan(&world.desired(), seen), &Outcome { steps: steps.collect() })
 }
 
 fn said<'a>(status: &'a DialogClusterStatus, kind: &str) -> (&'a str, &'a str, &'a str) {
@@ -163,8 +163,8 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
     let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("known") };
     citus.job = Some(job);
     let failed = Step::Sql(SqlStep::AddNode { node: Node::Worker(9), address: "elsewhere".to_owned() });
-    let failed = Done {
-        steps: vec![DoneStep {
+    let failed = Outcome {
+        steps: vec![StepOutcome {
             step: failed,
             result: Err(Failure::new(FailureReason::Postgres, "no")),
             said: None,
@@ -178,9 +178,12 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
         let first = if matches!(hold, WaitingOn::Paused { .. }) { vec![] } else { vec![other.clone()] };
         let second = Plan { waits: [first, vec![hold.clone()]].concat(), ..Plan::default() };
         let stalled = Plan { problems: vec![problem.clone()], ..alone.clone() };
-        for (plan, done) in
-            [(&alone, &Done::default()), (&second, &Done::default()), (&alone, &failed), (&stalled, &failed)]
-        {
+        for (plan, done) in [
+            (&alone, &Outcome::default()),
+            (&second, &Outcome::default()),
+            (&alone, &failed),
+            (&stalled, &failed),
+        ] {
             let seen = if matches!(hold, WaitingOn::JobRunning { .. }) { &seen } else { &idle };
             let status = report::status(&world.desired(), seen, plan, done);
             let (reconciling, balanced) = (said(&status, "Reconciling"), said(&status, "Balanced"));

@@ -218,7 +218,7 @@ fn volume_refused_by_a_quota_is_told_with_kept_ones() {
     let kept = drained(&world).into_iter();
     let kept: Vec<String> = kept.map(|(key, _)| key.replace("PersistentVolumeClaim/", "")).collect();
     assert_eq!(kept.len(), 2);
-    world.refuses.insert("Write PersistentVolumeClaim/dialogs-worker-2".to_owned(), u32::MAX);
+    world.refuses.insert("StatusWrite PersistentVolumeClaim/dialogs-worker-2".to_owned(), u32::MAX);
     world.edit(|spec| spec.workers.replicas = 3);
     passes(&mut world, 90);
     let (reason, message) = stalled(&world);

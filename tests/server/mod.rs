@@ -19,7 +19,7 @@ use std::{
 use dialog_operator::{
     act::pki,
     api::{ClusterId, Desired, DialogCluster, DialogClusterSpec, Node, names::SecretKind},
-    resources::{self, Initialise, Inputs, Rendered},
+    resources::{self, BuildContext, InitdbPermission, Manifest},
     snapshot::OperatorConfig,
 };
 use tempfile::TempDir;
@@ -218,10 +218,10 @@ impl TestNode {
     }
 
     /// What the operator renders for this node, put where the kubelet would put it. Returns `dialog.config_hash`.
-    pub fn configure(&self, parameters: &Parameters, initialise: Initialise<'_>) -> String {
+    pub fn configure(&self, parameters: &Parameters, initialise: InitdbPermission<'_>) -> String {
         let (desired, operator) = (desired(), operator());
-        let inputs = Inputs { desired: &desired, operator: &operator, image: "postgres" };
-        let map: Rendered = resources::config_map(&inputs, self.node, parameters, initialise);
+        let inputs = BuildContext { desired: &desired, operator: &operator, image: "postgres" };
+        let map: Manifest = resources::config_map(&inputs, self.node, parameters, initialise);
         let config = self.path("config");
         fs::remove_dir_all(&config).unwrap();
         fs::create_dir(&config).unwrap();

@@ -29,7 +29,7 @@ impl fmt::Display for Problem {
                 if kind == "StatefulSet" {
                     write!(
                         f,
-                        "Look at it: `kubectl -n {namespace} get statefulset {name} -o yaml`. If its volume claim is the right one: `kubectl -n {namespace} delete statefulset {name}`; it is created again on the same volume, and its pod restarts once."
+                        "PostgresObserver at it: `kubectl -n {namespace} get statefulset {name} -o yaml`. If its volume claim is the right one: `kubectl -n {namespace} delete statefulset {name}`; it is created again on the same volume, and its pod restarts once."
                     )
                 } else {
                     let kind = kind.to_lowercase();
@@ -368,7 +368,7 @@ impl fmt::Display for LastingRefusal {
                 room(&self.unused_claims)
             ),
             RefusalKind::Login => format!(
-                "Look at the server's log (`kubectl logs {pod}`), and undo what was changed: a setting of the role postgres or of the database, pg_hba.conf, or the certificates in the Secrets"
+                "PostgresObserver at the server's log (`kubectl logs {pod}`), and undo what was changed: a setting of the role postgres or of the database, pg_hba.conf, or the certificates in the Secrets"
             ),
             RefusalKind::Registration | RefusalKind::Rebalance | RefusalKind::Statement => {
                 format!("Mend what it names (`kubectl exec -it {pod} -- psql {database}`)")

@@ -2,20 +2,22 @@
 
 use std::fmt::Write as _;
 
-use super::{Said, no, reconciling::ReconcilingReason, unknown, yes};
+use super::{
+    ConditionUpdate, condition_false, condition_true, condition_unknown, reconciling::ReconcilingReason,
+};
 use crate::{
-    act::Done,
+    act::Outcome,
     api::{spec::RebalanceMode, status::Purpose},
     plan::{Plan, View, WaitingOn},
     report::job,
-    snapshot::Seen,
+    snapshot::{Citus, Seen},
 };
 
 /// Shards are where Citus' own plan wants them. Whatever is first, a pause between two jobs is said, and who holds up
 /// moves.
 #[must_use]
-pub fn balanced(view: View, plan: &Plan, done: &Done) -> Said {
-    let mut said = is_balanced(view, plan, done);
+pub fn balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
+    let mut said = is_balanced(view, plan, outcome);
     let also = |hold: &&WaitingOn| {
         matches!(hold, WaitingOn::RebalancePause { .. } | WaitingOn::HeldUp { moves: true, .. })
     };
@@ -27,9 +29,9 @@ pub fn balanced(view: View, plan: &Plan, done: &Done) -> Said {
     said
 }
 
-fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
+fn is_balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
     let Some(citus) = view.citus() else {
-        return unknown(
+        return condition_unknown(
             "CatalogUnknown",
             view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
         );
@@ -38,52 +40,65 @@ fn is_balanced(view: View, plan: &Plan, done: &Done) -> Said {
     if let Some(job) = job
         && let Some(error) = job::last_error(view, job)
     {
-        return no("MovesFailing", error);
+        return condition_false("MovesFailing", error);
     }
-    let mut failures = done.failures();
+    let mut failures = outcome.failures();
     // What the generation does not wait for is told here.
     if let Some((step, failure)) =
         failures.find(|(step, _)| ReconcilingReason::of_step(step.effect().concerns).is_none())
     {
         let what = step.to_string();
-        return no("Retrying", format!("{what} failed and is tried again: {}", failure.message));
+        return condition_false("Retrying", format!("{what} failed and is tried again: {}", failure.message));
     }
     let missing = view.missing_workers();
     if let Some(first) = missing.first() {
-        return no("WorkersMissing", format!("{}: {}", view.name(first.node), first.why));
+        return condition_false("WorkersMissing", format!("{}: {}", view.name(first.node), first.why));
     }
     if let Some(job) = job {
         return match job::purpose(view, job) {
-            Purpose::Rebalance => no("Rebalancing", job::progress(view, job)),
-            Purpose::Drain => no("Draining", job::progress(view, job)),
+            Purpose::Rebalance => condition_false("Rebalancing", job::progress(view, job)),
+            Purpose::Drain => condition_false("Draining", job::progress(view, job)),
         };
     }
     if let Some((node, row)) = view.draining_workers().first_key_value() {
         let shards = view.shards(row);
-        return no("Draining", format!("{} is to be removed: {shards} shards are on it", view.name(*node)));
+        return condition_false(
+            "Draining",
+            format!("{} is to be removed: {shards} shards are on it", view.name(*node)),
+        );
     }
     if let Some((node, _)) = view.remaining_workers().iter().find(|(_, row)| !row.should_have_shards) {
-        return no("Draining", format!("{} may have no shards yet, and is wanted again", view.name(*node)));
+        return condition_false(
+            "Draining",
+            format!("{} may have no shards yet, and is wanted again", view.name(*node)),
+        );
     }
     if citus.schema_hash.is_none() {
-        return no("SchemaNotApplied", "there are no tables yet");
+        return condition_false("SchemaNotApplied", "there are no tables yet");
     }
     if let Some(waiting) = plan
         .waits
         .iter()
         .find(|hold| matches!(hold, WaitingOn::RebalancePause { .. } | WaitingOn::Rolling { .. }))
     {
-        return no("RebalanceBackoff", waiting.to_string());
+        return condition_false("RebalanceBackoff", waiting.to_string());
     }
+    what_citus_plans(view, citus)
+}
+
+/// Balanced is where Citus itself plans no move.
+fn what_citus_plans(view: View, citus: &Citus) -> ConditionUpdate {
     match &citus.plan {
-        Some(Seen::Known(moves)) if moves.is_empty() => yes("Balanced", counts(view)),
-        Some(Seen::Known(moves)) if view.desired.rebalance.mode == RebalanceMode::Off => no(
+        Some(Seen::Known(moves)) if moves.is_empty() => condition_true("Balanced", counts(view)),
+        Some(Seen::Known(moves)) if view.desired.rebalance.mode == RebalanceMode::Off => condition_false(
             "RebalanceOff",
             format!("Citus would move {} shards, and spec.rebalance.mode is Off", moves.len()),
         ),
-        Some(Seen::Known(moves)) => no("MovesPlanned", format!("Citus plans {} moves", moves.len())),
-        Some(Seen::Unknown(why)) => unknown("PlanUnknown", why.to_string()),
-        None => unknown("PlanUnknown", "Citus has not been asked yet"),
+        Some(Seen::Known(moves)) => {
+            condition_false("MovesPlanned", format!("Citus plans {} moves", moves.len()))
+        }
+        Some(Seen::Unknown(why)) => condition_unknown("PlanUnknown", why.to_string()),
+        None => condition_unknown("PlanUnknown", "Citus has not been asked yet"),
     }
 }
 

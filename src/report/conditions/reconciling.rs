@@ -5,9 +5,9 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::{Said, no, yes};
+use super::{ConditionUpdate, condition_false, condition_true};
 use crate::{
-    act::Done,
+    act::Outcome,
     plan::{Concern, Plan, WaitingOn},
 };
 
@@ -103,8 +103,8 @@ impl ReconcilingReason {
 
 /// Something of the observed generation is not there yet. Whatever is first, all that is waited for is said.
 #[must_use]
-pub fn reconciling(plan: &Plan, done: &Done) -> Said {
-    let mut said = reconciles(plan, done);
+pub fn reconciling(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
+    let mut said = reconciles(plan, outcome);
     let mut others: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for hold in plan.waits.iter().filter(|hold| ReconcilingReason::of_wait(hold).is_some()) {
         others.entry(hold.into()).or_default().push(hold.to_string());
@@ -122,23 +122,23 @@ pub fn reconciling(plan: &Plan, done: &Done) -> Said {
     said
 }
 
-fn reconciles(plan: &Plan, done: &Done) -> Said {
+fn reconciles(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
     use ReconcilingReason as Reason;
     if !plan.problems.is_empty() {
-        return no(Reason::Stalled.into(), "manual action is required: see condition Stalled");
+        return condition_false(Reason::Stalled.into(), "manual action is required: see condition Stalled");
     }
     if let Some(WaitingOn::Paused { steps }) = plan.waits.first() {
         return if *steps > 0 {
-            yes(Reason::Paused.into(), format!("{steps} changes wait until spec.paused is false"))
+            condition_true(Reason::Paused.into(), format!("{steps} changes wait until spec.paused is false"))
         } else {
-            no(Reason::Paused.into(), "no changes are pending")
+            condition_false(Reason::Paused.into(), "no changes are pending")
         };
     }
-    let mut failures = done.failures();
+    let mut failures = outcome.failures();
     if let Some((step, failure)) =
         failures.find(|(step, _)| Reason::of_step(step.effect().concerns).is_some())
     {
-        return yes(
+        return condition_true(
             Reason::Retrying.into(),
             format!("{step} failed and is tried again: {}", failure.message),
         );
@@ -148,7 +148,7 @@ fn reconciles(plan: &Plan, done: &Done) -> Said {
     });
     let hold = || plan.waits.iter().find_map(|hold| Some((Reason::of_wait(hold)?, hold.to_string())));
     match step.or_else(hold) {
-        Some((reason, message)) => yes(reason.into(), message),
-        None => no(Reason::UpToDate.into(), "the generation is fully reconciled"),
+        Some((reason, message)) => condition_true(reason.into(), message),
+        None => condition_false(Reason::UpToDate.into(), "the generation is fully reconciled"),
     }
 }

@@ -9,7 +9,7 @@ mod time;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dialog_operator::{
-    act::lanes,
+    act::concurrency,
     api::{
         Desired, DialogCluster, DialogClusterSpec, Node,
         names::{SecretKind, keys},
@@ -19,7 +19,7 @@ use dialog_operator::{
         KubernetesStep, Plan, PlannedStep, SqlStep, Step, View, contents, invariants, plan, refusals,
         resolve, view::PORT,
     },
-    resources::{self, Rendered},
+    resources::{self, Manifest},
     snapshot::{
         ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable, Failure,
         Group, Holdings, ImageFacts, Job, JobState, Leftover, LiveObject, LocalTable, Move, Obstacle,

@@ -17,17 +17,20 @@ impl World {
         let acts: Vec<_> = decided.steps.iter().map(|planned| refusals::attempt_of(&planned.step)).collect();
         self.refusals.wanted(&acts, self.now);
         self.tried.clear();
-        let mut done = dialog_operator::act::Done::default();
-        let mut stopped = lanes::Stopped::default();
+        let mut done = dialog_operator::act::Outcome::default();
+        let mut stopped = concurrency::FailureScope::default();
         let put_off = |step: &Step| {
             let put_off = seen.refusals.put_off(&refusals::attempt_of(step), desired.generation, self.now);
             put_off.map(|one| one.failure.clone())
         };
-        let steps =
-            lanes::in_turn(&decided.steps, |step| seen.refusals.of(&refusals::attempt_of(step)).is_some());
+        let steps = concurrency::in_turn(&decided.steps, |step| {
+            seen.refusals.of(&refusals::attempt_of(step)).is_some()
+        });
         let steps: Vec<_> = steps
             .iter()
-            .filter(|planned| !lanes::is_for_nothing(&planned.step, &steps, |step| put_off(step).is_some()))
+            .filter(|planned| {
+                !concurrency::prepares_only_postponed(&planned.step, &steps, |step| put_off(step).is_some())
+            })
             .map(|planned| (planned.clone(), put_off(&planned.step)))
             .collect();
         for (planned, put_off) in steps.iter().take(killed_after.unwrap_or(usize::MAX)) {
@@ -45,7 +48,7 @@ impl World {
             if let Err(failure) = &result {
                 stopped.after(&planned.step, failure);
             }
-            done.steps.push(dialog_operator::act::DoneStep {
+            done.steps.push(dialog_operator::act::StepOutcome {
                 step: planned.step.clone(),
                 result,
                 said: None,
@@ -69,7 +72,7 @@ impl World {
             .find(|refused| matches!(&act, Act::Step(act) if act.starts_with(refused.as_str())));
         let result = match refused {
             Some(refused) => {
-                Err(Self::refusal(refused.starts_with("Write"), format!("{refused} is refused")))
+                Err(Self::refusal(refused.starts_with("StatusWrite"), format!("{refused} is refused")))
             }
             None => self.obey(step),
         };
@@ -334,7 +337,7 @@ impl World {
 
     /// What a webhook makes of a write, and what the operator sees of that in the answer.
     /// As the API server has it: no volume shrinks, and only some grow.
-    fn resize(&self, object: &Rendered) -> Result<(), Failure> {
+    fn resize(&self, object: &Manifest) -> Result<(), Failure> {
         let size =
             |json: &Value| json["spec"]["resources"]["requests"]["storage"].as_str().unwrap().to_owned();
         let (name, asked) = (&object.name, size(&object.json));
@@ -353,7 +356,7 @@ impl World {
         ))
     }
 
-    fn admit(&mut self, object: &Rendered) {
+    fn admit(&mut self, object: &Manifest) {
         let mut json = object.json.clone();
         if let (Some(mirror), "StatefulSet") = (self.mirror, object.kind.as_str()) {
             let image = &mut json["spec"]["template"]["spec"]["containers"][0]["image"];

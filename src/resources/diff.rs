@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::Rendered;
+use super::Manifest;
 use crate::{api::names::keys, snapshot::Difference};
 
 /// The first difference in words (`spec.template.spec.containers[0].image: a -> b`), or `None` when the live object
@@ -14,13 +14,13 @@ use crate::{api::names::keys, snapshot::Difference};
 /// `1`); lists by the names of their elements when they have some, because admission may put a sidecar first, else by
 /// position. A field that we wrote once and no longer want is noticed by the annotation `dialogcluster.dev/applied-hash`.
 #[must_use]
-pub fn differs(want: &Rendered, live: &Value) -> Option<String> {
+pub fn first_difference(want: &Manifest, live: &Value) -> Option<String> {
     differences(want, live).first().map(ToString::to_string)
 }
 
 /// All differences.
 #[must_use]
-pub fn differences(want: &Rendered, live: &Value) -> Vec<Difference> {
+pub fn differences(want: &Manifest, live: &Value) -> Vec<Difference> {
     let hash = |object: &Value| {
         object.pointer("/metadata/annotations").and_then(|all| all.get(keys::APPLIED_HASH).cloned())
     };
@@ -161,8 +161,8 @@ mod tests {
 
     use super::*;
 
-    fn wanted(json: Value) -> Rendered {
-        Rendered { api_version: "v1".to_owned(), kind: "Thing".to_owned(), name: "thing".to_owned(), json }
+    fn wanted(json: Value) -> Manifest {
+        Manifest { api_version: "v1".to_owned(), kind: "Thing".to_owned(), name: "thing".to_owned(), json }
     }
 
     #[rstest]
@@ -200,25 +200,26 @@ mod tests {
         None
     )]
     fn differences(#[case] want: Value, #[case] live: Value, #[case] expected: Option<&str>) {
-        assert_eq!(differs(&wanted(want), &live).as_deref(), expected);
+        assert_eq!(first_difference(&wanted(want), &live).as_deref(), expected);
     }
 
     #[test]
     fn a_field_that_is_no_longer_wanted_is_noticed() {
         let object = |hash: &str, spec: Value| json!({"metadata": {"annotations": {keys::APPLIED_HASH: hash}}, "spec": spec});
         let live = object("1", json!({"a": 1, "b": 2}));
-        assert_eq!(differs(&wanted(object("1", json!({"a": 1, "b": 2}))), &live), None);
+        assert_eq!(first_difference(&wanted(object("1", json!({"a": 1, "b": 2}))), &live), None);
         assert_eq!(
-            differs(&wanted(object("2", json!({"a": 1}))), &live).unwrap(),
+            first_difference(&wanted(object("2", json!({"a": 1}))), &live).unwrap(),
             "metadata.annotations.dialogcluster.dev/applied-hash: 1 -> 2"
         );
         // What really differs says more than a hash.
-        assert_eq!(differs(&wanted(object("2", json!({"a": 3}))), &live).unwrap(), "spec.a: 1 -> 3");
+        assert_eq!(first_difference(&wanted(object("2", json!({"a": 3}))), &live).unwrap(), "spec.a: 1 -> 3");
     }
 
     #[test]
     fn long_values_are_cut() {
-        let difference = differs(&wanted(json!({"a": "ы".repeat(500)})), &json!({"a": "x"})).unwrap();
+        let difference =
+            first_difference(&wanted(json!({"a": "ы".repeat(500)})), &json!({"a": "x"})).unwrap();
         assert!(difference.ends_with('…') && difference.chars().count() < 80, "{difference}");
     }
 

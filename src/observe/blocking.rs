@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::future::join_all;
 use tokio::time::timeout;
 
-use super::postgres::Look;
+use super::postgres::PostgresObserver;
 use crate::{
     api::Node,
     citus::{self, BlockersQuestion},
@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// The same where the node's server could not be looked at: its session is there, or it takes too long.
 const DEADLINE_UNSEEN: Duration = Duration::from_millis(1500);
 
-impl Look<'_> {
+impl PostgresObserver<'_> {
     /// Who holds up a move, or a step that waits for a lock, by node.
     pub(super) async fn held_up(
         &self,
@@ -26,7 +26,7 @@ impl Look<'_> {
         citus: &Seen<Citus>,
     ) -> BTreeMap<Node, Vec<String>> {
         let job = citus.known().and_then(|citus| citus.job.as_ref()).filter(|job| job.is_open());
-        let any = self.memory.with(|memory| memory.refusals.waits_for_locks())
+        let any = self.cache.with(|cache| cache.refusals.waits_for_locks())
             || citus.known().is_some_and(|citus| job.is_none() && self.is_unanswered(citus));
         if job.is_none() && !any {
             return BTreeMap::new();

@@ -10,14 +10,14 @@ use crate::{
 
 /// What was reported of one cluster.
 #[derive(Default)]
-pub struct Reported {
+pub struct ReportCache {
     /// Nodes that were restarted since the last rolling restart was finished, and why.
     pub rolling: BTreeMap<Node, RestartCause>,
     /// The status written last, and when.
     pub status: Option<(DialogClusterStatus, Instant)>,
 }
 
-impl Reported {
+impl ReportCache {
     /// The status that the last write left, as long as the cache may not show it.
     #[must_use]
     pub fn status(&self, cached: Option<&DialogClusterStatus>) -> DialogClusterStatus {

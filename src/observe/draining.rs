@@ -8,7 +8,7 @@ use std::{
 
 use futures::future::join_all;
 
-use super::postgres::Look;
+use super::postgres::PostgresObserver;
 use crate::{
     api::Node,
     citus::{self, ContentsQuestion},
@@ -21,16 +21,16 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// often. Nothing is done on the strength of an old one, which only says no.
 const AGAIN: Duration = Duration::from_secs(8);
 
-impl Look<'_> {
+impl PostgresObserver<'_> {
     /// What is on each of these workers.
     pub(super) async fn leaving(
         &self,
         seen: &Snapshot,
         nodes: BTreeSet<Node>,
     ) -> BTreeMap<Node, Seen<Contents>> {
-        let told = self.memory.with(|memory| {
-            memory.contents.retain(|node, (_, at)| nodes.contains(node) && at.elapsed() < AGAIN);
-            memory.contents.clone()
+        let told = self.cache.with(|cache| {
+            cache.contents.retain(|node, (_, at)| nodes.contains(node) && at.elapsed() < AGAIN);
+            cache.contents.clone()
         });
         let looks = nodes.into_iter().map(|node| {
             let told = told.get(&node);
@@ -41,7 +41,7 @@ impl Look<'_> {
                 let found = self.contents(seen, node).await;
                 if !found.known().is_some_and(Contents::is_empty) {
                     let now = (found.clone(), Instant::now());
-                    self.memory.with(|memory| memory.contents.insert(node, now));
+                    self.cache.with(|cache| cache.contents.insert(node, now));
                 }
                 (node, found)
             }

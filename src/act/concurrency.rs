@@ -9,7 +9,7 @@ use crate::{
 /// Whether a step stands on one that failed before it: without that it would be wrong, or dangerous. Whatever does not
 /// is done all the same: what is refused for one thing must not keep everything else from being done.
 #[must_use]
-pub fn stands_on(step: &Step, failed: &Step) -> bool {
+pub fn depends_on(step: &Step, failed: &Step) -> bool {
     step.effect().depends_on(&failed.effect())
 }
 
@@ -20,7 +20,7 @@ pub fn in_turn(steps: &[PlannedStep], failed_lately: impl Fn(&Step) -> bool) -> 
     let mut late: Vec<PlannedStep> = Vec::new();
     let mut turn: Vec<PlannedStep> = Vec::new();
     for planned in steps {
-        let waits = late.iter().any(|before| stands_on(&planned.step, &before.step));
+        let waits = late.iter().any(|before| depends_on(&planned.step, &before.step));
         let list = if waits || failed_lately(&planned.step) { &mut late } else { &mut turn };
         list.push(planned.clone());
     }
@@ -30,24 +30,24 @@ pub fn in_turn(steps: &[PlannedStep], failed_lately: impl Fn(&Step) -> bool) -> 
 
 /// The step only prepares for others, and each of these is put off.
 #[must_use]
-pub fn is_for_nothing(step: &Step, steps: &[PlannedStep], put_off: impl Fn(&Step) -> bool) -> bool {
+pub fn prepares_only_postponed(step: &Step, steps: &[PlannedStep], put_off: impl Fn(&Step) -> bool) -> bool {
     let mut others =
-        steps.iter().map(|planned| &planned.step).filter(|other| stands_on(other, step)).peekable();
+        steps.iter().map(|planned| &planned.step).filter(|other| depends_on(other, step)).peekable();
     *step == Step::Sql(SqlStep::RecoverTransactions) && others.peek().is_some() && others.all(put_off)
 }
 
 /// What failures have stopped of a plan.
 #[derive(Debug, Default)]
-pub struct Stopped {
+pub struct FailureScope {
     failed: Vec<Step>,
     everything: bool,
 }
 
-impl Stopped {
+impl FailureScope {
     /// Whether the step is not to be tried, because something that it stands on has failed.
     #[must_use]
     pub fn includes(&self, step: &Step) -> bool {
-        self.everything || self.failed.iter().any(|failed| stands_on(step, failed))
+        self.everything || self.failed.iter().any(|failed| depends_on(step, failed))
     }
     /// Notes that a step has failed.
     pub fn after(&mut self, step: &Step, failure: &Failure) {
@@ -56,7 +56,7 @@ impl Stopped {
     }
 }
 
-/// The plan as batches, one after another; in a batch lanes beside each other; in a lane steps one after another.
+/// The plan as batches, one after another; in a batch nodes beside each other; of one node steps one after another.
 /// A step that is not one node's is a batch of its own.
 #[must_use]
 pub fn batches(steps: &[PlannedStep]) -> Vec<Vec<Vec<&PlannedStep>>> {

@@ -6,49 +6,54 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::{
-    act::Done,
+    act::Outcome,
     api::Desired,
     plan::{Plan, Step, WaitingOn},
     snapshot::{Job, Snapshot},
 };
 
 /// The look at a cluster that needs nothing.
-pub const AT_REST: Duration = Duration::from_secs(10);
+pub const RESYNC_INTERVAL: Duration = Duration::from_secs(10);
 /// After something was done: what it changed is to be seen.
-const AT_ONCE: Duration = Duration::from_millis(50);
+const SETTLE_INTERVAL: Duration = Duration::from_millis(50);
 /// While a server starts, joins or loads.
-const SOON: Duration = Duration::from_millis(400);
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
 /// While a job runs.
-const MOVING: Duration = Duration::from_secs(1);
+const JOB_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// After failures in a row, or steps that change nothing: doubled each time, up to the second.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
 /// What has been the same for how long.
 #[derive(Default)]
-pub struct Pace {
+pub struct RequeuePolicy {
     failures: u32,
     repeats: u32,
     steps: Vec<Step>,
     holds: Option<(Vec<WaitingOn>, Instant)>,
 }
 
-impl Pace {
+impl RequeuePolicy {
     /// The pause after a reconcile.
-    pub fn after(&mut self, desired: &Desired, seen: &Snapshot, (plan, done): (&Plan, &Done)) -> Duration {
+    pub fn after(
+        &mut self,
+        desired: &Desired,
+        snapshot: &Snapshot,
+        (plan, outcome): (&Plan, &Outcome),
+    ) -> Duration {
         // What failed is tried again after a pause of its own, and slows down nothing else.
-        let steps: Vec<Step> = done.succeeded().cloned().collect();
+        let steps: Vec<Step> = outcome.succeeded().cloned().collect();
         self.failures = 0;
         if !steps.is_empty() {
             return self.after_steps(steps);
         }
         (self.steps, self.repeats) = (steps, 0);
         if desired.paused {
-            return AT_REST;
+            return RESYNC_INTERVAL;
         }
         let waited = self.waited(&plan.waits);
-        let moving = seen.citus.known().and_then(|citus| citus.job.as_ref()).is_some_and(Job::is_open);
-        let holds = plan.waits.iter().filter_map(|hold| after_hold(hold, waited, seen.now));
-        holds.chain(moving.then_some(MOVING)).min().unwrap_or(AT_REST)
+        let moving = snapshot.citus.known().and_then(|citus| citus.job.as_ref()).is_some_and(Job::is_open);
+        let holds = plan.waits.iter().filter_map(|hold| after_wait(hold, waited, snapshot.now));
+        holds.chain(moving.then_some(JOB_POLL_INTERVAL)).min().unwrap_or(RESYNC_INTERVAL)
     }
 
     /// The pause after a failure.
@@ -62,7 +67,7 @@ impl Pace {
         let same = self.steps == steps;
         (self.steps, self.repeats) = (steps, if same { self.repeats.saturating_add(1) } else { 0 });
         if self.repeats == 0 {
-            return AT_ONCE;
+            return SETTLE_INTERVAL;
         }
         if self.repeats > 3 {
             let names: Vec<&str> = self.steps.iter().map(Step::name).collect();
@@ -88,18 +93,22 @@ impl Pace {
 }
 
 fn doubled(times: u32) -> Duration {
-    AGAIN.0.saturating_mul(1 << times.saturating_sub(1).min(10)).min(AGAIN.1)
+    BACKOFF.0.saturating_mul(1 << times.saturating_sub(1).min(10)).min(BACKOFF.1)
 }
 
 /// How soon a wait may be over. What has lasted for minutes will not end within the next tenth of a second; and the
 /// end of most waits wakes us by a change of a pod.
-fn after_hold(hold: &WaitingOn, waited: Duration, now: Timestamp) -> Option<Duration> {
-    let soon = if waited < Duration::from_mins(1) { SOON } else { (waited / 60).clamp(MOVING, AT_REST) };
+fn after_wait(hold: &WaitingOn, waited: Duration, now: Timestamp) -> Option<Duration> {
+    let soon = if waited < Duration::from_mins(1) {
+        POLL_INTERVAL
+    } else {
+        (waited / 60).clamp(JOB_POLL_INTERVAL, RESYNC_INTERVAL)
+    };
     match hold {
         WaitingOn::Paused { .. } => None,
-        WaitingOn::JobRunning { .. } | WaitingOn::RestartWaitsForMoves { .. } => Some(MOVING),
+        WaitingOn::JobRunning { .. } | WaitingOn::RestartWaitsForMoves { .. } => Some(JOB_POLL_INTERVAL),
         WaitingOn::RebalancePause { until, .. } => {
-            Some(until.duration_since(now).unsigned_abs().clamp(MOVING, AT_REST))
+            Some(until.duration_since(now).unsigned_abs().clamp(JOB_POLL_INTERVAL, RESYNC_INTERVAL))
         }
         WaitingOn::WorkerMissing { timed_out: true, .. } => Some(soon.max(Duration::from_secs(2))),
         WaitingOn::FormerObjects { .. }
@@ -129,7 +138,7 @@ mod tests {
     use super::*;
     use crate::plan::SqlStep;
     use crate::{
-        act::DoneStep,
+        act::StepOutcome,
         api::{DialogCluster, Node},
         snapshot::{Citus, Failure, FailureReason, JobState, OperatorConfig, Seen},
     };
@@ -144,8 +153,8 @@ mod tests {
             Snapshot::empty(&operator, Timestamp::now())
         }
     }
-    fn did(result: Result<(), Failure>) -> Done {
-        Done { steps: vec![DoneStep { step: SqlStep::RecoverTransactions.into(), result, said: None }] }
+    fn did(result: Result<(), Failure>) -> Outcome {
+        Outcome { steps: vec![StepOutcome { step: SqlStep::RecoverTransactions.into(), result, said: None }] }
     }
     fn waits(hold: WaitingOn) -> Plan {
         Plan { waits: vec![hold], ..Plan::default() }
@@ -154,59 +163,67 @@ mod tests {
     #[test]
     fn a_cluster_at_rest_is_left_in_peace() {
         assert_eq!(
-            Pace::default().after(&desired(), &nothing(), (&Plan::default(), &Done::default())),
-            AT_REST
+            RequeuePolicy::default().after(&desired(), &nothing(), (&Plan::default(), &Outcome::default())),
+            RESYNC_INTERVAL
         );
     }
 
     #[test]
     fn what_was_done_is_looked_at_at_once_but_never_in_a_hot_loop() {
-        let (mut pace, desired, seen, plan, done) =
-            (Pace::default(), desired(), nothing(), Plan::default(), did(Ok(())));
-        let pauses: Vec<_> = (0..8).map(|_| pace.after(&desired, &seen, (&plan, &done))).collect();
-        assert_eq!(pauses[0], AT_ONCE);
+        let (mut pace, desired, snapshot, plan, outcome) =
+            (RequeuePolicy::default(), desired(), nothing(), Plan::default(), did(Ok(())));
+        let pauses: Vec<_> = (0..8).map(|_| pace.after(&desired, &snapshot, (&plan, &outcome))).collect();
+        assert_eq!(pauses[0], SETTLE_INTERVAL);
         assert!(pauses.is_sorted(), "{pauses:?}");
-        assert_eq!(pauses[7], AGAIN.1);
-        pace.after(&desired, &seen, (&plan, &Done::default()));
-        assert_eq!(pace.after(&desired, &seen, (&plan, &done)), AT_ONCE, "a look without steps ends the row");
+        assert_eq!(pauses[7], BACKOFF.1);
+        pace.after(&desired, &snapshot, (&plan, &Outcome::default()));
+        assert_eq!(
+            pace.after(&desired, &snapshot, (&plan, &outcome)),
+            SETTLE_INTERVAL,
+            "a look without steps ends the row"
+        );
     }
 
     #[test]
     fn looks_that_fail_are_begun_anew_with_growing_pauses() {
-        let mut pace = Pace::default();
+        let mut pace = RequeuePolicy::default();
         let pauses: Vec<_> = (0..8).map(|_| pace.after_failure()).collect();
-        assert_eq!((pauses[0], pauses[7]), AGAIN);
-        pace.after(&desired(), &nothing(), (&Plan::default(), &Done::default()));
-        assert_eq!(pace.after_failure(), AGAIN.0);
+        assert_eq!((pauses[0], pauses[7]), BACKOFF);
+        pace.after(&desired(), &nothing(), (&Plan::default(), &Outcome::default()));
+        assert_eq!(pace.after_failure(), BACKOFF.0);
     }
 
     #[test]
     fn a_step_that_fails_slows_down_nothing_else() {
         let hold = waits(WaitingOn::NotAnswering { node: Node::Worker(0), why: "silent".into() });
         let failed = did(Err(Failure::new(FailureReason::Postgres, "no")));
-        let mut pace = Pace::default();
+        let mut pace = RequeuePolicy::default();
         for _ in 0..8 {
-            assert_eq!(pace.after(&desired(), &nothing(), (&hold, &failed)), SOON);
+            assert_eq!(pace.after(&desired(), &nothing(), (&hold, &failed)), POLL_INTERVAL);
         }
     }
 
     #[test]
     fn a_job_is_watched_each_second() {
-        let mut seen = nothing();
+        let mut snapshot = nothing();
         let job = Job { state: JobState::Running, ..Job::default() };
-        seen.citus = Seen::Known(Citus { job: Some(job), ..Citus::default() });
-        let pace =
-            |seen: &Snapshot| Pace::default().after(&desired(), seen, (&Plan::default(), &Done::default()));
-        assert_eq!(pace(&seen), MOVING);
+        snapshot.citus = Seen::Known(Citus { job: Some(job), ..Citus::default() });
+        let pace = |snapshot: &Snapshot| {
+            RequeuePolicy::default().after(&desired(), snapshot, (&Plan::default(), &Outcome::default()))
+        };
+        assert_eq!(pace(&snapshot), JOB_POLL_INTERVAL);
     }
 
     #[test]
     fn a_wait_that_lasts_is_looked_at_less_often() {
         let hold = WaitingOn::NotAnswering { node: Node::Worker(0), why: "silent".into() };
-        let mut pace = Pace::default();
-        assert_eq!(pace.after(&desired(), &nothing(), (&waits(hold.clone()), &Done::default())), SOON);
-        assert_eq!(after_hold(&hold, Duration::from_mins(5), nothing().now), Some(Duration::from_secs(5)));
-        assert_eq!(after_hold(&hold, Duration::from_hours(1), nothing().now), Some(AT_REST));
-        assert_eq!(after_hold(&WaitingOn::Paused { steps: 1 }, Duration::ZERO, nothing().now), None);
+        let mut pace = RequeuePolicy::default();
+        assert_eq!(
+            pace.after(&desired(), &nothing(), (&waits(hold.clone()), &Outcome::default())),
+            POLL_INTERVAL
+        );
+        assert_eq!(after_wait(&hold, Duration::from_mins(5), nothing().now), Some(Duration::from_secs(5)));
+        assert_eq!(after_wait(&hold, Duration::from_hours(1), nothing().now), Some(RESYNC_INTERVAL));
+        assert_eq!(after_wait(&WaitingOn::Paused { steps: 1 }, Duration::ZERO, nothing().now), None);
     }
 }

@@ -14,25 +14,25 @@ use crate::{
     citus::TlsCache,
     context::ClusterCache,
     kubernetes::caches::CACHE_LAG,
-    resources::{self, Rendered},
+    resources::{self, Manifest},
     snapshot::{
         Act, Contents, ImageFacts, LiveObject, ParameterCheck, Reach, Refusals, Rewritten, SchemaSql, Seen,
     },
 };
 
 /// A name that a stranger took is looked at again after so long.
-const STRANGER_FOR: Duration = Duration::from_secs(30);
+const FOREIGN_FOR: Duration = Duration::from_secs(30);
 /// After this time a value that was refused is tried again.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 /// How often it is looked whether a Secret that must be restored is there without our label, which no watch shows.
 const UNLABELLED_EVERY: Duration = Duration::from_secs(3);
 
 /// Behind a lock.
-pub type Handle = ClusterCache<Remembered>;
+pub type CacheHandle = ClusterCache<ObservationCache>;
 
 /// What is remembered of one cluster.
 #[derive(Default)]
-pub struct Remembered {
+pub struct ObservationCache {
     /// Names taken by strangers, by `Kind/name`.
     pub strangers: HashMap<String, (LiveObject, Instant)>,
     /// What our own writes answered, by `Kind/name`, until the watch shows it.
@@ -52,20 +52,20 @@ pub struct Remembered {
     /// When it was looked for the authorities' Secret without our label, and what was found.
     pub unlabelled: Option<(Option<LiveObject>, Instant)>,
     /// The last look at new connections.
-    pub reach: Kept,
+    pub reach: RecentWrite,
     /// Sizes of shards.
-    pub sizes: Option<Sizes>,
+    pub sizes: Option<CachedSizes>,
     /// What keeps workers from going, and when it was seen.
     pub contents: BTreeMap<Node, (Seen<Contents>, Instant)>,
     /// The operator's certificates.
     pub tls: TlsCache,
     /// SQL of the user's ConfigMap.
-    pub schema: Option<KeptSchema>,
+    pub schema: Option<CachedSchema>,
 }
 
 /// What is remembered of the looks at new connections.
 #[derive(Default)]
-pub struct Kept {
+pub struct RecentWrite {
     pub(super) reach: Option<Reach>,
     /// When to look again, for what the last look was made of.
     pub(super) next: Option<(Instant, Made)>,
@@ -78,7 +78,7 @@ pub(super) type Made = (Vec<String>, BTreeMap<Node, (String, Timestamp)>);
 
 /// The SQL of a ConfigMap as it was read last.
 #[derive(Clone)]
-pub struct KeptSchema {
+pub struct CachedSchema {
     /// Where it was read.
     pub source: ConfigMapKey,
     /// For which generation of the DialogCluster.
@@ -90,7 +90,7 @@ pub struct KeptSchema {
 }
 
 /// Sizes of shards, as they were looked at last.
-pub struct Sizes {
+pub struct CachedSizes {
     /// Bytes by `groupid`.
     pub groups: BTreeMap<i32, i64>,
     /// Bytes by `shardid`, of shards that move or are to move.
@@ -105,7 +105,7 @@ pub struct Sizes {
     pub stale: bool,
 }
 
-impl Remembered {
+impl ObservationCache {
     /// What servers said to values, and to which of those that they did not take they may say something else by now: the
     /// tablespace that a value names is made, say.
     #[must_use]
@@ -119,7 +119,7 @@ impl Remembered {
         self.parameter_checks.iter().map(|(value, (said, at))| (value.clone(), check(said, at))).collect()
     }
     /// A stranger has this name.
-    pub fn stranger(&mut self, key: String, object: LiveObject) {
+    pub fn mark_foreign(&mut self, key: String, object: LiveObject) {
         self.strangers.insert(key, (object, Instant::now()));
     }
     /// We wrote this object; the watch may not have shown it yet.
@@ -127,7 +127,7 @@ impl Remembered {
         self.writes.insert(key, (answer, Instant::now()));
     }
     /// What admission made of what we wrote, when it is not what we wrote.
-    pub fn admitted(&mut self, written: &Rendered, answer: &Value) {
+    pub fn admitted(&mut self, written: &Manifest, answer: &Value) {
         let differences = resources::differences(written, answer);
         if differences.is_empty() {
             self.rewritten.remove(&written.key());
@@ -138,7 +138,7 @@ impl Remembered {
     /// Drops what is too old to be believed.
     pub fn expire(&mut self) {
         self.unlabelled = self.unlabelled.take().filter(|(_, at)| at.elapsed() < UNLABELLED_EVERY);
-        self.strangers.retain(|_, (_, since)| since.elapsed() < STRANGER_FOR);
+        self.strangers.retain(|_, (_, since)| since.elapsed() < FOREIGN_FOR);
         self.writes.retain(|_, (_, since)| since.elapsed() < CACHE_LAG);
         self.deleted_pods.retain(|_, since| since.elapsed() < CACHE_LAG);
     }
@@ -171,28 +171,28 @@ mod tests {
 
     #[test]
     fn refused_value_gets_old_and_accepted_one_does_not() {
-        let mut memory = Remembered::default();
+        let mut cache = ObservationCache::default();
         let Some(before) = Instant::now().checked_sub(REFUSED_FOR) else { return };
         let refused = || Some("no such tablespace".to_owned());
         for (value, said, at) in
             [("a=1", refused(), before), ("b=1", refused(), Instant::now()), ("c=1", None, before)]
         {
-            memory.parameter_checks.insert(value.to_owned(), (said, at));
+            cache.parameter_checks.insert(value.to_owned(), (said, at));
         }
         let refused =
             |retry_due| ParameterCheck::Rejected { message: "no such tablespace".to_owned(), retry_due };
         let expected = [("a=1", refused(true)), ("b=1", refused(false)), ("c=1", ParameterCheck::Accepted)];
         let expected = expected.map(|(value, check)| (value.to_owned(), check));
-        assert_eq!(memory.parameter_checks(), expected.into());
+        assert_eq!(cache.parameter_checks(), expected.into());
     }
 
     #[test]
     fn our_own_write_is_seen_until_the_watch_shows_it() {
-        let mut memory = Remembered::default();
-        memory.wrote("Service/shop".into(), object("10"));
-        assert_eq!(memory.newer("Service/shop", None), Some(object("10")));
-        assert_eq!(memory.newer("Service/shop", Some(object("9"))), Some(object("10")));
-        assert_eq!(memory.newer("Service/shop", Some(object("11"))), Some(object("11")));
-        assert_eq!(memory.newer("Service/shop", None), None, "what the watch showed and lost is gone");
+        let mut cache = ObservationCache::default();
+        cache.wrote("Service/shop".into(), object("10"));
+        assert_eq!(cache.newer("Service/shop", None), Some(object("10")));
+        assert_eq!(cache.newer("Service/shop", Some(object("9"))), Some(object("10")));
+        assert_eq!(cache.newer("Service/shop", Some(object("11"))), Some(object("11")));
+        assert_eq!(cache.newer("Service/shop", None), None, "what the watch showed and lost is gone");
     }
 }
