@@ -9,7 +9,7 @@ use kube::runtime::events::Recorder;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    citus::Sessions,
+    citus::ConnectionPool,
     kubernetes::{ApiClient, caches::Caches, leader::LeaderGuard},
     metrics::Metrics,
     snapshot::OperatorConfig,
@@ -24,7 +24,7 @@ pub struct Context {
     /// What Kubernetes holds of ours.
     pub caches: Caches,
     /// Connections to servers.
-    pub sessions: Sessions,
+    pub connections: ConnectionPool,
     /// Whether this operator leads.
     pub leader: LeaderGuard,
     /// What `/metrics` shows.

@@ -37,7 +37,7 @@ use crate::{
         cache::ReportCache,
         publish::{publish, refuse},
     },
-    snapshot::{Act, Snapshot},
+    snapshot::{Attempt, Snapshot},
 };
 
 /// No reconcile takes longer: then it is dropped and begun anew from a fresh look.
@@ -227,8 +227,8 @@ async fn reconcile_cluster(
     let snapshot = Arc::new(observe(context, &desired, status, &observed, asks).await);
     queued.with(|queued| queued.snapshot = Some((desired.clone(), Arc::clone(&snapshot))));
     let plan = plan_checked(&desired, &snapshot);
-    let acts: Vec<Act> = plan.steps.iter().map(|planned| refusals::attempt_of(&planned.step)).collect();
-    observed.with(|observed| observed.refusals.wanted(&acts, snapshot.now));
+    let acts: Vec<Attempt> = plan.steps.iter().map(|planned| refusals::attempt_of(&planned.step)).collect();
+    observed.with(|observed| observed.refusals.retain_attempts(&acts, snapshot.now));
     let executor = Executor { context, desired: &desired, snapshot: &snapshot, observed: observed.clone() };
     let outcome = act(&executor, &plan).await;
     publish(context, &reported, &desired, &snapshot, (&plan, &outcome)).await?;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use dialog_operator::{
     api::{self, Desired},
-    citus::Sessions,
+    citus::ConnectionPool,
     context::Context,
     controller::{self, Operator},
     kubernetes::{
@@ -31,7 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// Name of the Lease.
 const LEASE: &str = "dialog-operator";
 /// Connections to servers that are kept open at most.
-const SESSIONS: usize = 1000;
+const MAX_CONNECTIONS: usize = 1000;
 /// Whatever still runs after so long is dropped: Kubernetes kills after thirty seconds.
 const SHUTDOWN: Duration = Duration::from_secs(9);
 
@@ -141,7 +141,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
     let operator = Arc::new(Operator::new(Context {
         caches: Caches::start(&client, &arguments.namespaces, &tasks, &end),
         client: api,
-        sessions: Sessions::new(SESSIONS),
+        connections: ConnectionPool::new(MAX_CONNECTIONS),
         leader: guard,
         metrics,
         recorder: Recorder::new(client, reporter),

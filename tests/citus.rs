@@ -12,8 +12,8 @@ mod bounds;
 mod contents;
 #[path = "citus/faults.rs"]
 mod faults;
-#[path = "citus/give_up.rs"]
-mod give_up;
+#[path = "citus/force_remove.rs"]
+mod force_remove;
 #[path = "citus/harness.rs"]
 mod harness;
 #[path = "citus/held.rs"]

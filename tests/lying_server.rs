@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dialog_operator::citus::{NodeQuestion, Session, SqlError, Target, Tls, commands, observe_node};
+use dialog_operator::citus::{Connection, NodeQuestion, SqlError, Target, Tls, commands, observe_node};
 use futures::future::join_all;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -154,7 +154,7 @@ async fn server(how: Lie, when: When) -> Target {
     }
 }
 
-async fn look(session: &Session) -> Result<(), SqlError> {
+async fn look(session: &Connection) -> Result<(), SqlError> {
     let question = NodeQuestion { database: "dialogs", owner: "shop", settings: &[] };
     observe_node(session, &question).await.map(drop)
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use dialog_operator::{
     api::{Desired, spec::TransferMode},
     citus::{
-        BUILT_IN_SCHEMA, CatalogQuestion, Schema, Session, apply_schema,
+        BUILT_IN_SCHEMA, CatalogQuestion, Connection, Schema, apply_schema,
         commands::{self, RebalanceOptions},
         observe_citus,
     },
@@ -99,7 +99,7 @@ pub async fn moves(cluster: &Cluster, rows: u64) -> anyhow::Result<Measured> {
 }
 
 /// A cluster of one worker with the schema of dialogs, empty.
-async fn found(cluster: &Cluster, desired: &Desired) -> anyhow::Result<Session> {
+async fn found(cluster: &Cluster, desired: &Desired) -> anyhow::Result<Connection> {
     cluster.prepare().await?;
     let coordinator = cluster.session(0, DATABASE).await?;
     commands::set_coordinator_host(&coordinator, "localhost", cluster.port(0)).await?;
@@ -112,7 +112,7 @@ async fn found(cluster: &Cluster, desired: &Desired) -> anyhow::Result<Session> 
     Ok(coordinator)
 }
 
-async fn catalog(coordinator: &Session, desired: &Desired) -> anyhow::Result<Citus> {
+async fn catalog(coordinator: &Connection, desired: &Desired) -> anyhow::Result<Citus> {
     let ask = CatalogQuestion {
         strategy: &desired.rebalance.strategy,
         owner: OWNER,

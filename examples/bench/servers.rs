@@ -3,7 +3,7 @@
 
 use dialog_operator::{
     api::{Node, names::SecretKind},
-    citus::{ClientTls, Session, Target, Tls, commands},
+    citus::{ClientTls, Connection, Target, Tls, commands},
     resources::InitdbPermission,
 };
 
@@ -93,19 +93,19 @@ impl Cluster {
     }
 
     /// A session of the operator.
-    pub async fn session(&self, place: usize, database: &str) -> anyhow::Result<Session> {
+    pub async fn session(&self, place: usize, database: &str) -> anyhow::Result<Connection> {
         Ok(self.target(place, database).connect(&self.tls).await?)
     }
 
     /// A session of the application's role on the coordinator.
-    pub async fn owner(&self) -> anyhow::Result<Session> {
+    pub async fn owner(&self) -> anyhow::Result<Connection> {
         Ok(self.target(0, DATABASE).connect_as(&self.tls, OWNER, &PASSWORD.into()).await?)
     }
 
     /// What the operator does to a node before it can be a member.
     pub async fn prepare(&self) -> anyhow::Result<()> {
         for place in 0..NODES.len() {
-            commands::prepare_server(&self.session(place, "postgres").await?, DATABASE).await?;
+            commands::bootstrap_server(&self.session(place, "postgres").await?, DATABASE).await?;
             commands::create_extension(&self.session(place, DATABASE).await?, None).await?;
         }
         Ok(())

@@ -51,7 +51,7 @@ pub(super) async fn check_owner(
         return Err(Failure::new(FailureReason::Conflict, format!("{address}: {words}")));
     };
     match object.ownership {
-        Ownership::Ours => {
+        Ownership::Owned => {
             executor.observed.with(|observed| observed.wrote(key, object.json));
             Ok(())
         }
@@ -59,11 +59,11 @@ pub(super) async fn check_owner(
             FailureReason::Conflict,
             format!("{address} was left behind by a deleted DialogCluster of this name"),
         )),
-        Ownership::Former => Err(Failure::new(
+        Ownership::OwnedByDeleted => Err(Failure::new(
             FailureReason::Conflict,
             format!("{address} belonged to a deleted DialogCluster of this name and is still being removed"),
         )),
-        Ownership::Stranger => {
+        Ownership::Foreign => {
             executor.observed.with(|observed| observed.mark_foreign(key, object));
             let message =
                 format!("{address} exists and does not belong to this DialogCluster: rename or delete it");

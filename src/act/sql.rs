@@ -8,9 +8,9 @@ use std::{
 use super::Executor;
 use crate::{
     api::{Node, names::SecretKind, spec::TransferMode},
-    citus::{self, NodeConnector, PORT, Schema, Session, commands},
+    citus::{self, Connection, NodeConnector, PORT, Schema, commands},
     plan::SqlStep,
-    snapshot::{Failure, FailureReason, Leftover, Seen},
+    snapshot::{Failure, FailureReason, Leftover, Observed},
 };
 
 impl Executor<'_> {
@@ -24,14 +24,14 @@ impl Executor<'_> {
         let secret = scope.secret(&cluster.namespace, &cluster.secret(SecretKind::Superuser));
         Ok(self.observed.with(|observed| {
             let certificates = (secret.as_deref(), &mut observed.tls);
-            NodeConnector::new(&self.context.sessions, certificates, cluster, names)
+            NodeConnector::new(&self.context.connections, certificates, cluster, names)
         }))
     }
-    async fn session(&self, node: Node) -> Result<Arc<Session>, Failure> {
-        Ok(self.access()?.session(node, self.snapshot.pods.get(&node)).await?)
+    async fn connection(&self, node: Node) -> Result<Arc<Connection>, Failure> {
+        Ok(self.access()?.connection(node, self.snapshot.pods.get(&node)).await?)
     }
-    async fn coordinator(&self) -> Result<Arc<Session>, Failure> {
-        self.session(Node::Coordinator).await
+    async fn coordinator(&self) -> Result<Arc<Connection>, Failure> {
+        self.connection(Node::Coordinator).await
     }
 }
 
@@ -78,18 +78,18 @@ async fn execute(executor: &Executor<'_>, step: &SqlStep) -> Result<Option<Strin
             bootstrap_node(executor, *node, extension.as_deref()).await
         }
         SqlStep::GrantRights { node, owner } => {
-            let session = executor.session(*node).await?;
-            Ok(commands::grant_rights(&session, owner, &executor.desired.database.name).await?)
+            let connection = executor.connection(*node).await?;
+            Ok(commands::grant_rights(&connection, owner, &executor.desired.database.name).await?)
         }
-        SqlStep::Reload { node } => Ok(commands::reload(&*executor.session(*node).await?).await?),
+        SqlStep::Reload { node } => Ok(commands::reload(&*executor.connection(*node).await?).await?),
         SqlStep::ResetAlterSystem { node, names } => {
             // Loaded at once: afterwards nothing shows that the server still has the old values.
-            let session = executor.session(*node).await?;
-            commands::reset_alter_system(&session, names).await?;
-            Ok(commands::reload(&session).await?)
+            let connection = executor.connection(*node).await?;
+            commands::reset_alter_system(&connection, names).await?;
+            Ok(commands::reload(&connection).await?)
         }
         SqlStep::CheckParameter { node, name, value } => {
-            let answer = commands::try_parameter(&*executor.session(*node).await?, name, value).await?;
+            let answer = commands::try_parameter(&*executor.connection(*node).await?, name, value).await?;
             executor.observed.with(|observed| {
                 observed.parameter_checks.insert(format!("{name}={value}"), (answer, Instant::now()))
             });
@@ -111,7 +111,7 @@ async fn execute(executor: &Executor<'_>, step: &SqlStep) -> Result<Option<Strin
             let database = &executor.desired.database.name;
             let coordinator = executor.coordinator().await?;
             commands::create_owner(&coordinator, owner, &password, database).await?;
-            commands::note_owner_secret(&coordinator, database, secret_uid).await?;
+            commands::record_owner_secret(&coordinator, database, secret_uid).await?;
             // The same password once more: somebody has changed the role's.
             let citus = executor.snapshot.citus.known();
             let again = citus.is_some_and(|citus| citus.owner_secret.as_ref() == Some(secret_uid));
@@ -160,7 +160,9 @@ async fn execute(executor: &Executor<'_>, step: &SqlStep) -> Result<Option<Strin
             Ok(commands::activate_node(&*executor.coordinator().await?, address, PORT).await?)
         }
         SqlStep::DeleteStaleCleanupRecords { records } => {
-            Ok(commands::forget_cleanup(&*executor.coordinator().await?, records).await.map(drop)?)
+            Ok(commands::delete_stale_cleanup_records(&*executor.coordinator().await?, records)
+                .await
+                .map(drop)?)
         }
         SqlStep::DropLeftovers { node, leftovers } => drop_leftovers(executor, *node, leftovers).await,
     }
@@ -191,9 +193,10 @@ async fn start(
 
 async fn bootstrap_node(executor: &Executor<'_>, node: Node, extension: Option<&str>) -> Result<(), Failure> {
     let (access, pod) = (executor.access()?, executor.snapshot.pods.get(&node));
-    commands::prepare_server(&*access.maintenance(node, pod).await?, &executor.desired.database.name).await?;
-    let session = access.session(node, pod).await?;
-    Ok(commands::create_extension(&session, extension).await?)
+    commands::bootstrap_server(&*access.maintenance(node, pod).await?, &executor.desired.database.name)
+        .await?;
+    let connection = access.connection(node, pod).await?;
+    Ok(commands::create_extension(&connection, extension).await?)
 }
 
 /// Citus writes down what a move will make before it makes it. So what was seen on the node, and is not written down
@@ -202,7 +205,7 @@ async fn drop_leftovers(executor: &Executor<'_>, node: Node, leftovers: &[Leftov
     let names: Vec<&str> = leftovers.iter().map(|left| left.name.as_str()).collect();
     let listed = commands::listed_for_cleanup(&*executor.coordinator().await?, &names).await?;
     let dead: Vec<Leftover> = leftovers.iter().filter(|left| !listed.contains(&left.name)).cloned().collect();
-    Ok(commands::drop_leftovers(&*executor.session(node).await?, &dead).await?)
+    Ok(commands::drop_leftovers(&*executor.connection(node).await?, &dead).await?)
 }
 
 /// Answers with what went, for people.
@@ -210,7 +213,7 @@ async fn force_remove(executor: &Executor<'_>, workers: &[(Node, String)]) -> Re
     let names: Vec<String> =
         workers.iter().map(|(node, _)| node.object_name(&executor.desired.cluster.name)).collect();
     let addresses: Vec<(&str, u16)> = workers.iter().map(|(_, address)| (address.as_str(), PORT)).collect();
-    let lost = commands::give_up(&*executor.coordinator().await?, &addresses).await?;
+    let lost = commands::force_remove(&*executor.coordinator().await?, &addresses).await?;
     let rows =
         lost.rows_about.map_or_else(|| "an unknown number of".to_owned(), |rows| format!("about {rows}"));
     let shards: Vec<String> = lost.shards.iter().map(ToString::to_string).collect();
@@ -225,11 +228,11 @@ async fn force_remove(executor: &Executor<'_>, workers: &[(Node, String)]) -> Re
 
 async fn apply_schema(executor: &Executor<'_>, hash: &str) -> Result<(), Failure> {
     let sql = match &executor.snapshot.schema_sql {
-        Seen::Known(schema) if schema.hash == hash => schema,
-        Seen::Known(_) => {
+        Observed::Known(schema) if schema.hash == hash => schema,
+        Observed::Known(_) => {
             return Err(Failure::new(FailureReason::Conflict, "the schema has changed since it was planned"));
         }
-        Seen::Unknown(why) => return Err(Failure::new(FailureReason::Kubernetes, why.clone())),
+        Observed::Unknown(why) => return Err(Failure::new(FailureReason::Kubernetes, why.clone())),
     };
     let schema = Schema {
         sql: &sql.sql,
@@ -247,8 +250,8 @@ async fn apply_schema(executor: &Executor<'_>, hash: &str) -> Result<(), Failure
 /// Best effort: a restart does not depend on it.
 pub(super) async fn checkpoint(executor: &Executor<'_>, node: Node) {
     let checkpoint = async {
-        let session = executor.session(node).await?;
-        commands::checkpoint(&session).await.map_err(Failure::from)
+        let connection = executor.connection(node).await?;
+        commands::checkpoint(&connection).await.map_err(Failure::from)
     };
     match tokio::time::timeout(super::CHECKPOINT_DEADLINE, checkpoint).await {
         Ok(Ok(())) => {}

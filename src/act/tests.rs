@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     api::{DialogCluster, DialogClusterStatus, Node},
-    citus::Sessions,
+    citus::ConnectionPool,
     context::{ClusterCache, Context},
     kubernetes::{
         ApiClient, ObjectKey,
@@ -70,7 +70,7 @@ fn context(client: &Client) -> Context {
     Context {
         client: api,
         caches: Caches { scopes: vec![] },
-        sessions: Sessions::new(1),
+        connections: ConnectionPool::new(1),
         leader,
         metrics,
         recorder: Recorder::new(client.clone(), Reporter { controller: "test".into(), instance: None }),
@@ -144,7 +144,7 @@ async fn a_name_taken_by_a_stranger_is_told_and_remembered() {
     assert!(failure.message.contains("Service market/shop"), "{failure}");
     assert_eq!(methods(&asked), ["POST", "GET"], "nothing of the stranger's is written");
     let strangers = memory.with(|observed| observed.strangers.clone());
-    assert_eq!(strangers["Service/shop"].0.ownership, Ownership::Stranger);
+    assert_eq!(strangers["Service/shop"].0.ownership, Ownership::Foreign);
 }
 
 #[tokio::test]

@@ -8,14 +8,16 @@ use serde::Deserialize;
 use tokio_postgres::{Client, types::Type};
 
 use super::{
-    error::{Refusal, SqlError},
+    connection::{Call, Connection, Parameter, READ},
+    error::{SqlError, SqlErrorKind},
     fragments::moving,
+    messages::of_task,
     obstacles,
-    session::{Call, Parameter, READ, Session},
     task::{self, Place},
-    words::of_task,
 };
-use crate::snapshot::{Citus, CleanupRow, DistNode, DistTable, Group, Job, Move, PlanUnknown, Seen, Task};
+use crate::snapshot::{
+    Citus, CleanupRow, DistNode, DistTable, Group, Job, Move, Observed, PlanUnknown, Task,
+};
 
 /// The longest message of a task that is kept, in characters.
 const MESSAGE: usize = 4000;
@@ -45,7 +47,7 @@ macro_rules! open {
 }
 
 /// What this installation can do.
-const ABILITIES: &str = "
+const CAPABILITIES: &str = "
 SELECT json_build_object(
   'parallelColocated', EXISTS (SELECT FROM pg_proc WHERE proname = 'citus_rebalance_start'
     AND 'parallel_transfer_colocated_shards' = ANY(proargnames)),
@@ -155,7 +157,7 @@ SELECT json_build_object(
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Abilities {
+struct Capabilities {
     parallel_colocated: bool,
     shard_sizes: bool,
 }
@@ -228,16 +230,16 @@ struct Sizes {
 /// words, sizes that cannot be had are `None`; neither hides the rest.
 ///
 /// # Errors
-/// Any [`SqlError`]; [`super::Refusal::NoExtension`] as long as the database does not have the extension.
-pub async fn observe_citus(session: &Session, ask: &CatalogQuestion<'_>) -> Result<Citus, SqlError> {
-    let (client, call) = session.call("the look at the Citus catalog", READ).await?;
-    let abilities: Abilities = call.json(&call.wait(client.query_typed_one(ABILITIES, &[])).await?)?;
+/// Any [`SqlError`]; [`super::SqlErrorKind::NoExtension`] as long as the database does not have the extension.
+pub async fn observe_citus(connection: &Connection, ask: &CatalogQuestion<'_>) -> Result<Citus, SqlError> {
+    let (client, call) = connection.call("the look at the Citus catalog", READ).await?;
+    let abilities: Capabilities = call.json(&call.wait(client.query_typed_one(CAPABILITIES, &[])).await?)?;
     // All are on their way before the first answer is read; the catalog's comes first, whatever becomes of the others.
     let parameters: [Parameter<'_>; 3] =
         [(&ask.owner, Type::TEXT), (&super::APPLIED_HASH, Type::TEXT), (&super::OWNER_SECRET, Type::TEXT)];
     let catalog = call.wait(client.query_typed_one(CATALOG, &parameters));
     let planned =
-        async { if ask.with_plan { Some(Box::pin(plan(&client, &call, ask)).await) } else { None } };
+        async { if ask.with_plan { Some(Box::pin(plan_moves(&client, &call, ask)).await) } else { None } };
     let obstacles = Box::pin(obstacles::obstacles(&client, &call));
     let sizes =
         async { if ask.with_sizes && abilities.shard_sizes { sizes(&client, &call).await } else { None } };
@@ -246,15 +248,15 @@ pub async fn observe_citus(session: &Session, ask: &CatalogQuestion<'_>) -> Resu
     let (obstacles, pins) = obstacles?;
     let mut citus = assemble(catalog, planned, sizes.as_ref(), abilities.parallel_colocated);
     (citus.obstacles, citus.pins) = (obstacles, pins);
-    if citus.pins.is_some() && citus.plan.is_some() {
+    if citus.pins.is_some() && citus.planned_moves.is_some() {
         let ask = CatalogQuestion { strategy: obstacles::PINNING, ..*ask };
         let names = Names { nodes: &citus.nodes, sizes: sizes.as_ref() };
-        citus.pinned_plan = names.plan(Box::pin(plan(&client, &call, &ask)).await);
+        citus.planned_moves_when_pinned = names.plan(Box::pin(plan_moves(&client, &call, &ask)).await);
     }
     Ok(citus)
 }
 
-async fn plan(
+async fn plan_moves(
     client: &Client,
     call: &Call<'_>,
     ask: &CatalogQuestion<'_>,
@@ -305,7 +307,7 @@ fn assemble(
         failed_jobs: catalog.failed_jobs,
         cleanup: catalog.cleanup,
         cleanup_in_all: catalog.cleanup_in_all,
-        plan,
+        planned_moves: plan,
         parallel_colocated,
         owner_exists: catalog.owner_exists,
         owner_secret: catalog.owner_secret,
@@ -319,9 +321,11 @@ fn assemble(
 fn plan_unknown(error: &SqlError) -> PlanUnknown {
     let words = error.to_string();
     match error {
-        SqlError::Refused { refusal: Refusal::StrategyUnknown, .. } => PlanUnknown::StrategyUnknown(words),
+        SqlError::Refused { refusal: SqlErrorKind::StrategyUnknown, .. } => {
+            PlanUnknown::StrategyUnknown(words)
+        }
         SqlError::Refused {
-            refusal: Refusal::Cancelled | Refusal::LockTimeout | Refusal::RemoteUnreachable,
+            refusal: SqlErrorKind::Cancelled | SqlErrorKind::LockTimeout | SqlErrorKind::RemoteUnreachable,
             ..
         } => PlanUnknown::NotAnswered(words),
         SqlError::Refused { words: said, .. } => {
@@ -381,15 +385,15 @@ impl Names<'_> {
         }
     }
 
-    fn plan(&self, plan: Result<Option<Vec<RawMove>>, SqlError>) -> Option<Seen<Vec<Move>, PlanUnknown>> {
+    fn plan(&self, plan: Result<Option<Vec<RawMove>>, SqlError>) -> Option<Observed<Vec<Move>, PlanUnknown>> {
         match plan {
             Ok(None) => None,
             Ok(Some(moves)) => {
                 let moves: Option<Vec<_>> = moves.into_iter().map(|found| self.planned(found)).collect();
                 let changed = || PlanUnknown::NotAnswered("nodes changed during the look".to_owned());
-                Some(moves.map_or_else(|| Seen::Unknown(changed()), Seen::Known))
+                Some(moves.map_or_else(|| Observed::Unknown(changed()), Observed::Known))
             }
-            Err(error) => Some(Seen::Unknown(plan_unknown(&error))),
+            Err(error) => Some(Observed::Unknown(plan_unknown(&error))),
         }
     }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio_postgres::{Transaction, types::Type};
 
 use super::{
+    connection::{CLUSTER_WRITE, Call, Connection, WRITE},
     error::SqlError,
     quote,
-    session::{CLUSTER_WRITE, Call, Session, WRITE},
     transaction::{begin, execute_outside_transaction},
 };
 use crate::snapshot::{Leftover, LeftoverKind};
@@ -55,10 +55,10 @@ pub(super) use {moves_publication, moves_role, moves_slot, moves_subscription};
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn cleanup_orphans(session: &Session) -> Result<Vec<String>, SqlError> {
-    let (client, call) = session.call("citus_cleanup_orphaned_resources", CLUSTER_WRITE).await?;
+pub async fn cleanup_orphans(connection: &Connection) -> Result<Vec<String>, SqlError> {
+    let (client, call) = connection.call("citus_cleanup_orphaned_resources", CLUSTER_WRITE).await?;
     execute_outside_transaction(&client, &call, "CALL citus_cleanup_orphaned_resources()").await?;
-    Ok(session.take_notices())
+    Ok(connection.take_notices())
 }
 
 /// Deletes those of these rows of pg_dist_cleanup whose group is in no row of pg_dist_node: nothing else ever ends
@@ -66,10 +66,13 @@ pub async fn cleanup_orphans(session: &Session) -> Result<Vec<String>, SqlError>
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn forget_cleanup(session: &Session, record_ids: &[i64]) -> Result<u64, SqlError> {
+pub async fn delete_stale_cleanup_records(
+    connection: &Connection,
+    record_ids: &[i64],
+) -> Result<u64, SqlError> {
     const FORGET: &str = "DELETE FROM pg_dist_cleanup c WHERE record_id = ANY($1)
         AND NOT EXISTS (SELECT FROM pg_dist_node n WHERE n.groupid = c.node_group_id)";
-    let (client, call) = session.call("the forgetting of cleanup rows", WRITE).await?;
+    let (client, call) = connection.call("the forgetting of cleanup rows", WRITE).await?;
     call.wait(client.execute_typed(FORGET, &[(&record_ids, Type::INT8_ARRAY)])).await
 }
 
@@ -77,10 +80,10 @@ pub async fn forget_cleanup(session: &Session, record_ids: &[i64]) -> Result<u64
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn listed_for_cleanup(session: &Session, names: &[&str]) -> Result<Vec<String>, SqlError> {
+pub async fn listed_for_cleanup(connection: &Connection, names: &[&str]) -> Result<Vec<String>, SqlError> {
     const LISTED: &str =
         "SELECT coalesce(json_agg(object_name), '[]') FROM pg_dist_cleanup WHERE object_name = ANY($1)";
-    let (client, call) = session.call("the look at pg_dist_cleanup", WRITE).await?;
+    let (client, call) = connection.call("the look at pg_dist_cleanup", WRITE).await?;
     let row = call.wait(client.query_typed_one(LISTED, &[(&names, Type::TEXT_ARRAY)])).await?;
     call.json(&row)
 }
@@ -89,10 +92,10 @@ pub async fn listed_for_cleanup(session: &Session, names: &[&str]) -> Result<Vec
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn cleanup_of(session: &Session, group: i32) -> Result<Vec<String>, SqlError> {
+pub async fn cleanup_of(connection: &Connection, group: i32) -> Result<Vec<String>, SqlError> {
     const OF: &str =
         "SELECT coalesce(json_agg(object_name), '[]') FROM pg_dist_cleanup WHERE node_group_id = $1";
-    let (client, call) = session.call("the look at what is to be dropped", WRITE).await?;
+    let (client, call) = connection.call("the look at what is to be dropped", WRITE).await?;
     let row = call.wait(client.query_typed_one(OF, &[(&group, Type::INT4)])).await?;
     call.json(&row)
 }
@@ -103,8 +106,8 @@ pub async fn cleanup_of(session: &Session, group: i32) -> Result<Vec<String>, Sq
 /// # Errors
 /// Any [`SqlError`]; what comes before the refused one, in the order subscriptions, roles, publications, slots, is
 /// dropped.
-pub async fn drop_leftovers(session: &Session, leftovers: &[Leftover]) -> Result<(), SqlError> {
-    let (mut client, call) = session.call("the dropping of what a move left", CLUSTER_WRITE).await?;
+pub async fn drop_leftovers(connection: &Connection, leftovers: &[Leftover]) -> Result<(), SqlError> {
+    let (mut client, call) = connection.call("the dropping of what a move left", CLUSTER_WRITE).await?;
     let mut leftovers: Vec<_> = leftovers.iter().collect();
     // A role owns a subscription, a subscription uses a slot.
     leftovers.sort_by_key(|leftover| leftover.kind);

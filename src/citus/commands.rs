@@ -9,16 +9,18 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::types::Type;
 
 pub use super::{
-    cleanup::{cleanup_of, cleanup_orphans, drop_leftovers, forget_cleanup, listed_for_cleanup},
-    give_up::{GivenUp, give_up},
+    cleanup::{
+        cleanup_of, cleanup_orphans, delete_stale_cleanup_records, drop_leftovers, listed_for_cleanup,
+    },
+    force_remove::{ForceRemoved, force_remove},
     membership::{activate_node, add_node, remove_node, set_coordinator_host, set_should_have_shards},
     pinning::pin_groups,
     roles::prepare_mover,
 };
 use super::{
-    error::{Refusal, SqlError, Words},
+    connection::{CLUSTER_WRITE, Connection, LONG_WRITE, Parameter, WRITE},
+    error::{ServerMessage, SqlError, SqlErrorKind},
     quote, roles,
-    session::{CLUSTER_WRITE, LONG_WRITE, Parameter, Session, WRITE},
     transaction::{SUPPRESS_STATEMENT_LOGGING, begin, execute_outside_transaction},
 };
 use crate::api::spec::TransferMode;
@@ -30,14 +32,14 @@ use crate::api::spec::TransferMode;
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn prepare_server(maintenance: &Session, database: &str) -> Result<(), SqlError> {
-    const THERE: &str = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
+pub async fn bootstrap_server(maintenance: &Connection, database: &str) -> Result<(), SqlError> {
+    const EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
     // Nobody but people of the cluster's has business there; once, so that they may say otherwise.
     const CLOSE: &str = "REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC";
     let (client, call) = maintenance.call("the preparation of its server", LONG_WRITE).await?;
     // Over `postgres` there is no Citus: what is said here stays on this node.
     roles::pin(&client, &call).await?;
-    let row = call.wait(client.query_typed_one(THERE, &[(&database, Type::TEXT)])).await?;
+    let row = call.wait(client.query_typed_one(EXISTS, &[(&database, Type::TEXT)])).await?;
     let there: bool = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
     if !there {
         call.wait(client.batch_execute(CLOSE)).await?;
@@ -52,8 +54,8 @@ pub async fn prepare_server(maintenance: &Session, database: &str) -> Result<(),
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn create_extension(session: &Session, version: Option<&str>) -> Result<(), SqlError> {
-    let (client, call) = session.call("CREATE EXTENSION citus", CLUSTER_WRITE).await?;
+pub async fn create_extension(connection: &Connection, version: Option<&str>) -> Result<(), SqlError> {
+    let (client, call) = connection.call("CREATE EXTENSION citus", CLUSTER_WRITE).await?;
     let version = version.map(|version| format!(" VERSION {}", quote::literal(version))).unwrap_or_default();
     execute_outside_transaction(&client, &call, &format!("CREATE EXTENSION IF NOT EXISTS citus{version}"))
         .await
@@ -66,12 +68,12 @@ pub async fn create_extension(session: &Session, version: Option<&str>) -> Resul
 /// but one of the application that fits better is preferred; so there may be none of such a name.
 ///
 /// # Errors
-/// Any [`SqlError`]; [`Refusal::ScriptMeetsCode`].
-pub async fn create_extension_of_spec(session: &Session, name: &str) -> Result<(), SqlError> {
+/// Any [`SqlError`]; [`SqlErrorKind::ScriptMeetsCode`].
+pub async fn create_extension_of_spec(connection: &Connection, name: &str) -> Result<(), SqlError> {
     const OWN_SCHEMA: &str =
         "SELECT EXISTS (SELECT FROM pg_available_extensions a JOIN pg_available_extension_versions v
         ON v.name = a.name AND v.version = a.default_version WHERE a.name = $1 AND v.schema IS NOT NULL)";
-    const MET: &str = "
+    const EXTENSION_MEETS: &str = "
         WITH place AS (SELECT oid FROM pg_namespace WHERE nspname = 'public' OR nspname IN (
           SELECT schema FROM pg_available_extension_versions WHERE name = $1)),
         named AS (
@@ -81,17 +83,17 @@ pub async fn create_extension_of_spec(session: &Session, name: &str) -> Result<(
             ON place.oid = oprnamespace WHERE oprname IN (SELECT oprname FROM pg_operator WHERE oprnamespace = 'pg_catalog'::regnamespace))
         SELECT what FROM named JOIN pg_roles r ON r.oid = owner WHERE NOT rolsuper
           AND NOT EXISTS (SELECT FROM pg_extension WHERE extname = $1) ORDER BY what LIMIT 1";
-    let (client, call) = session.call("CREATE EXTENSION", CLUSTER_WRITE).await?;
+    let (client, call) = connection.call("CREATE EXTENSION", CLUSTER_WRITE).await?;
     let row = call.wait(client.query_typed_one(OWN_SCHEMA, &[(&name, Type::TEXT)])).await?;
     let own: bool = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
-    let met = call.wait(client.query_typed_opt(MET, &[(&name, Type::TEXT)])).await?;
+    let met = call.wait(client.query_typed_opt(EXTENSION_MEETS, &[(&name, Type::TEXT)])).await?;
     if let Some(row) = met {
         let planted: String = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
         let message = format!(
             "the script of {name} runs as superuser and would find {planted} of the application, which is named as one of \
              PostgreSQL's own: rename it, or give it to postgres"
         );
-        return Err(call.refused(Refusal::ScriptMeetsCode, message));
+        return Err(call.refused(SqlErrorKind::ScriptMeetsCode, message));
     }
     let schema = if own { "" } else { " SCHEMA public" };
     let statement = format!("CREATE EXTENSION IF NOT EXISTS {}{schema} CASCADE", quote::ident(name));
@@ -102,8 +104,8 @@ pub async fn create_extension_of_spec(session: &Session, name: &str) -> Result<(
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn reload(session: &Session) -> Result<(), SqlError> {
-    let (client, call) = session.call("pg_reload_conf", WRITE).await?;
+pub async fn reload(connection: &Connection) -> Result<(), SqlError> {
+    let (client, call) = connection.call("pg_reload_conf", WRITE).await?;
     call.wait(client.query_typed_one("SELECT pg_reload_conf()", &[])).await.map(drop)
 }
 
@@ -111,8 +113,8 @@ pub async fn reload(session: &Session) -> Result<(), SqlError> {
 ///
 /// # Errors
 /// Any [`SqlError`]; names before the refused one are reset.
-pub async fn reset_alter_system(session: &Session, names: &[String]) -> Result<(), SqlError> {
-    let (client, call) = session.call("ALTER SYSTEM RESET", WRITE).await?;
+pub async fn reset_alter_system(connection: &Connection, names: &[String]) -> Result<(), SqlError> {
+    let (client, call) = connection.call("ALTER SYSTEM RESET", WRITE).await?;
     for name in names {
         call.wait(client.batch_execute(&format!("ALTER SYSTEM RESET {}", quote::setting(name)))).await?;
     }
@@ -124,8 +126,12 @@ pub async fn reset_alter_system(session: &Session, names: &[String]) -> Result<(
 ///
 /// # Errors
 /// Any [`SqlError`] but a refusal of the value. Then the server may still have the entry: `auto_conf` shows it.
-pub async fn try_parameter(session: &Session, name: &str, value: &str) -> Result<Option<String>, SqlError> {
-    let (client, call) = session.call("ALTER SYSTEM", WRITE).await?;
+pub async fn try_parameter(
+    connection: &Connection,
+    name: &str,
+    value: &str,
+) -> Result<Option<String>, SqlError> {
+    let (client, call) = connection.call("ALTER SYSTEM", WRITE).await?;
     let setting = quote::setting(name);
     let set = format!("ALTER SYSTEM SET {setting} = {}", quote::literal(value));
     let taken = call.wait(client.batch_execute(&set)).await;
@@ -138,7 +144,7 @@ pub async fn try_parameter(session: &Session, name: &str, value: &str) -> Result
     }
 }
 
-fn is_about_the_value(words: &Words) -> bool {
+fn is_about_the_value(words: &ServerMessage) -> bool {
     let state = words.sqlstate.as_str();
     state.starts_with("22") || state.starts_with("42") || matches!(state, "55P02" | "0A000")
 }
@@ -152,12 +158,12 @@ fn is_about_the_value(words: &Words) -> bool {
 /// # Errors
 /// Any [`SqlError`]. No message holds the password or the verifier.
 pub async fn create_owner(
-    session: &Session,
+    connection: &Connection,
     owner: &str,
     password: &SecretString,
     database: &str,
 ) -> Result<(), SqlError> {
-    let (mut client, call) = session.call("CREATE ROLE", CLUSTER_WRITE).await?;
+    let (mut client, call) = connection.call("CREATE ROLE", CLUSTER_WRITE).await?;
     let transaction = begin(&mut client, &call, Duration::from_secs(15), CLUSTER_WRITE).await?;
     call.wait(transaction.batch_execute(SUPPRESS_STATEMENT_LOGGING)).await?;
     let exists = "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)";
@@ -185,8 +191,8 @@ fn rights(owner: &str, database: &str) -> String {
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn grant_rights(session: &Session, owner: &str, database: &str) -> Result<(), SqlError> {
-    let (mut client, call) = session.call("GRANT", WRITE).await?;
+pub async fn grant_rights(connection: &Connection, owner: &str, database: &str) -> Result<(), SqlError> {
+    let (mut client, call) = connection.call("GRANT", WRITE).await?;
     let transaction = begin(&mut client, &call, Duration::from_secs(5), WRITE).await?;
     let grant = format!("SET LOCAL citus.enable_ddl_propagation = off; {}", rights(owner, database));
     call.wait(transaction.batch_execute(&grant)).await?;
@@ -200,8 +206,12 @@ pub const OWNER_SECRET: &str = "dialog.owner_secret";
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn note_owner_secret(session: &Session, database: &str, secret_uid: &str) -> Result<(), SqlError> {
-    let (client, call) = session.call("ALTER DATABASE SET", CLUSTER_WRITE).await?;
+pub async fn record_owner_secret(
+    connection: &Connection,
+    database: &str,
+    secret_uid: &str,
+) -> Result<(), SqlError> {
+    let (client, call) = connection.call("ALTER DATABASE SET", CLUSTER_WRITE).await?;
     let statement = format!(
         "ALTER DATABASE {} SET {} = {}",
         quote::ident(database),
@@ -216,8 +226,8 @@ pub async fn note_owner_secret(session: &Session, database: &str, secret_uid: &s
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn recover_transactions(session: &Session) -> Result<i32, SqlError> {
-    let (client, call) = session.call("recover_prepared_transactions", CLUSTER_WRITE).await?;
+pub async fn recover_transactions(connection: &Connection) -> Result<i32, SqlError> {
+    let (client, call) = connection.call("recover_prepared_transactions", CLUSTER_WRITE).await?;
     let row = call.wait(client.query_typed_one("SELECT recover_prepared_transactions()", &[])).await?;
     row.try_get(0).map_err(|error| call.misunderstood(&error))
 }
@@ -237,12 +247,12 @@ pub struct RebalanceOptions<'a> {
 /// job's id, or `None` when there is nothing to move.
 ///
 /// # Errors
-/// Any [`SqlError`]; [`Refusal::RebalanceRunning`], [`Refusal::NoReplicaIdentity`], [`Refusal::StrategyUnknown`].
+/// Any [`SqlError`]; [`SqlErrorKind::RebalanceRunning`], [`SqlErrorKind::NoReplicaIdentity`], [`SqlErrorKind::StrategyUnknown`].
 pub async fn start_rebalance(
-    session: &Session,
+    connection: &Connection,
     options: &RebalanceOptions<'_>,
 ) -> Result<Option<i64>, SqlError> {
-    start(session, options, false).await
+    start(connection, options, false).await
 }
 
 /// `citus_rebalance_start(drain_only => true)`: empties the nodes whose `shouldhaveshards` is false. Answers as
@@ -250,17 +260,20 @@ pub async fn start_rebalance(
 ///
 /// # Errors
 /// As [`start_rebalance`].
-pub async fn start_drain(session: &Session, options: &RebalanceOptions<'_>) -> Result<Option<i64>, SqlError> {
-    start(session, options, true).await
+pub async fn start_drain(
+    connection: &Connection,
+    options: &RebalanceOptions<'_>,
+) -> Result<Option<i64>, SqlError> {
+    start(connection, options, true).await
 }
 
 async fn start(
-    session: &Session,
+    connection: &Connection,
     options: &RebalanceOptions<'_>,
     drain_only: bool,
 ) -> Result<Option<i64>, SqlError> {
-    prepare_mover(session).await?;
-    let (mut client, call) = session.call("citus_rebalance_start", CLUSTER_WRITE).await?;
+    prepare_mover(connection).await?;
+    let (mut client, call) = connection.call("citus_rebalance_start", CLUSTER_WRITE).await?;
     let transaction = begin(&mut client, &call, Duration::from_secs(15), CLUSTER_WRITE).await?;
     call.wait(transaction.batch_execute(&format!("SET LOCAL ROLE {}", quote::ident(roles::MOVER)))).await?;
     let parallel =
@@ -283,11 +296,11 @@ async fn start(
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn stop_rebalance(session: &Session, job: i64) -> Result<bool, SqlError> {
+pub async fn stop_rebalance(connection: &Connection, job: i64) -> Result<bool, SqlError> {
     const STOP: &str = "SELECT pg_catalog.citus_job_cancel(job_id) FROM pg_catalog.pg_dist_background_job j
         WHERE job_id = $1 AND job_type = 'rebalance' AND (state NOT IN ('finished', 'cancelled', 'failed')
           OR EXISTS (SELECT FROM pg_catalog.pg_dist_background_task k WHERE k.job_id = j.job_id AND status = 'running'))";
-    let (client, call) = session.call("citus_job_cancel", WRITE).await?;
+    let (client, call) = connection.call("citus_job_cancel", WRITE).await?;
     Ok(call.wait(client.query_typed_opt(STOP, &[(&job, Type::INT8)])).await?.is_some())
 }
 
@@ -295,7 +308,7 @@ pub async fn stop_rebalance(session: &Session, job: i64) -> Result<bool, SqlErro
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn checkpoint(session: &Session) -> Result<(), SqlError> {
-    let (client, call) = session.call("CHECKPOINT", LONG_WRITE).await?;
+pub async fn checkpoint(connection: &Connection) -> Result<(), SqlError> {
+    let (client, call) = connection.call("CHECKPOINT", LONG_WRITE).await?;
     execute_outside_transaction(&client, &call, "CHECKPOINT").await
 }

@@ -9,9 +9,9 @@ use tokio_postgres::{
 };
 
 use super::{
+    connection::Connection,
     error::SqlError,
     meter::{Meter, Metered, Plain},
-    session::Session,
     target::{CONNECT_DEADLINE, Target, Tls},
 };
 
@@ -68,54 +68,54 @@ impl Target {
     /// Connects as `postgres`.
     ///
     /// # Errors
-    /// [`SqlError::Unreachable`], [`SqlError::LoginRefused`], or [`SqlError::NoDatabase`].
-    pub async fn connect(&self, tls: &Tls) -> Result<Session, SqlError> {
+    /// [`SqlError::Unreachable`], [`SqlError::AuthenticationFailed`], or [`SqlError::DatabaseMissing`].
+    pub async fn connect(&self, tls: &Tls) -> Result<Connection, SqlError> {
         self.connect_with(tls, "").await
     }
 
     /// The same with more options, which begin with a space.
-    pub(super) async fn connect_with(&self, tls: &Tls, more: &str) -> Result<Session, SqlError> {
+    pub(super) async fn connect_with(&self, tls: &Tls, more: &str) -> Result<Connection, SqlError> {
         self.log_in(tls, self.config(tls, more)).await
     }
 
     /// Connects as another role, with its password: for what must not have the rights of `postgres`.
     ///
     /// # Errors
-    /// As [`Target::connect`]; [`SqlError::RoleRefused`] in place of [`SqlError::LoginRefused`].
+    /// As [`Target::connect`]; [`SqlError::RoleRefused`] in place of [`SqlError::AuthenticationFailed`].
     pub async fn connect_as(
         &self,
         tls: &Tls,
         role: &str,
         password: &SecretString,
-    ) -> Result<Session, SqlError> {
+    ) -> Result<Connection, SqlError> {
         let mut config = self.config(tls, "");
         config.user(role).password(password.expose_secret()).options(OWNER_OPTIONS);
         match self.log_in(tls, config).await {
-            Err(SqlError::LoginRefused { node, words }) => {
+            Err(SqlError::AuthenticationFailed { node, words }) => {
                 Err(SqlError::RoleRefused { node, role: role.to_owned(), words })
             }
-            session => session,
+            connection => connection,
         }
     }
 
-    async fn log_in(&self, tls: &Tls, config: Config) -> Result<Session, SqlError> {
+    async fn log_in(&self, tls: &Tls, config: Config) -> Result<Connection, SqlError> {
         // tokio-postgres' own timeout ends with the TCP connection; a server that accepts and says nothing needs this one.
         let meter = Arc::new(Meter::default());
-        let session = tokio::time::timeout(CONNECT_DEADLINE, async {
+        let connection = tokio::time::timeout(CONNECT_DEADLINE, async {
             let meter = Arc::clone(&meter);
             match tls {
                 Tls::Off => config
                     .connect(Metered { connector: Plain, meter: Arc::clone(&meter) })
                     .await
-                    .map(|(client, driver)| Session::start(self, tls, meter, client, driver)),
+                    .map(|(client, driver)| Connection::start(self, tls, meter, client, driver)),
                 Tls::Mutual(client_tls) => config
                     .connect(Metered { connector: client_tls.connector(), meter: Arc::clone(&meter) })
                     .await
-                    .map(|(client, driver)| Session::start(self, tls, meter, client, driver)),
+                    .map(|(client, driver)| Connection::start(self, tls, meter, client, driver)),
             }
         });
-        match session.await {
-            Ok(session) => session.map_err(|error| SqlError::connecting(&self.node, &error)),
+        match connection.await {
+            Ok(connection) => connection.map_err(|error| SqlError::connecting(&self.node, &error)),
             Err(_) => Err(SqlError::Unreachable {
                 node: self.node.clone(),
                 why: format!(

@@ -7,9 +7,9 @@ use k8s_openapi::api::core::v1::Secret;
 use secrecy::SecretString;
 
 use super::{
+    connection::Connection,
+    connection_pool::{ConnectionKey, ConnectionPool},
     error::SqlError,
-    session::Session,
-    sessions::{SessionKey, Sessions},
     target::{ClientTls, Target, Tls},
 };
 use crate::{
@@ -22,7 +22,7 @@ pub const PORT: u16 = 5432;
 
 /// The way to the servers of one cluster.
 pub struct NodeConnector<'a> {
-    sessions: &'a Sessions,
+    connections: &'a ConnectionPool,
     cluster: &'a ClusterId,
     domain: &'a str,
     database: &'a str,
@@ -47,7 +47,7 @@ impl<'a> NodeConnector<'a> {
     /// With the certificates in the Secret of the superuser ([`SecretKind::Superuser`]), when it is there.
     #[must_use]
     pub fn new(
-        sessions: &'a Sessions,
+        connections: &'a ConnectionPool,
         (secret, cache): (Option<&Secret>, &mut TlsCache),
         cluster: &'a ClusterId,
         (domain, database): (&'a str, &'a str),
@@ -56,27 +56,27 @@ impl<'a> NodeConnector<'a> {
         let tls = secret
             .ok_or_else(|| format!("Secret {name} is not there yet"))
             .and_then(|secret| cache.tls(secret).map_err(|why| format!("Secret {name}: {why}")));
-        Self { sessions, cluster, domain, database, tls }
+        Self { connections, cluster, domain, database, tls }
     }
 
     /// A session over the application's database, or over `postgres` as long as there is none.
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub async fn session(&self, node: Node, pod: Option<&Pod>) -> Result<Arc<Session>, ConnectError> {
+    pub async fn connection(&self, node: Node, pod: Option<&Pod>) -> Result<Arc<Connection>, ConnectError> {
         let (key, target) = self.target(node, pod)?;
         let tls = self.tls.as_ref().map_err(|why| ConnectError::Certificates(why.clone()))?;
-        Ok(self.sessions.get_or_maintenance(&key, &target, tls).await?)
+        Ok(self.connections.get_or_maintenance(&key, &target, tls).await?)
     }
 
     /// A session over the database `postgres`.
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub async fn maintenance(&self, node: Node, pod: Option<&Pod>) -> Result<Arc<Session>, ConnectError> {
+    pub async fn maintenance(&self, node: Node, pod: Option<&Pod>) -> Result<Arc<Connection>, ConnectError> {
         let (key, target) = self.target(node, pod)?;
         let tls = self.tls.as_ref().map_err(|why| ConnectError::Certificates(why.clone()))?;
-        Ok(self.sessions.get_maintenance(&key, &target, tls).await?)
+        Ok(self.connections.get_maintenance(&key, &target, tls).await?)
     }
 
     /// Where a node's server is, and how it is connected to: for connections that are not kept.
@@ -96,7 +96,7 @@ impl<'a> NodeConnector<'a> {
         node: Node,
         pod: Option<&Pod>,
         (role, password): (&str, &SecretString),
-    ) -> Result<Session, ConnectError> {
+    ) -> Result<Connection, ConnectError> {
         let (_, target) = self.target(node, pod)?;
         let tls = self.tls.as_ref().map_err(|why| ConnectError::Certificates(why.clone()))?;
         Ok(target.connect_as(tls, role, password).await?)
@@ -108,11 +108,11 @@ impl<'a> NodeConnector<'a> {
         self.cluster.address(node, self.domain)
     }
 
-    fn target(&self, node: Node, pod: Option<&Pod>) -> Result<(SessionKey, Target), ConnectError> {
+    fn target(&self, node: Node, pod: Option<&Pod>) -> Result<(ConnectionKey, Target), ConnectError> {
         let pod = pod.ok_or(ConnectError::NoAddress(node))?;
         let hostaddr =
             pod.address.as_ref().and_then(|ip| ip.parse().ok()).ok_or(ConnectError::NoAddress(node))?;
-        let key = SessionKey { cluster: self.cluster.clone(), node, pod_uid: pod.uid.clone() };
+        let key = ConnectionKey { cluster: self.cluster.clone(), node, pod_uid: pod.uid.clone() };
         let target = Target {
             node: node.object_name(&self.cluster.name),
             hostaddr,

@@ -11,14 +11,14 @@ use tokio_postgres::types::Type;
 
 use super::{
     cleanup::{moves_publication, moves_slot, moves_subscription},
+    connection::{Connection, READ},
     error::SqlError,
     fragments::{moving, shard_table},
-    session::{READ, Session},
+    messages::one_line,
     target::{Target, Tls},
     transaction::begin,
-    words::one_line,
 };
-use crate::snapshot::{Contents, Copies, Holdings, Membership, Named, OtherDatabase};
+use crate::snapshot::{Contents, Copies, Holdings, Membership, NamedObjects, OtherDatabase};
 
 /// Databases that are looked into at the same time.
 const BESIDE: usize = 4;
@@ -151,9 +151,9 @@ struct Server {
     event_triggers: bool,
     objects: bool,
     databases: Vec<Database>,
-    slots: Named,
-    subscriptions: Named,
-    prepared: Named,
+    slots: NamedObjects,
+    subscriptions: NamedObjects,
+    prepared: NamedObjects,
 }
 
 #[derive(Deserialize)]
@@ -165,7 +165,7 @@ struct Database {
 #[derive(Deserialize)]
 struct Inside {
     holds: Holdings,
-    publications: Named,
+    publications: NamedObjects,
     member: Option<Membership>,
 }
 
@@ -176,19 +176,19 @@ struct Inside {
 /// # Errors
 /// Any [`SqlError`]: then nothing is known.
 pub async fn observe_contents(
-    session: &Session,
+    connection: &Connection,
     (target, tls): (&Target, &Tls),
     ask: &ContentsQuestion<'_>,
 ) -> Result<Contents, SqlError> {
     let server: Server = {
-        let (client, call) = session.call("the look at what else is there", READ).await?;
+        let (client, call) = connection.call("the look at what else is there", READ).await?;
         let row = call.wait(client.query_typed_one(SERVER, &[])).await?;
         call.json(&row)?
     };
     let objects = if server.objects { OBJECTS } else { NO_OBJECTS };
     let own = statement(&format!("{KNOWN}{CLEANUP}"), objects, "NULL");
     let inside: Inside = {
-        let (mut client, call) = session.call("the look at tables that Citus does not know", READ).await?;
+        let (mut client, call) = connection.call("the look at tables that Citus does not know", READ).await?;
         let transaction = begin(&mut client, &call, READ, READ).await?;
         // Citus would hide what bears a shard's name.
         call.wait(transaction.batch_execute("SET LOCAL citus.override_table_visibility = off")).await?;
@@ -215,7 +215,7 @@ pub async fn observe_contents(
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn observe_copies(coordinator: &Session, group: i32) -> Result<Vec<Copies>, SqlError> {
+pub async fn observe_copies(coordinator: &Connection, group: i32) -> Result<Vec<Copies>, SqlError> {
     let (client, call) = coordinator.call("the look at shards with copies", READ).await?;
     let row = call.wait(client.query_typed_one(COPIES, &[(&group, Type::INT4)])).await?;
     let copies: Vec<Copies> = call.json(&row)?;
@@ -248,8 +248,8 @@ async fn other(target: &Target, tls: &Tls, options: &str, database: Database) ->
 }
 
 async fn look_inside(target: &Target, tls: &Tls, options: &str) -> Result<Inside, SqlError> {
-    let session = target.connect_with(tls, options).await?;
-    let (client, call) = session.call("the look at another database", READ).await?;
+    let connection = target.connect_with(tls, options).await?;
+    let (client, call) = connection.call("the look at another database", READ).await?;
     let row = call.wait(client.query_typed_one(HAS_CITUS, &[])).await?;
     let has_citus: bool = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
     let statement = if has_citus {
@@ -267,8 +267,8 @@ fn clean(mut holds: Holdings) -> Holdings {
     Holdings { sequences: shown(&holds.sequences), ..holds }
 }
 
-fn shown(named: &Named) -> Named {
-    Named { count: named.count, first: named.first.iter().map(|name| words(name)).collect() }
+fn shown(named: &NamedObjects) -> NamedObjects {
+    NamedObjects { count: named.count, first: named.first.iter().map(|name| words(name)).collect() }
 }
 
 /// A name that people chose, as it may stand in a sentence.

@@ -5,7 +5,7 @@ use std::{error::Error, fmt};
 
 use tokio_postgres::error::{DbError, ErrorPosition, Severity};
 
-use super::words::{one_line, tells_a_row, unquoted, without_values};
+use super::messages::{one_line, tells_a_row, unquoted, without_values};
 
 use crate::snapshot::Cause;
 
@@ -23,11 +23,11 @@ pub enum SqlError {
     /// The server does not let the operator's role in: its certificate or pg_hba.conf is wrong, or a setting of the role or
     /// the database ends each session before it begins.
     #[error("{node} refuses the operator's login: {words}")]
-    LoginRefused {
+    AuthenticationFailed {
         /// The node.
         node: String,
         /// PostgreSQL's words.
-        words: Box<Words>,
+        words: Box<ServerMessage>,
     },
     /// The server does not let another role in than the operator's.
     #[error("{node} refuses the login of {role}: {words}")]
@@ -37,37 +37,37 @@ pub enum SqlError {
         /// The role.
         role: String,
         /// PostgreSQL's words.
-        words: Box<Words>,
+        words: Box<ServerMessage>,
     },
     /// The database does not exist yet.
     #[error("{node}: {words}")]
-    NoDatabase {
+    DatabaseMissing {
         /// The node.
         node: String,
         /// PostgreSQL's words.
-        words: Box<Words>,
+        words: Box<ServerMessage>,
     },
     /// No answer within the deadline of the call. The connection is given up; what was asked may still have happened.
-    #[error("{node} gave no answer to {doing} within {seconds} s")]
+    #[error("{node} gave no answer to {operation} within {seconds} s")]
     DeadlineExceeded {
         /// The node.
         node: String,
         /// What was asked.
-        doing: &'static str,
+        operation: &'static str,
         /// The deadline in seconds.
         seconds: u64,
     },
     /// PostgreSQL or Citus refused a statement.
-    #[error("{node} refused {doing}: {words}")]
+    #[error("{node} refused {operation}: {words}")]
     Refused {
         /// The node.
         node: String,
         /// What was asked.
-        doing: &'static str,
+        operation: &'static str,
         /// What kind of refusal it is.
-        refusal: Refusal,
+        refusal: SqlErrorKind,
         /// The server's words.
-        words: Box<Words>,
+        words: Box<ServerMessage>,
     },
     /// A statement of the schema's SQL failed. Nothing of it was applied.
     #[error("{node} refused the schema at line {line}, {statement}: {words}; nothing of it was applied")]
@@ -79,17 +79,17 @@ pub enum SqlError {
         /// The first line of the statement, in backquotes, or that it is not shown.
         statement: String,
         /// What kind of refusal it is.
-        refusal: Refusal,
+        refusal: SqlErrorKind,
         /// The server's words.
-        words: Box<Words>,
+        words: Box<ServerMessage>,
     },
     /// The answer has another form than this program knows.
-    #[error("{node} answered {doing} with something unexpected: {why}")]
-    Misunderstood {
+    #[error("{node} answered {operation} with something unexpected: {why}")]
+    UnexpectedResponse {
         /// The node.
         node: String,
         /// What was asked.
-        doing: &'static str,
+        operation: &'static str,
         /// What does not fit.
         why: String,
     },
@@ -100,7 +100,7 @@ const ESSENTIAL: &str = "failure on connection marked as essential:";
 
 /// What a refusal means for the one who reads it, where it means something in particular.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, strum::Display, strum::IntoStaticStr, strum::EnumIter)]
-pub enum Refusal {
+pub enum SqlErrorKind {
     /// The server's own statement_timeout ended it, or somebody cancelled it.
     Cancelled,
     /// Somebody else's open transaction held the lock for too long.
@@ -140,7 +140,7 @@ pub enum Refusal {
     Other,
 }
 
-impl Refusal {
+impl SqlErrorKind {
     /// It passes by itself, when a connection, a lock, a job or a session of somebody does; or what is in its way is said
     /// by those who wait for it.
     fn passes(self) -> bool {
@@ -193,7 +193,7 @@ impl Refusal {
 
 /// What a server said, whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Words {
+pub struct ServerMessage {
     /// SQLSTATE, five characters.
     pub sqlstate: String,
     /// The message.
@@ -206,7 +206,7 @@ pub struct Words {
     pub position: Option<usize>,
 }
 
-impl Words {
+impl ServerMessage {
     /// Everything that was said, values too: for what the user wrote in the spec and nowhere else.
     pub(super) fn in_full(&self) -> String {
         let hint = self.hint.as_ref().map(|hint| format!(". {}", one_line(hint).trim_end_matches('.')));
@@ -227,7 +227,7 @@ impl Words {
 
 /// Values of rows are the application's, and go into no status, event or log: of an error about the form of values
 /// (class 22) nothing that is quoted, of any error nothing behind a colon that quotes, and no DETAIL that tells a row.
-impl fmt::Display for Words {
+impl fmt::Display for ServerMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let message = one_line(&self.message);
         if self.sqlstate.starts_with("22") {
@@ -246,7 +246,7 @@ impl fmt::Display for Words {
     }
 }
 
-impl From<&DbError> for Words {
+impl From<&DbError> for ServerMessage {
     fn from(error: &DbError) -> Self {
         Self {
             sqlstate: error.code().code().to_owned(),
@@ -269,25 +269,27 @@ impl SqlError {
     pub fn node(&self) -> &str {
         match self {
             Self::Unreachable { node, .. }
-            | Self::LoginRefused { node, .. }
+            | Self::AuthenticationFailed { node, .. }
             | Self::RoleRefused { node, .. }
-            | Self::NoDatabase { node, .. }
+            | Self::DatabaseMissing { node, .. }
             | Self::DeadlineExceeded { node, .. }
             | Self::Refused { node, .. }
             | Self::Schema { node, .. }
-            | Self::Misunderstood { node, .. } => node,
+            | Self::UnexpectedResponse { node, .. } => node,
         }
     }
     /// The server's words, if a server spoke.
     #[must_use]
-    pub fn words(&self) -> Option<&Words> {
+    pub fn words(&self) -> Option<&ServerMessage> {
         match self {
-            Self::LoginRefused { words, .. }
+            Self::AuthenticationFailed { words, .. }
             | Self::RoleRefused { words, .. }
-            | Self::NoDatabase { words, .. }
+            | Self::DatabaseMissing { words, .. }
             | Self::Refused { words, .. }
             | Self::Schema { words, .. } => Some(words),
-            Self::Unreachable { .. } | Self::DeadlineExceeded { .. } | Self::Misunderstood { .. } => None,
+            Self::Unreachable { .. } | Self::DeadlineExceeded { .. } | Self::UnexpectedResponse { .. } => {
+                None
+            }
         }
     }
     /// SQLSTATE, if a server spoke.
@@ -297,7 +299,7 @@ impl SqlError {
     }
     /// What kind of refusal it is, if it is one.
     #[must_use]
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub fn refusal(&self) -> Option<SqlErrorKind> {
         match self {
             Self::Refused { refusal, .. } => Some(*refusal),
             _ => None,
@@ -310,12 +312,12 @@ impl SqlError {
     #[must_use]
     pub fn is_wrong_schema(&self) -> bool {
         match self {
-            Self::Refused { refusal: Refusal::UnusableSchema, .. } => true,
+            Self::Refused { refusal: SqlErrorKind::UnusableSchema, .. } => true,
             Self::Schema { words, refusal, .. } => {
                 let passes = ["08", "40", "53", "57P", "58", "55P03", "XX001", "XX002"];
                 let own = ["08P01", "58P01"].contains(&words.sqlstate.as_str());
-                let cancelled = *refusal == Refusal::Cancelled && words.message.contains("user request");
-                let elsewhere = *refusal == Refusal::RemoteUnreachable && !own;
+                let cancelled = *refusal == SqlErrorKind::Cancelled && words.message.contains("user request");
+                let elsewhere = *refusal == SqlErrorKind::RemoteUnreachable && !own;
                 own || !elsewhere
                     && !cancelled
                     && !passes.iter().any(|state| words.sqlstate.starts_with(state))
@@ -331,7 +333,7 @@ impl SqlError {
     pub(super) fn in_words_of(mut self, sqlstate: &str, message: &str) -> Self {
         if let Self::Refused { refusal, words, .. } = &mut self {
             let place = words.message.strip_prefix(ESSENTIAL).unwrap_or_default().to_owned();
-            *refusal = Refusal::of(sqlstate, message);
+            *refusal = SqlErrorKind::of(sqlstate, message);
             sqlstate.clone_into(&mut words.sqlstate);
             words.message = format!("{} (said by{place})", message.trim_end_matches('.'));
         }
@@ -349,15 +351,15 @@ impl SqlError {
     #[must_use]
     pub fn cause(&self) -> Cause {
         match self {
-            Self::Misunderstood { .. } => Cause::Unusable,
-            Self::LoginRefused { words, .. } | Self::RoleRefused { words, .. } => {
+            Self::UnexpectedResponse { .. } => Cause::Unusable,
+            Self::AuthenticationFailed { words, .. } | Self::RoleRefused { words, .. } => {
                 Cause::Login(words.sqlstate.clone())
             }
             Self::Refused { refusal, words, .. } if !refusal.passes() => {
                 Cause::of_sqlstate(&words.sqlstate, &words.message)
             }
             Self::Unreachable { .. } | Self::DeadlineExceeded { .. } | Self::Refused { .. } => Cause::Wait,
-            Self::NoDatabase { words, .. } | Self::Schema { words, .. } => {
+            Self::DatabaseMissing { words, .. } | Self::Schema { words, .. } => {
                 Cause::of_sqlstate(&words.sqlstate, &words.message)
             }
         }
@@ -377,32 +379,32 @@ impl SqlError {
         let Some(server) = error.as_db_error() else {
             return Self::Unreachable { node, why: chain(error) };
         };
-        let words = Box::new(Words::from(server));
+        let words = Box::new(ServerMessage::from(server));
         match words.sqlstate.as_str() {
-            "3D000" => Self::NoDatabase { node, words },
+            "3D000" => Self::DatabaseMissing { node, words },
             // A role, a certificate, pg_hba.conf; or a setting of the role or the database with which no session begins.
             state if Cause::of_sqlstate(state, &words.message).is_refusal() => {
-                Self::LoginRefused { node, words }
+                Self::AuthenticationFailed { node, words }
             }
             _ => Self::Unreachable { node, why: words.to_string() },
         }
     }
 
     /// The error of a statement.
-    pub(super) fn doing(node: &str, doing: &'static str, error: &tokio_postgres::Error) -> Self {
+    pub(super) fn operation(node: &str, operation: &'static str, error: &tokio_postgres::Error) -> Self {
         let node = node.to_owned();
         match error.as_db_error() {
             // The server ends the connection: it is being shut down, has crashed, or an administrator wants it so.
             Some(server) if matches!(server.parsed_severity(), Some(Severity::Fatal | Severity::Panic)) => {
-                Self::Unreachable { node, why: Words::from(server).to_string() }
+                Self::Unreachable { node, why: ServerMessage::from(server).to_string() }
             }
             Some(server) => {
-                let words = Box::new(Words::from(server));
-                let refusal = Refusal::of(&words.sqlstate, &words.message);
-                Self::Refused { node, doing, refusal, words }
+                let words = Box::new(ServerMessage::from(server));
+                let refusal = SqlErrorKind::of(&words.sqlstate, &words.message);
+                Self::Refused { node, operation, refusal, words }
             }
             None if error.is_closed() || is_io(error) => Self::Unreachable { node, why: chain(error) },
-            None => Self::Misunderstood { node, doing, why: chain(error) },
+            None => Self::UnexpectedResponse { node, operation, why: chain(error) },
         }
     }
 }
@@ -443,41 +445,41 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case("XX000", "A rebalance is already running as job 4", Refusal::RebalanceRunning)]
+    #[case("XX000", "A rebalance is already running as job 4", SqlErrorKind::RebalanceRunning)]
     #[case(
         "0A000",
         "cannot use logical replication to transfer shards of the relation nopk since it doesn't have a REPLICA IDENTITY or PRIMARY KEY",
-        Refusal::NoReplicaIdentity
+        SqlErrorKind::NoReplicaIdentity
     )]
     #[case(
         "08006",
         "connection to the remote node postgres@127.0.0.1:7999 failed with the following error: Connection refused",
-        Refusal::RemoteUnreachable
+        SqlErrorKind::RemoteUnreachable
     )]
-    #[case("XX000", "failure on connection marked as essential: a:5432", Refusal::RemoteUnreachable)]
-    #[case("", "failed to connect to a:5432", Refusal::RemoteUnreachable)]
-    #[case("57P01", "terminating connection due to administrator command", Refusal::RemoteUnreachable)]
+    #[case("XX000", "failure on connection marked as essential: a:5432", SqlErrorKind::RemoteUnreachable)]
+    #[case("", "failed to connect to a:5432", SqlErrorKind::RemoteUnreachable)]
+    #[case("57P01", "terminating connection due to administrator command", SqlErrorKind::RemoteUnreachable)]
     #[case(
         "55000",
         "cannot remove or disable the node a:5432 because because it contains the only shard placement for shard 102009",
-        Refusal::OnlyPlacement
+        SqlErrorKind::OnlyPlacement
     )]
-    #[case("42704", "could not find rebalance strategy with name x", Refusal::StrategyUnknown)]
-    #[case("57014", "canceling statement due to statement timeout", Refusal::Cancelled)]
-    #[case("55P03", "canceling statement due to lock timeout", Refusal::LockTimeout)]
-    #[case("42P01", "relation \"pg_catalog.pg_dist_node\" does not exist", Refusal::NoExtension)]
-    #[case("42P01", "relation \"public.dialogs\" does not exist", Refusal::Other)]
+    #[case("42704", "could not find rebalance strategy with name x", SqlErrorKind::StrategyUnknown)]
+    #[case("57014", "canceling statement due to statement timeout", SqlErrorKind::Cancelled)]
+    #[case("55P03", "canceling statement due to lock timeout", SqlErrorKind::LockTimeout)]
+    #[case("42P01", "relation \"pg_catalog.pg_dist_node\" does not exist", SqlErrorKind::NoExtension)]
+    #[case("42P01", "relation \"public.dialogs\" does not exist", SqlErrorKind::Other)]
     fn a_refusal_is_known_by_its_state_or_its_words(
         #[case] sqlstate: &str,
         #[case] message: &str,
-        #[case] meaning: Refusal,
+        #[case] meaning: SqlErrorKind,
     ) {
-        assert_eq!(Refusal::of(sqlstate, message), meaning);
+        assert_eq!(SqlErrorKind::of(sqlstate, message), meaning);
     }
 
     #[test]
     fn words_are_said_whole_and_once() {
-        let words = Words {
+        let words = ServerMessage {
             sqlstate: "0A000".to_owned(),
             message: "cannot\n\tmove\n".to_owned(),
             detail: Some("There is no key.".to_owned()),
@@ -486,8 +488,8 @@ mod tests {
         };
         let error = SqlError::Refused {
             node: "shop-coordinator".to_owned(),
-            doing: "citus_rebalance_start",
-            refusal: Refusal::Other,
+            operation: "citus_rebalance_start",
+            refusal: SqlErrorKind::Other,
             words: Box::new(words),
         };
         assert_eq!(
@@ -541,37 +543,37 @@ mod tests {
         #[case] detail: &str,
         #[case] told: &str,
     ) {
-        let words = Words {
+        let words = ServerMessage {
             sqlstate: sqlstate.to_owned(),
             message: message.to_owned(),
             detail: Some(detail.to_owned()),
-            ..Words::default()
+            ..ServerMessage::default()
         };
         assert_eq!(words.to_string(), told);
     }
 
     #[rstest]
-    #[case("3F000", Refusal::Other, true)]
-    #[case("25001", Refusal::Other, true)]
-    #[case("42501", Refusal::Other, true)]
-    #[case("XX000", Refusal::Other, true)]
-    #[case("XX000", Refusal::RemoteUnreachable, false)]
-    #[case("40P01", Refusal::Other, false)]
-    #[case("55P03", Refusal::LockTimeout, false)]
-    #[case("57014", Refusal::Cancelled, true)]
-    #[case("57P01", Refusal::RemoteUnreachable, false)]
-    #[case("53100", Refusal::Other, false)]
-    #[case("58030", Refusal::Other, false)]
-    #[case("58P01", Refusal::Other, true)]
-    #[case("55006", Refusal::Other, true)]
-    #[case("08P01", Refusal::RemoteUnreachable, true)]
-    #[case("08006", Refusal::RemoteUnreachable, false)]
+    #[case("3F000", SqlErrorKind::Other, true)]
+    #[case("25001", SqlErrorKind::Other, true)]
+    #[case("42501", SqlErrorKind::Other, true)]
+    #[case("XX000", SqlErrorKind::Other, true)]
+    #[case("XX000", SqlErrorKind::RemoteUnreachable, false)]
+    #[case("40P01", SqlErrorKind::Other, false)]
+    #[case("55P03", SqlErrorKind::LockTimeout, false)]
+    #[case("57014", SqlErrorKind::Cancelled, true)]
+    #[case("57P01", SqlErrorKind::RemoteUnreachable, false)]
+    #[case("53100", SqlErrorKind::Other, false)]
+    #[case("58030", SqlErrorKind::Other, false)]
+    #[case("58P01", SqlErrorKind::Other, true)]
+    #[case("55006", SqlErrorKind::Other, true)]
+    #[case("08P01", SqlErrorKind::RemoteUnreachable, true)]
+    #[case("08006", SqlErrorKind::RemoteUnreachable, false)]
     fn a_schema_is_wrong_unless_the_moment_was(
         #[case] state: &str,
-        #[case] refusal: Refusal,
+        #[case] refusal: SqlErrorKind,
         #[case] wrong: bool,
     ) {
-        let words = Box::new(Words { sqlstate: state.to_owned(), ..Words::default() });
+        let words = Box::new(ServerMessage { sqlstate: state.to_owned(), ..ServerMessage::default() });
         let error =
             SqlError::Schema { node: "n".to_owned(), line: 1, statement: "`S`".to_owned(), refusal, words };
         assert_eq!(error.is_wrong_schema(), wrong);

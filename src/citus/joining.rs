@@ -4,8 +4,8 @@ use tokio_postgres::Client;
 
 use super::{
     code::{called, made, parts, runs_others},
-    error::{Refusal, SqlError},
-    session::Call,
+    connection::Call,
+    error::{SqlError, SqlErrorKind},
 };
 
 /// The first thing that would be run, in words. Citus makes everything anew on a node that joins, as superuser, and
@@ -87,5 +87,5 @@ pub(super) async fn refuse_code_of_others(client: &Client, call: &Call<'_>) -> R
         "a node that joins makes everything anew as superuser, and would run code of the application then: {what}. Drop \
          it, or make it a superuser's: ALTER FUNCTION ... OWNER TO postgres"
     );
-    Err(call.refused(Refusal::JoiningRunsCode, message))
+    Err(call.refused(SqlErrorKind::JoiningRunsCode, message))
 }

@@ -6,33 +6,33 @@ use std::time::Duration;
 use tokio_postgres::{Row, Transaction, types::Type};
 
 use super::{
-    error::{Refusal, SqlError},
+    connection::{CLUSTER_WRITE, Call, Connection, Parameter},
+    error::{SqlError, SqlErrorKind},
     joining,
-    session::{CLUSTER_WRITE, Call, Parameter, Session},
     transaction::{SUPPRESS_STATEMENT_LOGGING, begin, limits},
 };
 
 /// `citus_set_coordinator_host`: tells the coordinator its own address.
 ///
 /// # Errors
-/// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when a registered node is silent.
-pub async fn set_coordinator_host(session: &Session, address: &str, port: u16) -> Result<(), SqlError> {
+/// Any [`SqlError`]; [`SqlErrorKind::RemoteUnreachable`] when a registered node is silent.
+pub async fn set_coordinator_host(connection: &Connection, address: &str, port: u16) -> Result<(), SqlError> {
     const SET: &str = "SELECT citus_set_coordinator_host($1, $2)";
-    membership(session, ("citus_set_coordinator_host", false), SET, address, port).await.map(drop)
+    membership(connection, ("citus_set_coordinator_host", false), SET, address, port).await.map(drop)
 }
 
 /// `citus_add_node`. For a node that is registered it changes nothing, also when that node is inactive: see
 /// [`activate_node`]. Answers with its nodeid.
 ///
 /// # Errors
-/// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when it, or a registered node, is silent; [`Refusal::LockTimeout`]
+/// Any [`SqlError`]; [`SqlErrorKind::RemoteUnreachable`] when it, or a registered node, is silent; [`SqlErrorKind::LockTimeout`]
 /// when an open DDL transaction is in its way.
-pub async fn add_node(session: &Session, address: &str, port: u16) -> Result<i32, SqlError> {
+pub async fn add_node(connection: &Connection, address: &str, port: u16) -> Result<i32, SqlError> {
     const ADD: &str = "SELECT citus_add_node($1, $2)";
-    let row = membership(session, ("citus_add_node", true), ADD, address, port).await?;
-    row.try_get(0).map_err(|error| SqlError::Misunderstood {
-        node: session.node().to_owned(),
-        doing: "citus_add_node",
+    let row = membership(connection, ("citus_add_node", true), ADD, address, port).await?;
+    row.try_get(0).map_err(|error| SqlError::UnexpectedResponse {
+        node: connection.node().to_owned(),
+        operation: "citus_add_node",
         why: error.to_string(),
     })
 }
@@ -42,18 +42,18 @@ pub async fn add_node(session: &Session, address: &str, port: u16) -> Result<i32
 /// wipes the trace that it was emptied: look at that before.
 ///
 /// # Errors
-/// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when it, or a registered node, is silent.
-pub async fn activate_node(session: &Session, address: &str, port: u16) -> Result<(), SqlError> {
+/// Any [`SqlError`]; [`SqlErrorKind::RemoteUnreachable`] when it, or a registered node, is silent.
+pub async fn activate_node(connection: &Connection, address: &str, port: u16) -> Result<(), SqlError> {
     const ACTIVATE: &str = "SELECT citus_activate_node($1, $2)";
-    membership(session, ("citus_activate_node", true), ACTIVATE, address, port).await.map(drop)
+    membership(connection, ("citus_activate_node", true), ACTIVATE, address, port).await.map(drop)
 }
 
 /// Whether new shards may be put on a node (`shouldhaveshards`).
 ///
 /// # Errors
-/// Any [`SqlError`]; [`Refusal::RemoteUnreachable`] when a registered node is silent.
+/// Any [`SqlError`]; [`SqlErrorKind::RemoteUnreachable`] when a registered node is silent.
 pub async fn set_should_have_shards(
-    session: &Session,
+    connection: &Connection,
     address: &str,
     port: u16,
     should: bool,
@@ -61,7 +61,7 @@ pub async fn set_should_have_shards(
     const ALLOW: &str = "SELECT citus_set_node_property($1, $2, 'shouldhaveshards', true)";
     const REFUSE: &str = "SELECT citus_set_node_property($1, $2, 'shouldhaveshards', false)";
     let statement = if should { ALLOW } else { REFUSE };
-    membership(session, ("citus_set_node_property", false), statement, address, port).await.map(drop)
+    membership(connection, ("citus_set_node_property", false), statement, address, port).await.map(drop)
 }
 
 /// `citus_remove_node`; does nothing when the node is not registered. Citus itself refuses while the node holds the
@@ -69,12 +69,12 @@ pub async fn set_should_have_shards(
 /// eternal then: that is looked at here, in the same transaction.
 ///
 /// # Errors
-/// Any [`SqlError`]; [`Refusal::OnlyPlacement`], [`Refusal::CleanupPending`]: nothing was removed.
-pub async fn remove_node(session: &Session, address: &str, port: u16) -> Result<(), SqlError> {
+/// Any [`SqlError`]; [`SqlErrorKind::OnlyPlacement`], [`SqlErrorKind::CleanupPending`]: nothing was removed.
+pub async fn remove_node(connection: &Connection, address: &str, port: u16) -> Result<(), SqlError> {
     const DOING: &str = "citus_remove_node";
     const GROUP: &str = "SELECT groupid FROM pg_dist_node WHERE nodename = $1 AND nodeport = $2";
     const REMOVE: &str = "SELECT citus_remove_node($1, $2)";
-    let (mut client, call) = session.call(DOING, CLUSTER_WRITE).await?;
+    let (mut client, call) = connection.call(DOING, CLUSTER_WRITE).await?;
     let transaction = begin(&mut client, &call, LOCK, CLUSTER_WRITE).await?;
     let port = i32::from(port);
     let node: &[Parameter<'_>] = &[(&address, Type::TEXT), (&port, Type::INT4)];
@@ -100,7 +100,7 @@ async fn refuse_while_cleanup_is_pending(
     let first: Option<String> = row.try_get(1).map_err(|error| call.misunderstood(&error))?;
     let Some(first) = first else { return Ok(()) };
     let message = format!("pg_dist_cleanup still lists {rows} objects on this node ({first} is one of them)");
-    Err(call.refused(Refusal::CleanupPending, message))
+    Err(call.refused(SqlErrorKind::CleanupPending, message))
 }
 
 /// How long a membership call waits for somebody else's open transaction.
@@ -109,13 +109,13 @@ const LOCK: Duration = Duration::from_secs(15);
 /// A call that changes pg_dist_node on every node. Its commit is sent along with it: no operator that is killed or
 /// stopped before the answer keeps Citus' locks, or leaves the coordinator without what a worker has.
 async fn membership(
-    session: &Session,
-    (doing, joins): (&'static str, bool),
+    connection: &Connection,
+    (operation, joins): (&'static str, bool),
     statement: &str,
     address: &str,
     port: u16,
 ) -> Result<Row, SqlError> {
-    let (client, call) = session.call(doing, CLUSTER_WRITE).await?;
+    let (client, call) = connection.call(operation, CLUSTER_WRITE).await?;
     if joins {
         joining::refuse_code_of_others(&client, &call).await?;
     }

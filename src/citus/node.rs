@@ -4,11 +4,11 @@ use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
     cleanup::{moves_publication, moves_role, moves_slot, moves_subscription},
-    error::{Refusal, SqlError},
+    connection::{Call, Connection, Parameter, READ},
+    error::{SqlError, SqlErrorKind},
     fragments::shard_table,
+    messages::one_line,
     roles::{self, unpinned, unsafe_mover},
-    session::{Call, Parameter, READ, Session},
-    words::one_line,
 };
 use crate::snapshot::{Disk, Leftover, Postgres};
 
@@ -35,7 +35,7 @@ file AS MATERIALIZED (
   WHERE name IS NOT NULL ORDER BY lower(name), seqno DESC),
 wanted AS (
   SELECT w.name, CASE
-    WHEN s.source IN ('database', 'user', 'database user', 'client', 'interactive', 'test', 'session')
+    WHEN s.source IN ('database', 'user', 'database user', 'client', 'interactive', 'test', 'connection')
     THEN coalesce(file.setting, s.boot_val) ELSE current_setting(w.name, true) END AS value
   FROM unnest($5::text[]) AS w(name)
   LEFT JOIN s ON lower(s.name) = lower(w.name) LEFT JOIN file ON file.name = lower(w.name)),
@@ -130,8 +130,8 @@ struct Member {
 ///
 /// # Errors
 /// Any [`SqlError`]: then nothing is known.
-pub async fn observe_node(session: &Session, ask: &NodeQuestion<'_>) -> Result<Postgres, SqlError> {
-    let (client, call) = session.call("the look at its PostgreSQL", READ).await?;
+pub async fn observe_node(connection: &Connection, ask: &NodeQuestion<'_>) -> Result<Postgres, SqlError> {
+    let (client, call) = connection.call("the look at its PostgreSQL", READ).await?;
     let [names, values, mover] = roles::parameters();
     let parameters: [Parameter<'_>; 6] = [
         names,
@@ -142,16 +142,16 @@ pub async fn observe_node(session: &Session, ask: &NodeQuestion<'_>) -> Result<P
         (&ask.owner, Type::TEXT),
     ];
     let server = call.wait(client.query_typed_one(SERVER, &parameters));
-    let expected = session.saw_extension();
+    let expected = connection.saw_extension();
     let member = async { if expected { Some(ask_member(&client, &call).await) } else { None } };
     // Both are on their way before the first answer is read.
     let (server, member) = tokio::join!(server, member);
     let mut seen: Postgres = call.json(&server?)?;
-    session.note_extension(seen.extension.is_some());
+    connection.note_extension(seen.extension.is_some());
     if seen.extension.is_some() {
         let member = look_at_member(&client, &call, member).await?;
         seen.group_id = member.group_id;
-        seen.known_nodes = member.known_nodes;
+        seen.dist_node_rows = member.known_nodes;
         seen.missing_tables = member.missing_tables;
         seen.leftovers = member.leftovers;
         seen.leftovers_in_all = member.leftovers_in_all;
@@ -186,24 +186,24 @@ async fn look_at_member(
 ///
 /// # Errors
 /// Why not, in Citus' words; or why the node could not be asked.
-pub async fn check_connection(session: &Session, address: &str, port: u16) -> Result<(), String> {
+pub async fn check_connection(connection: &Connection, address: &str, port: u16) -> Result<(), String> {
     const CHECK: &str = "SELECT citus_check_connection_to_node($1, $2)";
     let ask = async {
-        let (client, call) = session.call("citus_check_connection_to_node", READ).await?;
+        let (client, call) = connection.call("citus_check_connection_to_node", READ).await?;
         let row = call
             .wait(client.query_typed_one(CHECK, &[(&address, Type::TEXT), (&i32::from(port), Type::INT4)]))
             .await?;
         let reached: bool = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
-        Ok((reached, session.take_notices()))
+        Ok((reached, connection.take_notices()))
     };
     match ask.await {
         Ok((true, _)) => Ok(()),
         Ok((false, warnings)) if warnings.is_empty() => {
-            Err(format!("{} cannot connect to {address}:{port}", session.node()))
+            Err(format!("{} cannot connect to {address}:{port}", connection.node()))
         }
-        Ok((false, warnings)) => Err(format!("{}: {}", session.node(), one_line(&warnings.join("; ")))),
-        Err(SqlError::Refused { refusal: Refusal::RemoteUnreachable, words, .. }) => {
-            Err(format!("{}: {words}", session.node()))
+        Ok((false, warnings)) => Err(format!("{}: {}", connection.node(), one_line(&warnings.join("; ")))),
+        Err(SqlError::Refused { refusal: SqlErrorKind::RemoteUnreachable, words, .. }) => {
+            Err(format!("{}: {words}", connection.node()))
         }
         Err(error) => Err(error.to_string()),
     }

@@ -6,8 +6,8 @@ use tokio_postgres::Client;
 
 use super::{
     code::{called, made, parts, runs_others},
+    connection::Call,
     error::SqlError,
-    session::Call,
 };
 use crate::snapshot::{Obstacle, Obstacles, Pins};
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::{
+    connection::{CLUSTER_WRITE, Connection, WRITE},
     error::SqlError,
     obstacles::PINNING,
     quote,
-    session::{CLUSTER_WRITE, Session, WRITE},
     transaction::begin,
 };
 use crate::snapshot::Pins;
@@ -36,9 +36,9 @@ struct Base {
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn pin_groups(session: &Session, pins: &Pins) -> Result<(), SqlError> {
+pub async fn pin_groups(connection: &Connection, pins: &Pins) -> Result<(), SqlError> {
     let (mut client, call) =
-        session.call("the strategy that keeps groups where they are", CLUSTER_WRITE).await?;
+        connection.call("the strategy that keeps groups where they are", CLUSTER_WRITE).await?;
     let transaction = begin(&mut client, &call, Duration::from_secs(5), WRITE).await?;
     let groups: Vec<String> = pins.groups.iter().map(ToString::to_string).collect();
     let statements = if groups.is_empty() {

@@ -4,9 +4,9 @@
 use tokio_postgres::types::Type;
 
 use super::{
+    connection::{Connection, READ},
     error::SqlError,
     fragments::moving,
-    session::{READ, Session},
 };
 
 /// A table of the application that as many workers as possible hold shards of, with as few shards as possible.
@@ -27,8 +27,8 @@ GROUP BY c.oid, n.nspname, c.relname ORDER BY count(DISTINCT p.groupid) DESC, co
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn witness(session: &Session, owner: &str) -> Result<Option<String>, SqlError> {
-    let (client, call) = session.call("the look for a table of every worker", READ).await?;
+pub async fn witness(connection: &Connection, owner: &str) -> Result<Option<String>, SqlError> {
+    let (client, call) = connection.call("the look for a table of every worker", READ).await?;
     let row = call.wait(client.query_typed_opt(WITNESS, &[(&owner, Type::TEXT)])).await?;
     row.map(|row| row.try_get(0).map_err(|error| call.misunderstood(&error))).transpose()
 }
@@ -38,8 +38,8 @@ pub async fn witness(session: &Session, owner: &str) -> Result<Option<String>, S
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn ask_each_worker(session: &Session, table: &str) -> Result<(), SqlError> {
-    let (client, call) = session.call("a query of every worker", READ).await?;
+pub async fn ask_each_worker(connection: &Connection, table: &str) -> Result<(), SqlError> {
+    let (client, call) = connection.call("a query of every worker", READ).await?;
     // One connection to each worker, whatever the number of its shards.
     call.wait(client.batch_execute("SET citus.max_adaptive_executor_pool_size = 1")).await?;
     let ask = format!(

@@ -6,9 +6,9 @@ use std::{sync::LazyLock, time::Duration};
 use tokio_postgres::{Client, Transaction, types::Type};
 
 use super::{
-    error::{Refusal, SqlError},
+    connection::{CLUSTER_WRITE, Call, Connection, Parameter},
+    error::{SqlError, SqlErrorKind},
     quote,
-    session::{CLUSTER_WRITE, Call, Parameter, Session},
     transaction::begin,
 };
 
@@ -147,7 +147,7 @@ impl Setting {
 ///
 /// # Errors
 /// Any [`SqlError`]; a refusal when it would have the rights of a superuser all the same.
-pub async fn prepare_mover(session: &Session) -> Result<(), SqlError> {
+pub async fn prepare_mover(connection: &Connection) -> Result<(), SqlError> {
     const MISSING: &str = concat!(
         "WITH ",
         unpinned!(),
@@ -174,7 +174,7 @@ SELECT json_build_object(
         optional: bool,
         owners: Vec<String>,
     }
-    let (mut client, call) = session.call("the preparation of the role of jobs", CLUSTER_WRITE).await?;
+    let (mut client, call) = connection.call("the preparation of the role of jobs", CLUSTER_WRITE).await?;
     let transaction = begin(&mut client, &call, Duration::from_secs(15), CLUSTER_WRITE).await?;
     let mover = quote::ident(MOVER);
     let parameters = parameters();
@@ -210,5 +210,5 @@ async fn refuse_a_superuser(transaction: &Transaction<'_>, call: &Call<'_>) -> R
         "{MOVER}, or a role that owns a distributed table, is a member of {superuser}, and no job runs \
          with a superuser's rights: REVOKE that membership, or ALTER TABLE ... OWNER TO another role"
     );
-    Err(call.refused(Refusal::SuperuserWouldMove, message))
+    Err(call.refused(SqlErrorKind::SuperuserWouldMove, message))
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio_postgres::{Transaction, types::Type};
 
 use super::{
-    error::{Refusal, SqlError, Words},
+    connection::{Call, Connection, LONG_WRITE, WRITE},
+    error::{ServerMessage, SqlError, SqlErrorKind},
     quote,
-    session::{Call, LONG_WRITE, Session, WRITE},
     statements::{Statement, split},
     transaction,
 };
@@ -46,8 +46,8 @@ pub struct Schema<'a> {
 /// whether the SQL has been applied by now.
 ///
 /// # Errors
-/// Any [`SqlError`]; [`Refusal::LockTimeout`] while the earlier transaction has not ended yet.
-pub async fn finish(maintenance: &Session, database: &str) -> Result<bool, SqlError> {
+/// Any [`SqlError`]; [`SqlErrorKind::LockTimeout`] while the earlier transaction has not ended yet.
+pub async fn finish(maintenance: &Connection, database: &str) -> Result<bool, SqlError> {
     const LEFT: &str = "
         SELECT json_build_object('hash', hash, 'state', pg_xact_status(xid::xid8))
         FROM (SELECT split_part(value, ' ', 1) AS hash, split_part(value, ' ', 2) AS xid FROM (
@@ -79,7 +79,7 @@ pub async fn finish(maintenance: &Session, database: &str) -> Result<bool, SqlEr
         }
         Some(_) => {
             let message = "the transaction in which the schema was applied has not ended yet".to_owned();
-            Err(call.refused(Refusal::LockTimeout, message))
+            Err(call.refused(SqlErrorKind::LockTimeout, message))
         }
     }
 }
@@ -98,10 +98,10 @@ fn reset_pending(database: &str) -> String {
 /// in `public`.
 ///
 /// # Errors
-/// [`SqlError::Schema`] names the line and the statement; [`Refusal::UnusableSchema`] when the SQL would end the
+/// [`SqlError::Schema`] names the line and the statement; [`SqlErrorKind::UnusableSchema`] when the SQL would end the
 /// transaction or is not SQL alone. After any error nothing is applied; after one that is not the SQL's only [`finish`]
 /// tells.
-pub async fn apply(maintenance: &Session, owner: Session, schema: &Schema<'_>) -> Result<(), SqlError> {
+pub async fn apply(maintenance: &Connection, owner: Connection, schema: &Schema<'_>) -> Result<(), SqlError> {
     let statements = split(schema.sql);
     for statement in &statements {
         if let Some(why) = statement.unusable() {
@@ -130,7 +130,7 @@ pub async fn apply(maintenance: &Session, owner: Session, schema: &Schema<'_>) -
     }
     if number(&transaction, &call).await? != begun {
         let message = "the SQL ended the transaction in which it was applied".to_owned();
-        return Err(call.refused(Refusal::UnusableSchema, message));
+        return Err(call.refused(SqlErrorKind::UnusableSchema, message));
     }
     mark_pending(maintenance, schema, &begun).await?;
     // What is deferred fails here.
@@ -147,7 +147,7 @@ async fn number(transaction: &Transaction<'_>, call: &Call<'_>) -> Result<String
     row.try_get(0).map_err(|error| call.misunderstood(&error))
 }
 
-async fn mark_pending(maintenance: &Session, schema: &Schema<'_>, number: &str) -> Result<(), SqlError> {
+async fn mark_pending(maintenance: &Connection, schema: &Schema<'_>, number: &str) -> Result<(), SqlError> {
     let (client, call) = maintenance.call("the schema's marker", WRITE).await?;
     let pending = set(schema.database, PENDING, &format!("{} {number}", schema.hash));
     call.wait(client.batch_execute(&pending)).await
@@ -174,15 +174,15 @@ fn name_statement(error: SqlError, statement: &Statement<'_>) -> SqlError {
     }
 }
 
-fn unusable(session: &Session, statement: &Statement<'_>, why: &str) -> SqlError {
+fn unusable(connection: &Connection, statement: &Statement<'_>, why: &str) -> SqlError {
     let (line, text) = (statement.line, statement.shown());
     SqlError::Refused {
-        node: session.node().to_owned(),
-        doing: "the schema",
-        refusal: Refusal::UnusableSchema,
-        words: Box::new(Words {
+        node: connection.node().to_owned(),
+        operation: "the schema",
+        refusal: SqlErrorKind::UnusableSchema,
+        words: Box::new(ServerMessage {
             message: format!("line {line}, {text}, {why}; remove it. Nothing was applied"),
-            ..Words::default()
+            ..ServerMessage::default()
         }),
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 /// A shard that has to go somewhere. Shards of one family and part are colocated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-pub(super) struct Lost {
+pub(super) struct LostShard {
     /// The colocation group, or the table when it is in none.
     pub family: String,
     /// Where its range of hash values begins.
@@ -16,7 +16,7 @@ pub(super) struct Lost {
 /// How many shards of a family a group has.
 #[derive(Clone, Debug, Deserialize)]
 #[allow(missing_docs)]
-pub(super) struct Held {
+pub(super) struct ShardCount {
     pub group: i32,
     pub family: String,
     pub shards: u64,
@@ -24,18 +24,22 @@ pub(super) struct Held {
 
 /// A group for each lost shard: the one with the fewest shards of the family, then with the fewest in all. `None` when
 /// there is no group and something is lost.
-pub(super) fn evenly(lost: &[&Lost], held: &[Held], groups: &[i32]) -> Option<Vec<i32>> {
+pub(super) fn distribute_evenly(
+    lost: &[&LostShard],
+    held: &[ShardCount],
+    groups: &[i32],
+) -> Option<Vec<i32>> {
     let mut of_family: BTreeMap<(i32, &str), u64> = BTreeMap::new();
     let mut of_all: BTreeMap<i32, u64> = BTreeMap::new();
     for held in held {
         *of_family.entry((held.group, &held.family)).or_default() += held.shards;
         *of_all.entry(held.group).or_default() += held.shards;
     }
-    let mut units: BTreeMap<&Lost, u64> = BTreeMap::new();
+    let mut units: BTreeMap<&LostShard, u64> = BTreeMap::new();
     for shard in lost {
         *units.entry(shard).or_default() += 1;
     }
-    let mut places: BTreeMap<&Lost, i32> = BTreeMap::new();
+    let mut places: BTreeMap<&LostShard, i32> = BTreeMap::new();
     for (unit, shards) in units {
         let load = |group: &&i32| {
             let family = of_family.get(&(**group, unit.family.as_str())).copied().unwrap_or(0);
@@ -53,12 +57,12 @@ pub(super) fn evenly(lost: &[&Lost], held: &[Held], groups: &[i32]) -> Option<Ve
 mod tests {
     use super::*;
 
-    fn lost(family: &str, parts: std::ops::Range<u32>) -> Vec<Lost> {
-        parts.map(|part| Lost { family: family.to_owned(), part: part.to_string() }).collect()
+    fn lost(family: &str, parts: std::ops::Range<u32>) -> Vec<LostShard> {
+        parts.map(|part| LostShard { family: family.to_owned(), part: part.to_string() }).collect()
     }
 
-    fn held(group: i32, family: &str, shards: u64) -> Held {
-        Held { group, family: family.to_owned(), shards }
+    fn held(group: i32, family: &str, shards: u64) -> ShardCount {
+        ShardCount { group, family: family.to_owned(), shards }
     }
 
     fn counts(places: &[i32]) -> BTreeMap<i32, usize> {
@@ -71,14 +75,14 @@ mod tests {
     #[test]
     fn what_is_lost_evens_out_what_stays() {
         let (lost, had) = (lost("a", 0..10), [held(1, "a", 12), held(2, "a", 10), held(2, "b", 50)]);
-        let places = evenly(&lost.iter().collect::<Vec<_>>(), &had, &[1, 2]).unwrap();
+        let places = distribute_evenly(&lost.iter().collect::<Vec<_>>(), &had, &[1, 2]).unwrap();
         assert_eq!(counts(&places), BTreeMap::from([(1, 4), (2, 6)]), "16 each, whatever is there of others");
     }
 
     #[test]
     fn what_is_colocated_stays_together() {
         let lost = [lost("a", 0..6), lost("a", 0..6), lost("b", 0..1)].concat();
-        let places = evenly(&lost.iter().collect::<Vec<_>>(), &[], &[1, 2, 3]).unwrap();
+        let places = distribute_evenly(&lost.iter().collect::<Vec<_>>(), &[], &[1, 2, 3]).unwrap();
         assert_eq!(places[..6], places[6..12]);
         assert_eq!(counts(&places[..6]), BTreeMap::from([(1, 2), (2, 2), (3, 2)]));
         assert_eq!(places[12], 1);
@@ -87,7 +91,7 @@ mod tests {
     #[test]
     fn somebody_has_to_stay() {
         let lost = lost("a", 0..1);
-        assert_eq!(evenly(&lost.iter().collect::<Vec<_>>(), &[], &[]), None);
-        assert_eq!(evenly(&[], &[], &[]), Some(vec![]));
+        assert_eq!(distribute_evenly(&lost.iter().collect::<Vec<_>>(), &[], &[]), None);
+        assert_eq!(distribute_evenly(&[], &[], &[]), Some(vec![]));
     }
 }

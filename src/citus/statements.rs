@@ -291,7 +291,7 @@ mod tests {
 
     use super::*;
 
-    fn texts(sql: &str) -> Vec<&str> {
+    fn statements_of(sql: &str) -> Vec<&str> {
         split(sql).into_iter().map(|statement| statement.text).collect()
     }
 
@@ -311,7 +311,7 @@ mod tests {
     #[case("CREATE TABLE function_begin (begin int); SELECT 1", &["CREATE TABLE function_begin (begin int)", "SELECT 1"])]
     #[case("SELECT 'öpen", &["SELECT 'öpen"])]
     fn statements_end_where_psql_ends_them(#[case] sql: &str, #[case] expected: &[&str]) {
-        assert_eq!(texts(sql), expected);
+        assert_eq!(statements_of(sql), expected);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Transaction};
 
-use super::{error::SqlError, session::Call};
+use super::{connection::Call, error::SqlError};
 
 /// Runs a statement that may not be in a transaction, with a server-side timeout that fits the call's deadline.
 pub(super) async fn execute_outside_transaction(

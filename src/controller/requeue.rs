@@ -140,7 +140,7 @@ mod tests {
     use crate::{
         act::StepOutcome,
         api::{DialogCluster, Node},
-        snapshot::{Citus, Failure, FailureReason, JobState, OperatorConfig, Seen},
+        snapshot::{Citus, Failure, FailureReason, JobState, Observed, OperatorConfig},
     };
 
     fn desired() -> Desired {
@@ -207,7 +207,7 @@ mod tests {
     fn a_job_is_watched_each_second() {
         let mut snapshot = nothing();
         let job = Job { state: JobState::Running, ..Job::default() };
-        snapshot.citus = Seen::Known(Citus { job: Some(job), ..Citus::default() });
+        snapshot.citus = Observed::Known(Citus { job: Some(job), ..Citus::default() });
         let pace = |snapshot: &Snapshot| {
             RequeuePolicy::default().after(&desired(), snapshot, (&Plan::default(), &Outcome::default()))
         };

@@ -224,11 +224,11 @@ impl CachesBuilder<'_> {
                     match change {
                         Ok(Event::Apply(event) | Event::InitApply(event)) => {
                             let namespace = event.namespace().unwrap_or_default();
-                            if let Some(cluster) = warnings.hear(&event) {
+                            if let Some(cluster) = warnings.record(&event) {
                                 wakes.wake(ObjectRef::new(&cluster).within(&namespace));
                             }
                         }
-                        Ok(Event::Delete(event)) => warnings.unhear(&event),
+                        Ok(Event::Delete(event)) => warnings.remove_stale(&event),
                         Ok(Event::Init | Event::InitDone) => {}
                         Err(error) => tracing::warn!(%error, reason, "events cannot be watched; tried again"),
                     }

@@ -27,7 +27,7 @@ const MIGRATE_TRIES: usize = 5;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Field manager of single annotations.
-const NOTES: &str = "dialog-operator-metadata";
+const METADATA_MANAGER: &str = "dialog-operator-metadata";
 
 /// Requests to the API server: counted, and each with a deadline.
 #[derive(Clone)]
@@ -289,7 +289,8 @@ impl ApiClient {
         let mut metadata = metadata.clone();
         metadata["uid"] = uid.into();
         let patch = Patch::Merge(serde_json::json!({ "metadata": metadata }));
-        let parameters = PatchParams { field_manager: Some(NOTES.to_owned()), ..PatchParams::default() };
+        let parameters =
+            PatchParams { field_manager: Some(METADATA_MANAGER.to_owned()), ..PatchParams::default() };
         self.counted("patch", address.kind, api.patch(address.name, &parameters, &patch)).await.map(json)
     }
 

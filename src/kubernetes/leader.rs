@@ -19,9 +19,9 @@ const DURATION: Duration = Duration::from_secs(15);
 /// A leader that could not renew for so long steps down, well before another one may take over.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between two looks of the leader: each is a write.
-const RENEW_EVERY: Duration = Duration::from_secs(3);
+const RENEW_PERIOD: Duration = Duration::from_secs(3);
 /// Pause between two looks of a standby: each is a read, and the longest wait after a graceful end of the leader.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
 /// Where the Lease is and who this operator is in it.
 #[derive(Clone, Debug)]
@@ -126,7 +126,7 @@ impl Elector {
             self.tell(left.is_some());
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(left.map_or(LOOK_EVERY, |left| left.min(RENEW_EVERY))) => {}
+                () = tokio::time::sleep(left.map_or(RETRY_PERIOD, |left| left.min(RENEW_PERIOD))) => {}
             }
         }
         self.release().await;

@@ -28,9 +28,9 @@ const LONGEST: usize = 1024;
 
 /// The newest words about each object, by namespace and `Kind/name`.
 #[derive(Default)]
-pub struct Warnings(Mutex<HashMap<(String, String), Kept>>);
+pub struct Warnings(Mutex<HashMap<(String, String), KeptWarning>>);
 
-struct Kept {
+struct KeptWarning {
     /// Of the object.
     uid: String,
     /// Name of the event.
@@ -39,12 +39,12 @@ struct Kept {
 }
 
 impl Warnings {
-    fn kept(&self) -> MutexGuard<'_, HashMap<(String, String), Kept>> {
+    fn kept(&self) -> MutexGuard<'_, HashMap<(String, String), KeptWarning>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Keeps an event's words when they are the newest about an object that has one of our names, and answers the name
     /// of its cluster.
-    pub fn hear(&self, event: &Event) -> Option<String> {
+    pub fn record(&self, event: &Event) -> Option<String> {
         let about = &event.involved_object;
         let (kind, name) = (about.kind.as_deref()?, about.name.as_deref()?);
         let cluster = cluster_of(kind, name)?;
@@ -67,11 +67,11 @@ impl Warnings {
             last,
         };
         let uid = about.uid.clone().unwrap_or_default();
-        kept.insert(key, Kept { uid, event: event.name_any(), warning });
+        kept.insert(key, KeptWarning { uid, event: event.name_any(), warning });
         Some(cluster)
     }
     /// The API server has forgotten an event.
-    pub fn unhear(&self, event: &Event) {
+    pub fn remove_stale(&self, event: &Event) {
         let name = event.name_any();
         self.kept().retain(|(namespace, _), kept| {
             kept.event != name || Some(namespace.as_str()) != event.metadata.namespace.as_deref()
@@ -133,7 +133,7 @@ mod tests {
     fn the_newest_words_are_kept_until_it_is_no_longer_so() {
         let warnings = Warnings::default();
         let set = "shop-worker-0";
-        let heard = |name, words: &str, last| warnings.hear(&event(name, set, words, last));
+        let heard = |name, words: &str, last| warnings.record(&event(name, set, words, last));
         assert_eq!(heard("a", "exceeded quota", "2026-01-01T00:01:00Z").as_deref(), Some("shop"));
         assert_eq!(heard("b", "older", "2026-01-01T00:00:30Z"), None);
         let about = |uid| warnings.about("market", "StatefulSet/shop-worker-0", uid);
@@ -142,9 +142,9 @@ mod tests {
         assert_eq!(said.last.duration_since(said.first).as_secs(), 60);
         assert_eq!(about("s-2"), None, "one of an earlier StatefulSet");
         // The API server forgets another event.
-        warnings.unhear(&event("b", set, "", "2026-01-01T00:00:00Z"));
+        warnings.remove_stale(&event("b", set, "", "2026-01-01T00:00:00Z"));
         assert!(about("s-1").is_some());
-        warnings.unhear(&event("a", set, "", "2026-01-01T00:00:00Z"));
+        warnings.remove_stale(&event("a", set, "", "2026-01-01T00:00:00Z"));
         assert!(about("s-1").is_none());
         heard("c", "again", "2026-01-01T00:02:00Z");
         warnings.forget("market", "StatefulSet/shop-worker-0");
@@ -156,7 +156,7 @@ mod tests {
         let warnings = Warnings::default();
         for number in 0..2 * MOST {
             let set = format!("c{number}-coordinator");
-            warnings.hear(&event("e", &set, &"ы".repeat(100_000), "2026-01-01T00:00:00Z"));
+            warnings.record(&event("e", &set, &"ы".repeat(100_000), "2026-01-01T00:00:00Z"));
         }
         let kept = warnings.kept();
         assert_eq!(kept.len(), MOST);

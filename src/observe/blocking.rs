@@ -10,7 +10,7 @@ use super::postgres::PostgresObserver;
 use crate::{
     api::Node,
     citus::{self, BlockersQuestion},
-    snapshot::{Citus, PlanUnknown, Postgres, Seen},
+    snapshot::{Citus, Observed, PlanUnknown, Postgres},
 };
 
 /// The look at one node.
@@ -20,10 +20,10 @@ const DEADLINE_UNSEEN: Duration = Duration::from_millis(1500);
 
 impl PostgresObserver<'_> {
     /// Who holds up a move, or a step that waits for a lock, by node.
-    pub(super) async fn held_up(
+    pub(super) async fn blocking_moves(
         &self,
-        postgres: &BTreeMap<Node, Seen<Postgres>>,
-        citus: &Seen<Citus>,
+        postgres: &BTreeMap<Node, Observed<Postgres>>,
+        citus: &Observed<Citus>,
     ) -> BTreeMap<Node, Vec<String>> {
         let job = citus.known().and_then(|citus| citus.job.as_ref()).filter(|job| job.is_open());
         let any = self.cache.with(|cache| cache.refusals.waits_for_locks())
@@ -44,9 +44,9 @@ impl PostgresObserver<'_> {
             let ask = BlockersQuestion { gpids: &gpids, pids, any, nodes: &nodes };
             async move {
                 let within = if seen.known().is_some() { DEADLINE } else { DEADLINE_UNSEEN };
-                let session = timeout(within, self.session(*node)).await.ok()?.ok()?;
-                let look = citus::blockers(&session, &ask);
-                let found = self.timed(&session, ("blockers", DEADLINE), look).await.ok()?;
+                let connection = timeout(within, self.connection(*node)).await.ok()?.ok()?;
+                let look = citus::blockers(&connection, &ask);
+                let found = self.timed(&connection, ("blockers", DEADLINE), look).await.ok()?;
                 (!found.is_empty()).then_some((*node, found))
             }
         });
@@ -57,7 +57,7 @@ impl PostgresObserver<'_> {
     fn is_unanswered(&self, citus: &Citus) -> bool {
         let sized =
             |citus: &Citus| citus.groups.values().all(|group| group.shards == 0 || group.bytes.is_some());
-        matches!(citus.plan, Some(Seen::Unknown(PlanUnknown::NotAnswered(_))))
+        matches!(citus.planned_moves, Some(Observed::Unknown(PlanUnknown::NotAnswered(_))))
             || self.a_drain_may_begin(citus) && !sized(citus)
     }
 }

@@ -16,7 +16,8 @@ use crate::{
     kubernetes::caches::CACHE_LAG,
     resources::{self, Manifest},
     snapshot::{
-        Act, Contents, ImageFacts, LiveObject, ParameterCheck, Reach, Refusals, Rewritten, SchemaSql, Seen,
+        AdmissionChanges, Attempt, Contents, ImageFacts, LiveObject, Observed, ParameterCheck, Reach,
+        Refusals, SchemaSql,
     },
 };
 
@@ -44,11 +45,11 @@ pub struct ObservationCache {
     /// What failed lately.
     pub refusals: Refusals,
     /// Looks that were not answered in time, and how often in a row.
-    pub late: BTreeMap<Act, u32>,
+    pub late: BTreeMap<Attempt, u32>,
     /// What images said.
     pub images: BTreeMap<String, ImageFacts>,
     /// What admission made of our writes, where it changed them: by `Kind/name`.
-    pub rewritten: BTreeMap<String, Rewritten>,
+    pub rewritten: BTreeMap<String, AdmissionChanges>,
     /// When it was looked for the authorities' Secret without our label, and what was found.
     pub unlabelled: Option<(Option<LiveObject>, Instant)>,
     /// The last look at new connections.
@@ -56,7 +57,7 @@ pub struct ObservationCache {
     /// Sizes of shards.
     pub sizes: Option<CachedSizes>,
     /// What keeps workers from going, and when it was seen.
-    pub contents: BTreeMap<Node, (Seen<Contents>, Instant)>,
+    pub contents: BTreeMap<Node, (Observed<Contents>, Instant)>,
     /// The operator's certificates.
     pub tls: TlsCache,
     /// SQL of the user's ConfigMap.
@@ -84,7 +85,7 @@ pub struct CachedSchema {
     /// For which generation of the DialogCluster.
     pub generation: i64,
     /// What was read.
-    pub sql: Seen<SchemaSql>,
+    pub sql: Observed<SchemaSql>,
     /// When.
     pub at: Instant,
 }
@@ -132,7 +133,7 @@ impl ObservationCache {
         if differences.is_empty() {
             self.rewritten.remove(&written.key());
         } else {
-            self.rewritten.insert(written.key(), Rewritten { differences });
+            self.rewritten.insert(written.key(), AdmissionChanges { differences });
         }
     }
     /// Drops what is too old to be believed.

@@ -12,7 +12,7 @@ use super::postgres::PostgresObserver;
 use crate::{
     api::Node,
     citus::{self, ContentsQuestion},
-    snapshot::{Contents, DistNode, Failure, Seen, Snapshot},
+    snapshot::{Contents, DistNode, Failure, Observed, Snapshot},
 };
 
 /// The whole look at one worker. Its parts have shorter deadlines.
@@ -27,7 +27,7 @@ impl PostgresObserver<'_> {
         &self,
         seen: &Snapshot,
         nodes: BTreeSet<Node>,
-    ) -> BTreeMap<Node, Seen<Contents>> {
+    ) -> BTreeMap<Node, Observed<Contents>> {
         let told = self.cache.with(|cache| {
             cache.contents.retain(|node, (_, at)| nodes.contains(node) && at.elapsed() < AGAIN);
             cache.contents.clone()
@@ -49,15 +49,15 @@ impl PostgresObserver<'_> {
         join_all(looks).await.into_iter().collect()
     }
 
-    async fn contents(&self, seen: &Snapshot, node: Node) -> Seen<Contents> {
+    async fn contents(&self, seen: &Snapshot, node: Node) -> Observed<Contents> {
         match self.look_at_contents(seen, node).await {
-            Ok(found) => Seen::Known(found),
-            Err(failure) => Seen::Unknown(failure.message),
+            Ok(found) => Observed::Known(found),
+            Err(failure) => Observed::Unknown(failure.message),
         }
     }
 
     async fn look_at_contents(&self, seen: &Snapshot, node: Node) -> Result<Contents, Failure> {
-        let session = self.session(node).await?;
+        let connection = self.connection(node).await?;
         let way = self.access.way(node, self.pods.get(&node))?;
         let citus = seen.citus.known();
         let address = self.access.address(node);
@@ -65,7 +65,7 @@ impl PostgresObserver<'_> {
         let row = citus.and_then(|citus| citus.nodes.iter().find(is_its));
         let left = match (citus, row) {
             (Some(citus), Some(row)) if citus.cleanup_in_all > citus.cleanup.len() => {
-                let coordinator = self.session(Node::Coordinator).await?;
+                let coordinator = self.connection(Node::Coordinator).await?;
                 let look = citus::commands::cleanup_of(&coordinator, row.group_id);
                 self.timed(&coordinator, ("cleanup_of", DEADLINE), look).await?
             }
@@ -77,10 +77,10 @@ impl PostgresObserver<'_> {
         };
         let cleanup: Vec<&str> = left.iter().map(String::as_str).collect();
         let ask = ContentsQuestion { cleanup: &cleanup };
-        let look = citus::observe_contents(&session, (&way.0, way.1), &ask);
-        let mut found = self.timed(&session, ("observe_contents", DEADLINE), look).await?;
+        let look = citus::observe_contents(&connection, (&way.0, way.1), &ask);
+        let mut found = self.timed(&connection, ("observe_contents", DEADLINE), look).await?;
         if let Some(row) = row {
-            let coordinator = self.session(Node::Coordinator).await?;
+            let coordinator = self.connection(Node::Coordinator).await?;
             let look = citus::observe_copies(&coordinator, row.group_id);
             found.copies = self.timed(&coordinator, ("observe_copies", DEADLINE), look).await?;
         }

@@ -14,7 +14,7 @@ use crate::{
     api::{ClusterId, Node, names::keys},
     kubernetes::caches::WatchScope,
     resources::{INSPECTION, SERVER},
-    snapshot::{ImageFacts, LiveObject, Pod, Seen, Termination, Waiting, Warning, live},
+    snapshot::{ImageFacts, LiveObject, Observed, Pod, ReasonMessage, Termination, Warning, live},
 };
 
 /// Every object that carries the cluster's label or is known to have one of its names, by `Kind/name`. Pods of nodes
@@ -128,7 +128,7 @@ fn say_more(scope: &WatchScope, cluster: &ClusterId, pod: &mut Pod) {
     }
     let Some(waiting) = pod.waiting.as_mut().filter(|waiting| waiting.message.is_empty()) else { return };
     if let Some(warning) = scope.warnings.about(&cluster.namespace, &key, &pod.uid) {
-        *waiting = Waiting { reason: warning.reason, message: warning.message };
+        *waiting = ReasonMessage { reason: warning.reason, message: warning.message };
     }
 }
 
@@ -170,14 +170,14 @@ fn facts(pod: &KubernetesPod) -> Pod {
         uid: pod.uid().unwrap_or_default(),
         created_at: pod.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |at| at.0),
         deleting: pod.metadata.deletion_timestamp.is_some(),
-        ends_by: pod.metadata.deletion_timestamp.as_ref().map(|at| at.0),
-        machine: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        deletion_timestamp: pod.metadata.deletion_timestamp.as_ref().map(|at| at.0),
+        node_name: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         ready: ready.is_some_and(|condition| condition.status == "True"),
         ready_since: ready.and_then(|condition| condition.last_transition_time.as_ref()).map(|at| at.0),
         address: status.pod_ip.clone().filter(|ip| !ip.is_empty()),
         image: server.and_then(|container| container.image.clone()).unwrap_or_default(),
         user_template: pod.annotations().get(keys::USER_TEMPLATE_HASH).cloned(),
-        hurry: pod.annotations().get(keys::CONFIG_REFRESH).cloned(),
+        config_refresh: pod.annotations().get(keys::CONFIG_REFRESH).cloned(),
         annotations: annotations(pod),
         waiting: waiting(&status),
         last_termination: last_termination(&status),
@@ -186,7 +186,7 @@ fn facts(pod: &KubernetesPod) -> Pod {
 
 /// What the pods that were asked about images have said so far: by image, `None` as long as they say nothing.
 #[must_use]
-pub fn inspections(scope: &WatchScope, cluster: &ClusterId) -> Vec<(String, Option<Seen<ImageFacts>>)> {
+pub fn inspections(scope: &WatchScope, cluster: &ClusterId) -> Vec<(String, Option<Observed<ImageFacts>>)> {
     let ours = |pod: &KubernetesPod| {
         !pod.labels().contains_key(keys::NODE)
             && pod.owner_references().iter().any(|owner| owner.uid == cluster.uid)
@@ -201,7 +201,7 @@ pub fn inspections(scope: &WatchScope, cluster: &ClusterId) -> Vec<(String, Opti
 }
 
 /// What one such pod has said.
-pub(super) fn inspection(pod: &KubernetesPod) -> Option<Seen<ImageFacts>> {
+pub(super) fn inspection(pod: &KubernetesPod) -> Option<Observed<ImageFacts>> {
     let status = pod.status.as_ref()?;
     // Evicted or preempted: that is about the machine.
     if status.phase.as_deref() == Some("Failed") && status.reason.is_some() {
@@ -211,8 +211,8 @@ pub(super) fn inspection(pod: &KubernetesPod) -> Option<Seen<ImageFacts>> {
     if let Some(Termination { reason, message, .. }) = asked.and_then(terminated) {
         // The script writes such a line at its very end, and only there.
         return Some(match message.parse() {
-            Ok(facts) => Seen::Known(facts),
-            Err(_) => Seen::Unknown(format!("{reason}: {message}")),
+            Ok(facts) => Observed::Known(facts),
+            Err(_) => Observed::Unknown(format!("{reason}: {message}")),
         });
     }
     let held = waiting(status)?;
@@ -226,12 +226,12 @@ pub(super) fn inspection(pod: &KubernetesPod) -> Option<Seen<ImageFacts>> {
     ];
     cannot
         .contains(&held.reason.as_str())
-        .then(|| Seen::Unknown(format!("{}: {}", held.reason, held.message)))
+        .then(|| Observed::Unknown(format!("{}: {}", held.reason, held.message)))
 }
 
 /// Why a pod does not run, in the words of whoever holds it up: the scheduler, or the kubelet about a container.
 #[must_use]
-pub fn waiting(status: &PodStatus) -> Option<Waiting> {
+pub fn waiting(status: &PodStatus) -> Option<ReasonMessage> {
     let scheduled =
         status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
     if let Some(condition) = scheduled {
@@ -265,8 +265,11 @@ pub fn terminated(container: &ContainerStatus) -> Option<Termination> {
     Some(Termination { reason, message, exit_code: end.exit_code })
 }
 
-fn words(reason: Option<&String>, message: Option<&String>) -> Waiting {
-    Waiting { reason: reason.cloned().unwrap_or_default(), message: message.cloned().unwrap_or_default() }
+fn words(reason: Option<&String>, message: Option<&String>) -> ReasonMessage {
+    ReasonMessage {
+        reason: reason.cloned().unwrap_or_default(),
+        message: message.cloned().unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]
@@ -317,8 +320,11 @@ mod tests {
             .unwrap()
         };
         let facts = ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
-        assert_eq!(inspection(&pod("postgres=15 citus=13.2-1\n")), Some(Seen::Known(facts)));
+        assert_eq!(inspection(&pod("postgres=15 citus=13.2-1\n")), Some(Observed::Known(facts)));
         let refused = inspection(&pod("the image has no citus extension"));
-        assert_eq!(refused, Some(Seen::Unknown("Completed: the image has no citus extension".to_owned())));
+        assert_eq!(
+            refused,
+            Some(Observed::Unknown("Completed: the image has no citus extension".to_owned()))
+        );
     }
 }

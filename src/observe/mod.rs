@@ -26,7 +26,7 @@ use crate::{
     citus::NodeConnector,
     context::Context,
     kubernetes::ObjectKey,
-    snapshot::{ImageFacts, LiveObject, Ownership, Seen, Snapshot, live},
+    snapshot::{ImageFacts, LiveObject, Observed, Ownership, Snapshot, live},
 };
 
 /// Looks at everything there is of one cluster. The caches answer for Kubernetes; every server is asked at once.
@@ -57,12 +57,12 @@ pub async fn observe(
     let application =
         application::look(scope, &application::Names { cluster, domain, database: &desired.database });
     let alive: HashSet<&str> = pods.values().map(|pod| pod.uid.as_str()).collect();
-    context.sessions.keep_pods(cluster, &alive);
+    context.connections.keep_pods(cluster, &alive);
     let names = (context.operator.cluster_domain.as_str(), desired.database.name.as_str());
     let secret = scope.secret(&cluster.namespace, &cluster.secret(SecretKind::Superuser));
     let access = cache.with(|cache| {
         let certificates = (secret.as_deref(), &mut cache.tls);
-        NodeConnector::new(&context.sessions, certificates, cluster, names)
+        NodeConnector::new(&context.connections, certificates, cluster, names)
     });
     let look =
         PostgresObserver { access, desired, pods: &pods, cache: cache.clone(), metrics: &context.metrics };
@@ -81,8 +81,8 @@ pub async fn observe(
         postgres: sql.postgres,
         citus: sql.citus,
         connections: sql.connections,
-        holders: sql.holders,
-        held_up: sql.held_up,
+        blocking_sessions: sql.blocking_sessions,
+        blocking_moves: sql.blocking_moves,
         late: sql.late,
         contents: BTreeMap::new(),
         parameter_checks,
@@ -110,7 +110,7 @@ async fn restored_authority(
     let key = format!("Secret/{name}");
     let born = |(key, object): (&String, &LiveObject)| {
         key.starts_with("StatefulSet/")
-            && object.ownership == Ownership::Ours
+            && object.ownership == Ownership::Owned
             && object.annotation(keys::SYSTEM_IDENTIFIER).is_some()
     };
     if objects.contains_key(&key) || !objects.iter().any(born) {
@@ -133,17 +133,19 @@ async fn restored_authority(
 
 /// What images said, now or before: an answer does not change, a failure to pull may.
 fn images(
-    inspections: &[(String, Option<Seen<ImageFacts>>)],
+    inspections: &[(String, Option<Observed<ImageFacts>>)],
     remembered: &mut BTreeMap<String, ImageFacts>,
-) -> BTreeMap<String, Seen<ImageFacts>> {
+) -> BTreeMap<String, Observed<ImageFacts>> {
     let mut images = BTreeMap::new();
     for (image, said) in inspections {
         match said {
-            Some(Seen::Known(facts)) => drop(remembered.insert(image.clone(), facts.clone())),
-            Some(Seen::Unknown(why)) => drop(images.insert(image.clone(), Seen::Unknown(why.clone()))),
+            Some(Observed::Known(facts)) => drop(remembered.insert(image.clone(), facts.clone())),
+            Some(Observed::Unknown(why)) => {
+                drop(images.insert(image.clone(), Observed::Unknown(why.clone())));
+            }
             None => {}
         }
     }
-    images.extend(remembered.iter().map(|(image, facts)| (image.clone(), Seen::Known(facts.clone()))));
+    images.extend(remembered.iter().map(|(image, facts)| (image.clone(), Observed::Known(facts.clone()))));
     images
 }

@@ -18,11 +18,11 @@ use super::{
 };
 use crate::{
     api::{Desired, Node},
-    citus::{self, CatalogQuestion, NodeConnector, NodeQuestion, PORT, Session},
+    citus::{self, CatalogQuestion, Connection, NodeConnector, NodeQuestion, PORT},
     metrics::Metrics,
     resources,
     snapshot::{
-        Act, Cause, Citus, ConnectionCheck, Failure, FailureReason, PlanUnknown, Pod, Postgres, Seen,
+        Attempt, Cause, Citus, ConnectionCheck, Failure, FailureReason, Observed, PlanUnknown, Pod, Postgres,
     },
 };
 
@@ -57,15 +57,15 @@ pub struct PostgresObserver<'a> {
 /// What was seen.
 pub struct PostgresObservation {
     /// By node.
-    pub postgres: BTreeMap<Node, Seen<Postgres>>,
+    pub postgres: BTreeMap<Node, Observed<Postgres>>,
     /// The coordinator's catalog.
-    pub citus: Seen<Citus>,
+    pub citus: Observed<Citus>,
     /// Connections tried.
     pub connections: Vec<ConnectionCheck>,
     /// Sessions that keep what moves left behind, by worker.
-    pub holders: BTreeMap<Node, Vec<String>>,
+    pub blocking_sessions: BTreeMap<Node, Vec<String>>,
     /// Sessions that hold up a move or a step, by node.
-    pub held_up: BTreeMap<Node, Vec<String>>,
+    pub blocking_moves: BTreeMap<Node, Vec<String>>,
     /// Servers of ready pods that took too long to answer, and did not the time before.
     pub late: BTreeSet<Node>,
 }
@@ -90,29 +90,29 @@ impl PostgresObserver<'_> {
             (node, seen, citus)
         });
         let mut postgres = BTreeMap::new();
-        let mut citus = Seen::Unknown("the coordinator has no pod with an address yet".to_owned());
+        let mut citus = Observed::Unknown("the coordinator has no pod with an address yet".to_owned());
         for (node, seen, catalog) in join_all(looks).await {
             citus = catalog.unwrap_or(citus);
             postgres.insert(node, seen);
         }
-        let (connections, holders) =
-            tokio::join!(self.connections(&postgres, &citus), self.holders(&postgres, &citus));
-        let held_up = self.held_up(&postgres, &citus).await;
+        let (connections, blocking_sessions) =
+            tokio::join!(self.connections(&postgres, &citus), self.blocking_sessions(&postgres, &citus));
+        let blocking_moves = self.blocking_moves(&postgres, &citus).await;
         let late = self.cache.with(|cache| {
             let first = cache.late.iter().filter(|(_, times)| **times == 1);
             first.filter_map(|(act, _)| server(act)).collect()
         });
-        PostgresObservation { postgres, citus, connections, holders, held_up, late }
+        PostgresObservation { postgres, citus, connections, blocking_sessions, blocking_moves, late }
     }
 
     /// Who keeps what moves left on a worker that was drained from being dropped. Asked only while there is such a one.
-    async fn holders(
+    async fn blocking_sessions(
         &self,
-        postgres: &BTreeMap<Node, Seen<Postgres>>,
-        citus: &Seen<Citus>,
+        postgres: &BTreeMap<Node, Observed<Postgres>>,
+        citus: &Observed<Citus>,
     ) -> BTreeMap<Node, Vec<String>> {
-        let mut holders = BTreeMap::new();
-        let Some(citus) = citus.known() else { return holders };
+        let mut blocking_sessions = BTreeMap::new();
+        let Some(citus) = citus.known() else { return blocking_sessions };
         for node in postgres.keys().filter(|node| node.is_worker()) {
             let address = self.access.address(*node);
             let left: Vec<&str> = citus
@@ -125,21 +125,21 @@ impl PostgresObserver<'_> {
             if left.is_empty() {
                 continue;
             }
-            let Ok(session) = self.session(*node).await else { continue };
-            let look = citus::lock_holders(&session, &left);
-            if let Ok(found) = self.timed(&session, ("lock_holders", DEADLINE), look).await {
-                holders.insert(*node, found);
+            let Ok(connection) = self.connection(*node).await else { continue };
+            let look = citus::lock_holders(&connection, &left);
+            if let Ok(found) = self.timed(&connection, ("lock_holders", DEADLINE), look).await {
+                blocking_sessions.insert(*node, found);
             }
         }
-        holders
+        blocking_sessions
     }
 
     /// A session, in the time that a look may take.
-    pub(super) async fn session(&self, node: Node) -> Result<Arc<Session>, Failure> {
+    pub(super) async fn connection(&self, node: Node) -> Result<Arc<Connection>, Failure> {
         let pod = self.pods.get(&node);
         let deadline = if pod.is_some_and(|pod| pod.ready) { DEADLINE } else { DEADLINE_NOT_READY };
-        match timeout(deadline, self.access.session(node, pod)).await {
-            Ok(session) => session.map_err(Failure::from),
+        match timeout(deadline, self.access.connection(node, pod)).await {
+            Ok(connection) => connection.map_err(Failure::from),
             Err(_) => Err(too_late(format!("no connection within {} s", deadline.as_secs_f32()))),
         }
         .map_err(|failure| {
@@ -153,7 +153,7 @@ impl PostgresObserver<'_> {
 
     pub(super) async fn timed<T, E: Into<Failure>>(
         &self,
-        session: &Session,
+        connection: &Connection,
         (statement, deadline): (&'static str, Duration),
         look: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Failure> {
@@ -163,13 +163,13 @@ impl PostgresObserver<'_> {
         if let Ok(answer) = answer {
             return answer.map_err(Into::into);
         }
-        session.give_up();
+        connection.poison();
         Err(too_late(format!("no answer within {} s", deadline.as_secs())))
     }
 
     /// What was seen. Who refuses it again and again is remembered.
-    fn noted<T>(&self, act: &Act, looked: Result<T, Failure>) -> Seen<T> {
-        let node = if let Act::Look(node) = act { Some(*node) } else { None };
+    fn noted<T>(&self, act: &Attempt, looked: Result<T, Failure>) -> Observed<T> {
+        let node = if let Attempt::Look(node) = act { Some(*node) } else { None };
         let is_late = looked.as_ref().is_err_and(|failure| failure.reason == FailureReason::DeadlineExceeded);
         let is_ready = |node: &Node| self.pods.get(node).is_some_and(|pod| pod.ready);
         self.cache.with(|cache| {
@@ -186,27 +186,27 @@ impl PostgresObserver<'_> {
                 cache.refusals.failed((act, node), failure, generation, Timestamp::now());
             }
         });
-        looked.map_or_else(|failure| Seen::Unknown(failure.message), Seen::Known)
+        looked.map_or_else(|failure| Observed::Unknown(failure.message), Observed::Known)
     }
 
-    async fn node(&self, node: Node, question: &NodeQuestion<'_>) -> Seen<Postgres> {
-        let looked = match self.session(node).await {
-            Ok(session) => {
-                let look = citus::observe_node(&session, question);
-                self.timed(&session, ("observe_node", DEADLINE), look).await
+    async fn node(&self, node: Node, question: &NodeQuestion<'_>) -> Observed<Postgres> {
+        let looked = match self.connection(node).await {
+            Ok(connection) => {
+                let look = citus::observe_node(&connection, question);
+                self.timed(&connection, ("observe_node", DEADLINE), look).await
             }
             Err(failure) => Err(failure),
         };
-        self.noted(&Act::Look(node), looked)
+        self.noted(&Attempt::Look(node), looked)
     }
 
-    async fn catalog(&self, coordinator: &Seen<Postgres>) -> Seen<Citus> {
+    async fn catalog(&self, coordinator: &Observed<Postgres>) -> Observed<Citus> {
         let server = match coordinator {
-            Seen::Known(server) => server,
-            Seen::Unknown(why) => return Seen::Unknown(why.clone()),
+            Observed::Known(server) => server,
+            Observed::Unknown(why) => return Observed::Unknown(why.clone()),
         };
         if server.extension.is_none() {
-            return Seen::Unknown("the coordinator does not have the citus extension yet".to_owned());
+            return Observed::Unknown("the coordinator does not have the citus extension yet".to_owned());
         }
         let with_sizes = self.cache.with(|cache| cache.sizes.as_ref().is_none_or(CachedSizes::are_due));
         let question = CatalogQuestion {
@@ -216,37 +216,38 @@ impl PostgresObserver<'_> {
             drain_only: false,
             with_sizes,
         };
-        let session = match self.session(Node::Coordinator).await {
-            Ok(session) => session,
-            Err(failure) => return self.noted(&Act::Catalog, Err(failure)),
+        let connection = match self.connection(Node::Coordinator).await {
+            Ok(connection) => connection,
+            Err(failure) => return self.noted(&Attempt::Catalog, Err(failure)),
         };
-        let look = citus::observe_citus(&session, &question);
-        let mut seen = self.timed(&session, ("observe_citus", DEADLINE_CATALOG), look).await;
+        let look = citus::observe_citus(&connection, &question);
+        let mut seen = self.timed(&connection, ("observe_citus", DEADLINE_CATALOG), look).await;
         let mut with_sizes = with_sizes;
         if !with_sizes && seen.as_ref().is_ok_and(|citus| self.a_drain_may_begin(citus)) {
             with_sizes = true;
             let look = CatalogQuestion { with_sizes, ..question };
-            let look = citus::observe_citus(&session, &look);
-            seen = self.timed(&session, ("observe_citus", DEADLINE_CATALOG), look).await;
+            let look = citus::observe_citus(&connection, &look);
+            seen = self.timed(&connection, ("observe_citus", DEADLINE_CATALOG), look).await;
         }
         if let Ok(citus) = &mut seen {
             self.note_plan(citus);
             self.cache.with(|cache| cache.sizes = Some(sized(cache.sizes.take(), citus, with_sizes)));
         }
-        self.noted(&Act::Catalog, seen)
+        self.noted(&Attempt::Catalog, seen)
     }
 
     /// Citus' plan is a question of its own: what refuses it leaves the rest of the catalog readable.
     fn note_plan(&self, citus: &Citus) {
-        match &citus.plan {
-            Some(Seen::Known(_)) => drop(self.noted(&Act::Plan, Ok(()))),
-            Some(Seen::Unknown(PlanUnknown::Refused { sqlstate, words })) => {
+        match &citus.planned_moves {
+            Some(Observed::Known(_)) => drop(self.noted(&Attempt::Plan, Ok(()))),
+            Some(Observed::Unknown(PlanUnknown::Refused { sqlstate, words })) => {
                 let cause = Cause::of_sqlstate(sqlstate, words);
                 let failure = Failure::new(FailureReason::Postgres, words).for_cause(cause);
-                drop(self.noted::<()>(&Act::Plan, Err(failure)));
+                drop(self.noted::<()>(&Attempt::Plan, Err(failure)));
             }
             // A wrong strategy has a reason of its own, and no plan is asked for while a job is open.
-            Some(Seen::Unknown(PlanUnknown::StrategyUnknown(_) | PlanUnknown::NotAnswered(_))) | None => {}
+            Some(Observed::Unknown(PlanUnknown::StrategyUnknown(_) | PlanUnknown::NotAnswered(_))) | None => {
+            }
         }
     }
 
@@ -261,13 +262,13 @@ impl PostgresObserver<'_> {
     /// Both ways between every worker that is about to be registered and every other node.
     async fn connections(
         &self,
-        postgres: &BTreeMap<Node, Seen<Postgres>>,
-        citus: &Seen<Citus>,
+        postgres: &BTreeMap<Node, Observed<Postgres>>,
+        citus: &Observed<Citus>,
     ) -> Vec<ConnectionCheck> {
         let Some(citus) = citus.known() else { return Vec::new() };
         let registered = |node: Node| citus.nodes.iter().any(|row| row.name == self.access.address(node));
         let prepared = |node: &Node| {
-            postgres.get(node).and_then(Seen::known).is_some_and(|server| server.extension.is_some())
+            postgres.get(node).and_then(Observed::known).is_some_and(|server| server.extension.is_some())
         };
         if !registered(Node::Coordinator) {
             return Vec::new();
@@ -301,16 +302,16 @@ impl PostgresObserver<'_> {
                 break;
             }
             // One that was not answered in time took its session with it.
-            let session = match self.session(from).await {
-                Ok(session) => session,
+            let connection = match self.connection(from).await {
+                Ok(connection) => connection,
                 Err(failure) => {
                     checks.push(ConnectionCheck { from, to, error: Some(failure.message) });
                     continue;
                 }
             };
             let address = self.access.address(to);
-            let look = citus::check_connection(&session, &address, PORT).map_err(too_late);
-            let checked = self.timed(&session, ("check_connection", DEADLINE_CHECK), look).await;
+            let look = citus::check_connection(&connection, &address, PORT).map_err(too_late);
+            let checked = self.timed(&connection, ("check_connection", DEADLINE_CHECK), look).await;
             checks.push(ConnectionCheck { from, to, error: checked.err().map(|failure| failure.message) });
         }
         checks
@@ -318,11 +319,11 @@ impl PostgresObserver<'_> {
 }
 
 /// The server that a look is at.
-fn server(act: &Act) -> Option<Node> {
+fn server(act: &Attempt) -> Option<Node> {
     match act {
-        Act::Look(node) => Some(*node),
-        Act::Catalog => Some(Node::Coordinator),
-        Act::Step(_) | Act::Plan | Act::Schema => None,
+        Attempt::Look(node) => Some(*node),
+        Attempt::Catalog => Some(Node::Coordinator),
+        Attempt::Step(_) | Attempt::Plan | Attempt::Schema => None,
     }
 }
 
@@ -362,9 +363,9 @@ fn sized(before: Option<CachedSizes>, citus: &mut Citus, asked: bool) -> CachedS
     }
     let of_tasks =
         citus.job.iter_mut().flat_map(|job| &mut job.tasks).filter_map(|task| task.transfer.as_mut());
-    let planned = citus.plan.iter_mut().flat_map(|plan| match plan {
-        Seen::Known(moves) => moves.as_mut_slice(),
-        Seen::Unknown(_) => &mut [],
+    let planned = citus.planned_moves.iter_mut().flat_map(|plan| match plan {
+        Observed::Known(moves) => moves.as_mut_slice(),
+        Observed::Unknown(_) => &mut [],
     });
     for moved in of_tasks.chain(planned) {
         if moved.bytes > 0 {

@@ -17,7 +17,7 @@ use super::cache::{CacheHandle, Made, RecentWrite};
 use crate::{
     api::{Desired, Node},
     citus::{self, NodeConnector, PORT, SqlError, Target, Tls},
-    snapshot::{Citus, Login, Pod, Postgres, Reach, Seen},
+    snapshot::{Citus, Login, Observed, Pod, Postgres, Reach},
 };
 
 /// Between two looks while all is well.
@@ -51,8 +51,8 @@ impl RecentWrite {
 #[allow(missing_docs)]
 pub struct Servers<'a> {
     pub pods: &'a BTreeMap<Node, Pod>,
-    pub postgres: &'a BTreeMap<Node, Seen<Postgres>>,
-    pub citus: &'a Seen<Citus>,
+    pub postgres: &'a BTreeMap<Node, Observed<Postgres>>,
+    pub citus: &'a Observed<Citus>,
 }
 
 /// The way to a member, and the name by which the others know it.
@@ -68,7 +68,7 @@ fn members(access: &NodeConnector<'_>, servers: Servers<'_>) -> Option<BTreeSet<
     let rows: BTreeSet<&str> = citus.known()?.nodes.iter().map(|row| row.name.as_str()).collect();
     let member = |node: &Node| rows.contains(access.address(*node).as_str());
     let found: BTreeSet<Node> = pods.keys().copied().filter(member).collect();
-    let answers = |node: &Node| postgres.get(node).and_then(Seen::known).is_some() && pods[node].ready;
+    let answers = |node: &Node| postgres.get(node).and_then(Observed::known).is_some() && pods[node].ready;
     (found.len() == rows.len() && found.len() > 1 && found.iter().all(answers)).then_some(found)
 }
 
@@ -86,7 +86,7 @@ pub fn look(
         return None;
     };
     let server = |node: &Node| {
-        let started = servers.postgres.get(node).and_then(Seen::known).map(|server| server.started_at);
+        let started = servers.postgres.get(node).and_then(Observed::known).map(|server| server.started_at);
         (*node, (servers.pods[node].uid.clone(), started.unwrap_or_default()))
     };
     let made: Made = (versions, members.iter().map(server).collect());
@@ -223,15 +223,15 @@ impl ReachCheck {
             return untried("no coordinator");
         };
         let table = async {
-            let session = target.connect(tls).await?;
-            citus::witness(&session, &self.owner).await
+            let connection = target.connect(tls).await?;
+            citus::witness(&connection, &self.owner).await
         };
         // That the operator gets in is looked at elsewhere.
         let Ok(table) = table.await else { return untried("the coordinator could not be asked for a table") };
         let ask = async {
-            let session = target.connect_as(tls, &self.owner, password).await?;
+            let connection = target.connect_as(tls, &self.owner, password).await?;
             match &table {
-                Some(table) => citus::ask_each_worker(&session, table).await.map(|()| true),
+                Some(table) => citus::ask_each_worker(&connection, table).await.map(|()| true),
                 None => Ok(false),
             }
         };
@@ -261,18 +261,18 @@ impl ReachCheck {
 /// One new session to a node, and over it new connections of that node to others, one after another.
 async fn from(node: Node, targets: Vec<Node>, ways: &BTreeMap<Node, Way>) -> Vec<Tried> {
     let Some(Way { target, tls, .. }) = ways.get(&node) else { return Vec::new() };
-    let session = match target.connect(tls).await {
-        Ok(session) => session,
+    let connection = match target.connect(tls).await {
+        Ok(connection) => connection,
         Err(why) => return vec![Tried::of(format!("the operator to {node}: {why}"))],
     };
     let mut tried = vec![Tried::Well];
     for to in targets {
         let Some(Way { address, .. }) = ways.get(&to) else { continue };
-        let check = timeout(DEADLINE_CHECK, citus::check_connection(&session, address, PORT)).await;
+        let check = timeout(DEADLINE_CHECK, citus::check_connection(&connection, address, PORT)).await;
         let late = || Err(format!("no answer within {} s", DEADLINE_CHECK.as_secs()));
         let Err(why) = check.unwrap_or_else(|_| late()) else { continue };
         tried.push(Tried::of(format!("{node} to {to}: {why}")));
-        if tried.len() > ENOUGH || session.is_broken() {
+        if tried.len() > ENOUGH || connection.is_broken() {
             break;
         }
     }

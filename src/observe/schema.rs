@@ -15,7 +15,7 @@ use crate::{
     citus::BUILT_IN_SCHEMA,
     context::Context,
     kubernetes::ObjectKey,
-    snapshot::{Act, Failure, SchemaSql, Seen},
+    snapshot::{Attempt, Failure, Observed, SchemaSql},
 };
 
 /// A ConfigMap that is not there, or that was not applied yet, is looked at again after so long.
@@ -29,8 +29,10 @@ pub async fn look(
     desired: &Desired,
     status: &DialogClusterStatus,
     cache: &CacheHandle,
-) -> Seen<SchemaSql> {
-    let Some(source) = &desired.schema_source else { return Seen::Known(hashed(BUILT_IN_SCHEMA.to_owned())) };
+) -> Observed<SchemaSql> {
+    let Some(source) = &desired.schema_source else {
+        return Observed::Known(hashed(BUILT_IN_SCHEMA.to_owned()));
+    };
     let applied = status.is_true(ConditionType::SchemaApplied);
     let kept = cache.with(|cache| cache.schema.clone()).filter(|kept| {
         let same = kept.source == *source && kept.generation == desired.generation;
@@ -56,7 +58,7 @@ async fn read(
     desired: &Desired,
     source: &ConfigMapKey,
     cache: &CacheHandle,
-) -> Seen<SchemaSql> {
+) -> Observed<SchemaSql> {
     let ConfigMapKey { name, key } = source;
     let namespace = &desired.cluster.namespace;
     let address = ObjectKey { api_version: "v1", kind: "ConfigMap", namespace, name };
@@ -65,17 +67,21 @@ async fn read(
             let failure = Failure::refused(&address, &refusal);
             let generation = desired.generation;
             cache.with(|cache| {
-                cache.refusals.failed((&Act::Schema, None), &failure, generation, Timestamp::now());
+                cache.refusals.failed((&Attempt::Schema, None), &failure, generation, Timestamp::now());
             });
-            return Seen::Unknown(format!("{address} (spec.schema.configMapRef): {refusal}"));
+            return Observed::Unknown(format!("{address} (spec.schema.configMapRef): {refusal}"));
         }
-        Ok(None) => Seen::Unknown(format!("{address} (spec.schema.configMapRef) does not exist: create it")),
+        Ok(None) => {
+            Observed::Unknown(format!("{address} (spec.schema.configMapRef) does not exist: create it"))
+        }
         Ok(Some(map)) => match map.pointer("/data").and_then(|data| data.get(key)?.as_str()) {
-            Some(sql) => Seen::Known(hashed(sql.to_owned())),
-            None => Seen::Unknown(format!("{address} (spec.schema.configMapRef) has no key '{key}': add it")),
+            Some(sql) => Observed::Known(hashed(sql.to_owned())),
+            None => {
+                Observed::Unknown(format!("{address} (spec.schema.configMapRef) has no key '{key}': add it"))
+            }
         },
     };
-    cache.with(|cache| cache.refusals.succeeded(&Act::Schema));
+    cache.with(|cache| cache.refusals.succeeded(&Attempt::Schema));
     seen
 }
 

@@ -52,7 +52,7 @@ fn is_wanted(view: View, kind: &str, name: &str, live: &LiveObject) -> bool {
     let is_asked = node.is_some_and(|node| view.desired.nodes().any(|asked| asked == node));
     let has_set = || {
         let set = view.object("StatefulSet", name);
-        set.is_some_and(|set| matches!(set.ownership, Ownership::Ours | Ownership::Left))
+        set.is_some_and(|set| matches!(set.ownership, Ownership::Owned | Ownership::Left))
     };
     match kind {
         "StatefulSet" => is_asked || node.is_some_and(|node| !recorded(view, node).is_empty()),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Plan, Problem, View, WaitingOn, force_remove};
 use crate::{
     api::{Node, names::keys},
-    snapshot::{Contents, Postgres, Seen},
+    snapshot::{Contents, Observed, Postgres},
 };
 
 /// Workers that a step is to take something from next: what they hold has to be known, as of now.
@@ -42,15 +42,15 @@ pub fn was_removed_manually(view: View, node: Node) -> bool {
 /// Nothing but the cluster's own was seen on the worker.
 #[must_use]
 pub fn holds_nothing_foreign(view: View, node: Node) -> bool {
-    view.snapshot.contents.get(&node).and_then(Seen::known).is_some_and(Contents::is_empty)
+    view.snapshot.contents.get(&node).and_then(Observed::known).is_some_and(Contents::is_empty)
 }
 
 /// What is on the worker that is not the cluster's own; nothing when there is nothing. When it could not be looked at
 /// there is something to wait for, and it counts as not free.
 pub fn foreign_contents<'a>(view: View<'a>, node: Node, plan: &mut Plan) -> Option<&'a Contents> {
     match view.snapshot.contents.get(&node) {
-        Some(Seen::Known(contents)) => Some(contents).filter(|contents| !contents.is_empty()),
-        Some(Seen::Unknown(why)) => {
+        Some(Observed::Known(contents)) => Some(contents).filter(|contents| !contents.is_empty()),
+        Some(Observed::Unknown(why)) => {
             plan.wait(WaitingOn::ContentsUnknown { node, why: why.clone() });
             None
         }

@@ -8,7 +8,7 @@ use super::{KubernetesStep, Plan, Problem, ServerCheck, View, WaitingOn, problem
 use crate::{
     api::{Node, names::keys},
     resources,
-    snapshot::{ImageFacts, LiveObject, Seen},
+    snapshot::{ImageFacts, LiveObject, Observed},
 };
 
 /// An image whose pod was sent away is asked again after this time.
@@ -75,7 +75,7 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
             plan.wait(WaitingOn::InspectingImage { image: asked.to_owned() });
             running.to_owned()
         }
-        Some(Seen::Unknown(why)) => {
+        Some(Observed::Unknown(why)) => {
             plan.problem(Problem::ImageNotUsable {
                 image: asked.to_owned(),
                 why: why.clone(),
@@ -83,7 +83,7 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
             });
             running.to_owned()
         }
-        Some(Seen::Known(facts)) => {
+        Some(Observed::Known(facts)) => {
             match running_versions(view).map(|running| unsupported(&running, facts)) {
                 Some(None) => asked.to_owned(),
                 Some(Some(differs)) => {

@@ -319,7 +319,7 @@ fn registered_under_another_address(view: View, node: Node, group: i32, plan: &m
 /// The start script may no longer initialise this node's volume.
 fn permission_withdrawn(view: View, node: Node) -> bool {
     view.object("ConfigMap", &view.name(node))
-        .is_some_and(|map| map.ownership == Ownership::Ours && !crate::resources::may_initialise(&map.json))
+        .is_some_and(|map| map.ownership == Ownership::Owned && !crate::resources::may_initialise(&map.json))
 }
 
 /// Both ways between the new worker and the coordinator, each registered worker and those that are registered before it

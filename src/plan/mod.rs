@@ -83,7 +83,7 @@ fn blocked_by_sessions(view: View, plan: &mut Plan) {
         | Concern::Repair => false,
     };
     let moves = view.open_job().is_some() || plan.steps.iter().any(about_moves);
-    for (node, sessions) in view.snapshot.held_up.iter().filter(|(_, sessions)| !sessions.is_empty()) {
+    for (node, sessions) in view.snapshot.blocking_moves.iter().filter(|(_, sessions)| !sessions.is_empty()) {
         plan.wait(WaitingOn::HeldUp { node: *node, moves, sessions: sessions.clone() });
     }
 }

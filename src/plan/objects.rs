@@ -73,7 +73,7 @@ fn node_objects(view: View, wanted: &ResolvedSpec, node: Node, plan: &mut Plan) 
     if view.object("StatefulSet", &set.name).is_none() {
         // A node is taken to trust the authorities that are there when it is made: not those of a cluster that goes.
         let authority = view.object("Secret", &view.desired.cluster.secret(SecretKind::Ca));
-        if authority.is_some_and(|secret| secret.ownership != Ownership::Ours) {
+        if authority.is_some_and(|secret| secret.ownership != Ownership::Owned) {
             return;
         }
         // With what its first server is started: that may hang as well.
@@ -251,7 +251,7 @@ fn incomplete_volumes(view: View) -> Option<Problem> {
     }
     let orphan = view.snapshot.objects.iter().find(|(key, object)| {
         key.starts_with("PersistentVolumeClaim/")
-            && object.ownership == Ownership::Ours
+            && object.ownership == Ownership::Owned
             && object.label(keys::DECOMMISSIONED).is_none()
             && object.annotation(keys::SYSTEM_IDENTIFIER).is_some()
     })?;
@@ -328,14 +328,14 @@ pub(super) fn difference(view: View, want: &Manifest, live: &LiveObject) -> Opti
 /// Whether a name is free or ours. A stranger's object is left alone.
 pub(super) fn is_free(view: View, kind: &str, name: &str, plan: &mut Plan) -> bool {
     match view.object(kind, name).map(|object| object.ownership) {
-        None | Some(Ownership::Ours) => true,
-        Some(Ownership::Former) => {
+        None | Some(Ownership::Owned) => true,
+        Some(Ownership::OwnedByDeleted) => {
             plan.wait(WaitingOn::FormerObjects { object: format!("{kind}/{name}") });
             false
         }
         // What is wrong with it is told.
         Some(Ownership::Left) => false,
-        Some(Ownership::Stranger) => {
+        Some(Ownership::Foreign) => {
             plan.problem(Problem::ObjectConflict { kind: kind.to_owned(), name: name.to_owned() });
             false
         }

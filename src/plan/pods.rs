@@ -37,10 +37,12 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn is_overdue(&self, pod: &Pod) -> bool {
         pod.deleting
-            && pod.ends_by.is_some_and(|by| self.snapshot.now.duration_since(by) > POD_DELETION_GRACE)
+            && pod
+                .deletion_timestamp
+                .is_some_and(|by| self.snapshot.now.duration_since(by) > POD_DELETION_GRACE)
     }
     pub(super) fn why_still_there(&self, pod: &Pod) -> String {
-        match (pod.ends_by, &pod.machine) {
+        match (pod.deletion_timestamp, &pod.node_name) {
             (Some(by), Some(machine)) if self.is_overdue(pod) => format!(
                 "pod {} was to have ended by {by}, and its machine {machine} does not say that it has. If {machine} is gone for good, `kubectl delete node {machine}`: the pod is made again where its volume can be mounted",
                 pod.name
@@ -56,7 +58,7 @@ impl<'a> View<'a> {
     }
     /// The scheduler says that a claim is not bound; why, who makes volumes says.
     pub(super) fn why_no_volume(&self, node: Node, pod: &Pod) -> Option<String> {
-        let waiting = pod.waiting.as_ref().filter(|_| pod.machine.is_none())?;
+        let waiting = pod.waiting.as_ref().filter(|_| pod.node_name.is_none())?;
         let claim = self.claim(node)?;
         let refused = self.warning("PersistentVolumeClaim", claim)?;
         Some(format!(

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::{Node, spec::RebalanceMode},
-    snapshot::{Job, JobState, Move, PINNING, PlanUnknown, Seen},
+    snapshot::{Job, JobState, Move, Observed, PINNING, PlanUnknown},
 };
 
 /// The first pause after a job that ended badly; it doubles with each further one.
@@ -50,9 +50,9 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     if view.desired.rebalance.mode == RebalanceMode::Off || citus.schema_hash.is_none() || aside {
         return;
     }
-    let moves = match &citus.plan {
-        Some(Seen::Known(moves)) => moves,
-        Some(Seen::Unknown(why)) => {
+    let moves = match &citus.planned_moves {
+        Some(Observed::Known(moves)) => moves,
+        Some(Observed::Unknown(why)) => {
             unplannable(view, why, plan);
             return;
         }
@@ -70,12 +70,12 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
 fn movable<'a>(view: View<'a>, leave: &PreflightOutcome, plan: &mut Plan) -> Option<&'a [Move]> {
     let citus = view.citus()?;
     let planned = match preflight::strategy(view, leave, plan)? {
-        Strategy::OfTheSpec => citus.plan.as_ref()?,
-        Strategy::Pinning => citus.pinned_plan.as_ref()?,
+        Strategy::OfTheSpec => citus.planned_moves.as_ref()?,
+        Strategy::Pinning => citus.planned_moves_when_pinned.as_ref()?,
     };
     match planned {
-        Seen::Known(moves) => Some(moves),
-        Seen::Unknown(why) => {
+        Observed::Known(moves) => Some(moves),
+        Observed::Unknown(why) => {
             unplannable(view, why, plan);
             None
         }
@@ -85,7 +85,8 @@ fn movable<'a>(view: View<'a>, leave: &PreflightOutcome, plan: &mut Plan) -> Opt
 /// A node that went and came back in the middle of a job may hold what is committed and only prepared there: a move
 /// with `block_writes` would leave it behind, any other waits for it. Citus itself looks once a minute.
 fn recover_prepared_transactions(view: View, plan: &mut Plan) {
-    let in_doubt = |node: &Node| view.postgres(*node).is_some_and(|postgres| postgres.in_doubt > 0);
+    let in_doubt =
+        |node: &Node| view.postgres(*node).is_some_and(|postgres| postgres.prepared_transactions > 0);
     if let Some(node) = view.registered_workers().into_keys().find(in_doubt)
         && view.unhealthy_members().is_empty()
     {
@@ -168,7 +169,7 @@ pub fn drain(
     plan: &mut Plan,
 ) {
     let Some(citus) = view.citus() else { return };
-    if let Some(Seen::Unknown(unknown)) = &citus.plan {
+    if let Some(Observed::Unknown(unknown)) = &citus.planned_moves {
         unplannable(view, unknown, plan);
         return;
     }
@@ -188,7 +189,7 @@ pub fn drain(
 
 /// Whether all shards on these nodes can be moved away: the question before a drain is begun.
 pub fn can_drain(view: View, nodes: &BTreeSet<i32>, plan: &mut Plan) -> bool {
-    if let Some(Seen::Unknown(why)) = view.citus().and_then(|citus| citus.plan.as_ref()) {
+    if let Some(Observed::Unknown(why)) = view.citus().and_then(|citus| citus.planned_moves.as_ref()) {
         unplannable(view, why, plan);
         return false;
     }
@@ -263,8 +264,12 @@ fn backoff_until(view: View, job: &Job, failed: u32) -> Option<Timestamp> {
         return None;
     }
     let ended = job.finished_at?;
-    let restarted =
-        view.snapshot.postgres.values().filter_map(Seen::known).any(|postgres| postgres.started_at > ended);
+    let restarted = view
+        .snapshot
+        .postgres
+        .values()
+        .filter_map(Observed::known)
+        .any(|postgres| postgres.started_at > ended);
     if restarted {
         return None;
     }

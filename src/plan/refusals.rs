@@ -12,21 +12,21 @@ use super::{
 use crate::{
     api::Node,
     resources::Manifest,
-    snapshot::{Act, Cause, Refused},
+    snapshot::{Attempt, Cause, RepeatedRefusal},
 };
 
 /// What a step tries: its kind and what it is about, whatever else is in it.
 #[must_use]
-pub fn attempt_of(step: &Step) -> Act {
+pub fn attempt_of(step: &Step) -> Attempt {
     let about = match step {
         // The first write and later ones are refused for the same.
         Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. }) => {
-            return Act::Step(format!("StatusWrite {}", object.key()));
+            return Attempt::Step(format!("StatusWrite {}", object.key()));
         }
         Step::Kubernetes(step) => about_object(step),
         Step::Sql(step) => about_statement(step),
     };
-    Act::Step(format!("{} {about}", step.name()).trim_end().to_owned())
+    Attempt::Step(format!("{} {about}", step.name()).trim_end().to_owned())
 }
 
 fn about_object(step: &KubernetesStep) -> String {
@@ -77,7 +77,7 @@ fn about_statement(step: &SqlStep) -> String {
 
 /// Tells what is refused again and again, of what is wanted now.
 pub fn plan(view: View, plan: &mut Plan) {
-    let mut growing: Vec<(&Refused, Vec<_>)> = Vec::new();
+    let mut growing: Vec<(&RepeatedRefusal, Vec<_>)> = Vec::new();
     let mut told: Vec<Problem> = Vec::new();
     for refused in view.snapshot.refusals.lasting() {
         let step =
@@ -112,26 +112,28 @@ fn written(step: &Step) -> Option<&Manifest> {
 }
 
 /// A volume that cannot grow. Often all cannot, and for the same.
-fn growth<'a>(view: View<'a>, refused: &Refused, step: &Step) -> Option<(Node, &'a str, &'a str)> {
+fn growth<'a>(view: View<'a>, refused: &RepeatedRefusal, step: &Step) -> Option<(Node, &'a str, &'a str)> {
     let by_api_server = matches!(refused.failure.cause, Cause::Api(_));
     volumes::refused_growth(view, written(step).filter(|_| by_api_server)?)
 }
 
 /// The coordinator's size is another field.
-fn is_like(one: &Refused, other: &Refused) -> bool {
-    let is_worker = |refused: &Refused| refused.node.is_some_and(Node::is_worker);
+fn is_like(one: &RepeatedRefusal, other: &RepeatedRefusal) -> bool {
+    let is_worker = |refused: &RepeatedRefusal| refused.node.is_some_and(Node::is_worker);
     one.failure.cause == other.failure.cause && is_worker(one) == is_worker(other)
 }
 
 /// Who refuses comes before what is refused.
-fn kind(refused: &Refused, step: Option<&Step>) -> RefusalKind {
+fn kind(refused: &RepeatedRefusal, step: Option<&Step>) -> RefusalKind {
     match &refused.failure.cause {
         Cause::Api(_) => RefusalKind::Kubernetes,
         Cause::Login(_) => RefusalKind::Login,
         Cause::Sqlstate(_) | Cause::Unusable | Cause::Wait => match (&refused.act, step) {
-            (Act::Plan, _) => RefusalKind::Rebalance,
-            (Act::Step(_), Some(step)) => statement_kind(step.effect().concerns),
-            (Act::Step(_) | Act::Look(_) | Act::Catalog | Act::Schema, _) => RefusalKind::Statement,
+            (Attempt::Plan, _) => RefusalKind::Rebalance,
+            (Attempt::Step(_), Some(step)) => statement_kind(step.effect().concerns),
+            (Attempt::Step(_) | Attempt::Look(_) | Attempt::Catalog | Attempt::Schema, _) => {
+                RefusalKind::Statement
+            }
         },
     }
 }
@@ -163,7 +165,7 @@ fn is_first_claim(view: View, step: Option<&Step>) -> bool {
 }
 
 /// What is refused, why, and where to look.
-fn problem(view: View, refused: &Refused, step: Option<&Step>) -> Problem {
+fn problem(view: View, refused: &RepeatedRefusal, step: Option<&Step>) -> Problem {
     let kind = kind(refused, step);
     // What a new worker is given comes from the coordinator.
     let at = refused.node.filter(|_| kind != RefusalKind::Registration).unwrap_or(Node::Coordinator);

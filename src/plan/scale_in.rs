@@ -204,8 +204,8 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
     let (dirty, clean): (Workers, Workers) =
         empty.iter().map(|(node, row)| (*node, *row)).partition(|(_, row)| left(row) > 0);
     for (node, row) in &dirty {
-        let holders = view.snapshot.holders.get(node).cloned().unwrap_or_default();
-        plan.wait(WaitingOn::CleanupBlocked { node: *node, objects: left(row), holders });
+        let sessions = view.snapshot.blocking_sessions.get(node).cloned().unwrap_or_default();
+        plan.wait(WaitingOn::CleanupBlocked { node: *node, objects: left(row), sessions });
     }
     if !dirty.is_empty() {
         plan.step(SqlStep::CleanUpOrphans, "what the moves left on a leaving worker has to go before it is removed: a row of pg_dist_cleanup that outlives its node stops every later move of that shard");

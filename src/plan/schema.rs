@@ -4,7 +4,7 @@
 use super::{Plan, ServerCheck, SqlStep, View, WaitingOn, secrets};
 use crate::{
     api::Node,
-    snapshot::{Login, Seen},
+    snapshot::{Login, Observed},
 };
 
 /// Makes the role, then the tables.
@@ -42,10 +42,10 @@ pub fn plan(view: View, plan: &mut Plan) {
         return;
     }
     match &view.snapshot.schema_sql {
-        Seen::Known(schema) => plan.step(
+        Observed::Known(schema) => plan.step(
             SqlStep::ApplySchema { hash: schema.hash.clone() },
             "all workers asked for have joined and there are no tables yet",
         ),
-        Seen::Unknown(why) => plan.wait(WaitingOn::SchemaSource { why: why.clone() }),
+        Observed::Unknown(why) => plan.wait(WaitingOn::SchemaSource { why: why.clone() }),
     }
 }

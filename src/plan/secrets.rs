@@ -73,9 +73,9 @@ fn authority(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> bool {
 fn is_restored_copy(secret: &LiveObject) -> bool {
     let owners = secret.json.pointer("/metadata/ownerReferences").and_then(|owners| owners.as_array());
     match secret.ownership {
-        Ownership::Ours => secret.label(keys::CLUSTER).is_none(),
-        Ownership::Stranger | Ownership::Left => owners.is_none_or(Vec::is_empty),
-        Ownership::Former => false,
+        Ownership::Owned => secret.label(keys::CLUSTER).is_none(),
+        Ownership::Foreign | Ownership::Left => owners.is_none_or(Vec::is_empty),
+        Ownership::OwnedByDeleted => false,
     }
 }
 

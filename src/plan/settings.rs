@@ -129,7 +129,7 @@ fn config_map_is_current(view: View, wanted: &ResolvedSpec, node: Node) -> bool 
 fn refresh_configuration(view: View, node: Node, hash: &str, plan: &mut Plan) {
     let Some(pod) = view.pod(node) else { return };
     let asked: Option<(&str, Timestamp)> = pod
-        .hurry
+        .config_refresh
         .as_deref()
         .and_then(|value| value.split_once(' '))
         .and_then(|(hash, at)| Some((hash, at.parse().ok()?)));

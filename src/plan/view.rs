@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::pods::why_not_ready;
 use crate::{
     api::{Desired, Node, names::keys},
-    snapshot::{Citus, DistNode, LiveObject, Ownership, Pod, Postgres, Seen, Snapshot, TaskState},
+    snapshot::{Citus, DistNode, LiveObject, Observed, Ownership, Pod, Postgres, Snapshot, TaskState},
 };
 
 /// Port of every node's server and Service.
@@ -47,7 +47,7 @@ impl<'a> View<'a> {
     /// The object with this key, if it is ours.
     #[must_use]
     pub fn owned(&self, kind: &str, name: &str) -> Option<&'a LiveObject> {
-        self.object(kind, name).filter(|object| object.ownership == Ownership::Ours)
+        self.object(kind, name).filter(|object| object.ownership == Ownership::Owned)
     }
     /// Object name of a node.
     #[must_use]
@@ -74,7 +74,7 @@ impl<'a> View<'a> {
         self.snapshot.objects.iter().filter_map(|(key, object)| {
             let name = key.strip_prefix("PersistentVolumeClaim/")?;
             let node = object.label(keys::NODE)?.parse().ok()?;
-            (object.ownership == Ownership::Ours && !object.deleting).then_some((node, name, object))
+            (object.ownership == Ownership::Owned && !object.deleting).then_some((node, name, object))
         })
     }
     /// The claim that the node's StatefulSet mounts; before there is one, the claim that is kept for it: one that was
@@ -206,7 +206,7 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn nodes(&self) -> BTreeSet<Node> {
         let sets = self.snapshot.objects.iter().filter_map(|(key, object)| {
-            let name = key.strip_prefix("StatefulSet/").filter(|_| object.ownership == Ownership::Ours)?;
+            let name = key.strip_prefix("StatefulSet/").filter(|_| object.ownership == Ownership::Owned)?;
             Node::from_object_name(name, &self.desired.cluster.name)
         });
         self.desired.nodes().chain(sets).chain(self.registered_workers().into_keys()).collect()
@@ -214,7 +214,7 @@ impl<'a> View<'a> {
     /// What the node's server said, whoever it is.
     #[must_use]
     pub fn postgres(&self, node: Node) -> Option<&'a Postgres> {
-        self.snapshot.postgres.get(&node).and_then(Seen::known)
+        self.snapshot.postgres.get(&node).and_then(Observed::known)
     }
     /// A worker whose server holds metadata of a cluster: it was a member before.
     #[must_use]
@@ -239,8 +239,8 @@ impl<'a> View<'a> {
         }
         match self.snapshot.postgres.get(&node) {
             None => ServerCheck::Unreachable(format!("pod {} has no address yet", pod.name)),
-            Some(Seen::Unknown(why)) => ServerCheck::Unreachable(why.clone()),
-            Some(Seen::Known(postgres)) => self.recorded_identity_mismatch(node, postgres),
+            Some(Observed::Unknown(why)) => ServerCheck::Unreachable(why.clone()),
+            Some(Observed::Known(postgres)) => self.recorded_identity_mismatch(node, postgres),
         }
     }
     fn recorded_identity_mismatch(&self, node: Node, postgres: &'a Postgres) -> ServerCheck<'a> {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     api::{Node, names::keys},
     resources::{self, Manifest},
-    snapshot::{LiveObject, Refused},
+    snapshot::{LiveObject, RepeatedRefusal},
 };
 
 /// Names in a message; of more only the number is told.
@@ -161,7 +161,7 @@ pub fn refused_growth<'a>(view: View<'a>, written: &Manifest) -> Option<(Node, &
 
 /// Growths that are refused for the same, as one problem.
 #[must_use]
-pub fn cannot_grow(view: View, refused: &Refused, all: &[(Node, &str, &str)]) -> Problem {
+pub fn cannot_grow(view: View, refused: &RepeatedRefusal, all: &[(Node, &str, &str)]) -> Problem {
     let node = all.first().map_or(Node::Coordinator, |(node, ..)| *node);
     let alike = |(of, .., has): (Node, &str, &LiveObject, &str)| {
         of.is_worker() != node.is_worker() || all.iter().all(|(.., asked)| !resources::is_larger(has, asked))

@@ -122,7 +122,7 @@ pub enum WaitingOn {
         /// Objects that are left.
         objects: usize,
         /// Sessions that keep them, as sentences.
-        holders: Vec<String>,
+        sessions: Vec<String>,
     },
     /// Sessions of others, or what they have prepared, hold up a move, or a step that waits for a lock.
     HeldUp {
@@ -207,13 +207,13 @@ impl fmt::Display for WaitingOn {
             Self::ContentsUnknown { node, why } => {
                 write!(f, "{node} does not go before it is known what else people keep on it: {why}")
             }
-            Self::CleanupBlocked { node, objects, holders } if holders.is_empty() => {
+            Self::CleanupBlocked { node, objects, sessions } if sessions.is_empty() => {
                 write!(f, "{node} is removed when Citus has dropped {objects} objects that moves left on it")
             }
-            Self::CleanupBlocked { node, objects, holders } => write!(
+            Self::CleanupBlocked { node, objects, sessions } => write!(
                 f,
                 "{node} is removed when {objects} objects that moves left on it are dropped, which is kept from it by {}",
-                holders.join("; ")
+                sessions.join("; ")
             ),
             Self::HeldUp { sessions, .. } => write!(f, "held up by {}", sessions.join("; ")),
             Self::JobRunning { job } => write!(f, "rebalance job {job} runs"),

@@ -14,7 +14,7 @@ use crate::{
     act::Outcome,
     api::{Node, status::ConditionType},
     plan::{Plan, ResolvedSpec, ServerCheck, View, settings},
-    snapshot::{FailureReason, Login, Reach, Seen},
+    snapshot::{FailureReason, Login, Observed, Reach},
 };
 
 /// What a condition says, before its times.
@@ -349,7 +349,7 @@ pub fn schema_applied(view: View, outcome: &Outcome) -> ConditionUpdate {
             format!("the role {} does not exist", view.desired.database.owner),
         ),
         Some(applied) => match &view.snapshot.schema_sql {
-            Seen::Known(sql) if view.desired.schema_source.is_some() && sql.hash != *applied => {
+            Observed::Known(sql) if view.desired.schema_source.is_some() && sql.hash != *applied => {
                 condition_true(
                     "SchemaChangeIgnored",
                     "the schema was applied at birth; its ConfigMap has changed since and is not run again",

@@ -68,7 +68,7 @@ impl EventReason {
 }
 
 /// What the event is about that says that data went.
-const GIVEN_UP: &str = "GivenUp";
+const GIVEN_UP: &str = "ForceRemoved";
 
 /// An event that is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

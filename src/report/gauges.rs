@@ -71,7 +71,7 @@ fn rebalance(shown: &mut ClusterGauges, status: &DialogClusterStatus, snapshot: 
 
 fn kept_volumes(snapshot: &Snapshot) -> usize {
     let kept = |live: &&LiveObject| {
-        live.ownership == Ownership::Ours && !live.deleting && live.label(keys::DECOMMISSIONED).is_some()
+        live.ownership == Ownership::Owned && !live.deleting && live.label(keys::DECOMMISSIONED).is_some()
     };
     let claims = snapshot.objects.iter().filter(|(key, _)| key.starts_with("PersistentVolumeClaim/"));
     claims.map(|(_, live)| live).filter(kept).count()
@@ -96,7 +96,7 @@ mod tests {
     use crate::{
         api::status::{MoveCounts, NodeState, NodeStatus, RebalanceStatus},
         metrics::Metrics,
-        snapshot::{Citus, CleanupRow, OperatorConfig, Seen},
+        snapshot::{Citus, CleanupRow, Observed, OperatorConfig},
     };
 
     fn status() -> DialogClusterStatus {
@@ -132,7 +132,7 @@ mod tests {
             let operator = OperatorConfig { default_image: String::new(), cluster_domain: String::new() };
             Snapshot::empty(&operator, jiff::Timestamp::UNIX_EPOCH)
         };
-        snapshot.citus = Seen::Known(Citus {
+        snapshot.citus = Observed::Known(Citus {
             cleanup: vec![CleanupRow::default(), CleanupRow::default()],
             ..Default::default()
         });
@@ -142,7 +142,7 @@ mod tests {
             let live = LiveObject {
                 uid: "c".to_owned(),
                 // The last one is another cluster's.
-                ownership: if number == 2 { Ownership::Stranger } else { Ownership::Ours },
+                ownership: if number == 2 { Ownership::Foreign } else { Ownership::Owned },
                 created_at: snapshot.now,
                 deleting: false,
                 scaled_by: None,

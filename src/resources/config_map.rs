@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     BuildContext, Manifest, configuration,
-    meta::{About, owned, render, texts},
+    meta::{Component, owned, render, string_map},
     paths::START_SCRIPT,
 };
 use crate::api::{Node, names::keys};
@@ -49,7 +49,7 @@ pub fn config_map(
     initialise: InitdbPermission<'_>,
 ) -> Manifest {
     let cluster = &inputs.desired.cluster;
-    let mut data = texts([
+    let mut data = string_map([
         ("postgresql.conf", &configuration::postgresql_conf(inputs, node, parameters)),
         ("pg_hba.conf", configuration::pg_hba_conf(node)),
         ("pg_ident.conf", configuration::PG_IDENT_CONF),
@@ -61,14 +61,14 @@ pub fn config_map(
     if let InitdbPermission::Allowed(locale) = initialise {
         let (key, allowed) = INITIALISE;
         let value = locale.map_or_else(|| allowed.to_owned(), |locale| format!("{allowed} {locale}"));
-        data.extend(texts([(key, &value)]));
+        data.extend(string_map([(key, &value)]));
     }
     // A map of texts is always JSON.
     let written = serde_json::to_string(parameters).unwrap_or_default();
     render(&ConfigMap {
         metadata: ObjectMeta {
-            annotations: Some(texts([(keys::PARAMETERS, &written)])),
-            ..owned(inputs, node.object_name(&cluster.name), About::Node(node))
+            annotations: Some(string_map([(keys::PARAMETERS, &written)])),
+            ..owned(inputs, node.object_name(&cluster.name), Component::Node(node))
         },
         data: Some(data),
         ..ConfigMap::default()

@@ -9,8 +9,8 @@ use k8s_openapi::{
 
 use super::{
     BuildContext, Manifest,
-    meta::{About, owned, render, texts},
-    pod::{empty_dir, mount, secure_container, secure_pod, some, some_map},
+    meta::{Component, owned, render, string_map},
+    pod::{empty_dir, mount, non_empty, non_empty_map, secure_container, secure_pod},
     text_hash,
 };
 use crate::api::{ClusterId, names::keys};
@@ -42,12 +42,12 @@ pub fn inspection_pod(inputs: &BuildContext, image: &str) -> Manifest {
         limits.retain(|name, _| name == "cpu" || name == "memory");
     }
     let name = inspection_pod_name(&desired.cluster, image);
-    let metadata = owned(inputs, name, About::Inspection);
+    let metadata = owned(inputs, name, Component::Inspection);
     let mut labels = template.pod_labels.clone();
     labels.extend(metadata.labels.clone().unwrap_or_default());
     // Admission may put another image into the container.
     let mut annotations = template.pod_annotations.clone();
-    annotations.extend(texts([(keys::IMAGE, image)]));
+    annotations.extend(string_map([(keys::IMAGE, image)]));
     render(&Pod {
         metadata: ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..metadata },
         spec: Some(PodSpec {
@@ -62,8 +62,8 @@ pub fn inspection_pod(inputs: &BuildContext, image: &str) -> Manifest {
                 ..secure_container(desired, image, INSPECTION)
             }],
             volumes: Some(vec![empty_dir("tmp", None)]),
-            node_selector: some_map(&template.node_selector),
-            tolerations: some(template.tolerations.clone()),
+            node_selector: non_empty_map(&template.node_selector),
+            tolerations: non_empty(template.tolerations.clone()),
             // Of the other affinities it is no part: they are about the nodes of the cluster.
             affinity: template
                 .affinity

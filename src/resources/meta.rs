@@ -18,11 +18,11 @@ use crate::api::{ClusterId, DialogCluster, FIELD_MANAGER, Node, names::keys};
 /// in its source, unless an owner reference says whose that is. A volume outlives its owner: it never has this label.
 const INSTANCE: &str = "app.kubernetes.io/instance";
 
-pub(super) type Texts = BTreeMap<String, String>;
+pub(super) type StringMap = BTreeMap<String, String>;
 
 /// What an object is about.
 #[derive(Clone, Copy)]
-pub(super) enum About {
+pub(super) enum Component {
     /// The whole cluster.
     Cluster,
     /// One node.
@@ -41,12 +41,12 @@ pub(super) fn role(node: Node) -> &'static str {
     }
 }
 
-pub(super) fn texts<const N: usize>(pairs: [(&str, &str); N]) -> Texts {
+pub(super) fn string_map<const N: usize>(pairs: [(&str, &str); N]) -> StringMap {
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-pub(super) fn labels(cluster: &ClusterId, about: About) -> Texts {
-    let mut labels = texts([
+pub(super) fn labels(cluster: &ClusterId, about: Component) -> StringMap {
+    let mut labels = string_map([
         ("app.kubernetes.io/name", "dialogcluster"),
         (INSTANCE, &cluster.name),
         ("app.kubernetes.io/managed-by", FIELD_MANAGER),
@@ -54,29 +54,31 @@ pub(super) fn labels(cluster: &ClusterId, about: About) -> Texts {
         (keys::CLUSTER, &cluster.name),
     ]);
     match about {
-        About::Cluster => labels.extend(texts([("app.kubernetes.io/component", "cluster")])),
-        About::Inspection => labels.extend(texts([("app.kubernetes.io/component", "image-inspection")])),
-        About::Node(node) | About::Volume(node) => labels.extend(texts([
+        Component::Cluster => labels.extend(string_map([("app.kubernetes.io/component", "cluster")])),
+        Component::Inspection => {
+            labels.extend(string_map([("app.kubernetes.io/component", "image-inspection")]));
+        }
+        Component::Node(node) | Component::Volume(node) => labels.extend(string_map([
             ("app.kubernetes.io/component", role(node)),
             (keys::ROLE, role(node)),
             (keys::NODE, &node.to_string()),
         ])),
     }
-    if matches!(about, About::Volume(_)) {
+    if matches!(about, Component::Volume(_)) {
         labels.remove(INSTANCE);
     }
     labels
 }
 
 /// Selects the pod of one node. Only labels that never change: a selector cannot.
-pub(super) fn node_selector(cluster: &ClusterId, node: Node) -> Texts {
-    texts([(keys::CLUSTER, &cluster.name), (keys::NODE, &node.to_string())])
+pub(super) fn node_selector(cluster: &ClusterId, node: Node) -> StringMap {
+    string_map([(keys::CLUSTER, &cluster.name), (keys::NODE, &node.to_string())])
 }
 
 /// Selects the pods of all nodes, and not the pods that ask an image what is in it: these are no part of a budget.
 pub(super) fn nodes_selector(cluster: &ClusterId) -> LabelSelector {
     LabelSelector {
-        match_labels: Some(texts([(keys::CLUSTER, &cluster.name)])),
+        match_labels: Some(string_map([(keys::CLUSTER, &cluster.name)])),
         match_expressions: Some(vec![LabelSelectorRequirement {
             key: keys::NODE.to_owned(),
             operator: "Exists".to_owned(),
@@ -100,7 +102,7 @@ pub fn owner(cluster: &ClusterId) -> OwnerReference {
 }
 
 /// Metadata of an object that the garbage collector removes with the DialogCluster.
-pub(super) fn owned(inputs: &BuildContext, name: String, about: About) -> ObjectMeta {
+pub(super) fn owned(inputs: &BuildContext, name: String, about: Component) -> ObjectMeta {
     ObjectMeta {
         owner_references: Some(vec![owner(&inputs.desired.cluster)]),
         ..unowned(inputs, name, about)
@@ -108,7 +110,7 @@ pub(super) fn owned(inputs: &BuildContext, name: String, about: About) -> Object
 }
 
 /// Metadata of an object that outlives the DialogCluster.
-pub(super) fn unowned(inputs: &BuildContext, name: String, about: About) -> ObjectMeta {
+pub(super) fn unowned(inputs: &BuildContext, name: String, about: Component) -> ObjectMeta {
     let cluster = &inputs.desired.cluster;
     ObjectMeta {
         name: Some(name),
@@ -119,8 +121,8 @@ pub(super) fn unowned(inputs: &BuildContext, name: String, about: About) -> Obje
 }
 
 /// The annotation that says who a node is, when that is known.
-pub(super) fn identity_annotation(identity: Option<&str>) -> Option<Texts> {
-    identity.map(|identity| texts([(keys::SYSTEM_IDENTIFIER, identity)]))
+pub(super) fn identity_annotation(identity: Option<&str>) -> Option<StringMap> {
+    identity.map(|identity| string_map([(keys::SYSTEM_IDENTIFIER, identity)]))
 }
 
 /// The object as JSON, with the hash of that JSON among its annotations.

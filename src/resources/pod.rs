@@ -61,15 +61,15 @@ pub(super) fn pod_spec(inputs: &BuildContext, node: Node, claim: &str) -> PodSpe
         containers: vec![server(inputs, node)],
         volumes: Some(volumes(cluster, node, claim)),
         affinity: Some(template.affinity.clone().unwrap_or_else(|| prefer_different_hosts(cluster))),
-        topology_spread_constraints: some(
+        topology_spread_constraints: non_empty(
             template
                 .topology_spread_constraints
                 .iter()
                 .map(|constraint| with_default_selector(constraint, cluster))
                 .collect(),
         ),
-        node_selector: some_map(&template.node_selector),
-        tolerations: some(template.tolerations.clone()),
+        node_selector: non_empty_map(&template.node_selector),
+        tolerations: non_empty(template.tolerations.clone()),
         priority_class_name: template.priority_class_name.clone(),
         termination_grace_period_seconds: Some(STOP_SECONDS),
         ..secure_pod(desired)
@@ -83,7 +83,7 @@ pub(super) fn secure_pod(desired: &Desired) -> PodSpec {
         automount_service_account_token: Some(false),
         // Hundreds of variables named after Services are no use to a server and slow its start.
         enable_service_links: Some(false),
-        image_pull_secrets: some(desired.image_pull_secrets.clone()),
+        image_pull_secrets: non_empty(desired.image_pull_secrets.clone()),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(desired.uid),
@@ -254,11 +254,11 @@ fn with_default_selector(
     constraint
 }
 
-pub(super) fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+pub(super) fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
 
-pub(super) fn some_map(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+pub(super) fn non_empty_map(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
     (!map.is_empty()).then(|| map.clone())
 }
 

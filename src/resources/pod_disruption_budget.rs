@@ -7,7 +7,7 @@ use k8s_openapi::{
 
 use super::{
     BuildContext, Manifest,
-    meta::{About, nodes_selector, owned, render},
+    meta::{Component, nodes_selector, owned, render},
 };
 
 /// How many nodes an eviction may take.
@@ -28,7 +28,7 @@ pub fn pod_disruption_budget(inputs: &BuildContext, evictions: Evictions) -> Man
         Evictions::AllowOne => 1,
     };
     render(&PodDisruptionBudget {
-        metadata: owned(inputs, cluster.name.clone(), About::Cluster),
+        metadata: owned(inputs, cluster.name.clone(), Component::Cluster),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(max_unavailable)),
             selector: Some(nodes_selector(cluster)),

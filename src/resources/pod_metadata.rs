@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     BuildContext,
-    meta::Texts,
+    meta::StringMap,
     pod::{LOCAL_VOLUMES, default_local_volumes},
     text_hash,
 };
@@ -36,30 +36,30 @@ const OWNED_NAMES: [&str; 3] = [
 /// Annotation [`keys::POD_METADATA`]: what was put on a pod.
 #[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-struct Noted {
+struct OwnedMetadata {
     labels: Vec<String>,
     annotations: Vec<String>,
     /// Of names and values.
     hash: String,
 }
 
-fn ours(map: &BTreeMap<String, String>) -> Texts {
+fn ours(map: &BTreeMap<String, String>) -> StringMap {
     let owned =
         |name: &str| OWNED.iter().any(|beginning| name.starts_with(beginning)) || OWNED_NAMES.contains(&name);
     map.iter().filter(|(name, _)| !owned(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-fn note(labels: &Texts, annotations: &Texts) -> Noted {
-    let names = |map: &Texts| map.keys().cloned().collect();
+fn note(labels: &StringMap, annotations: &StringMap) -> OwnedMetadata {
+    let names = |map: &StringMap| map.keys().cloned().collect();
     let written = json!({ "labels": labels, "annotations": annotations });
-    Noted {
+    OwnedMetadata {
         labels: names(labels),
         annotations: names(annotations),
         hash: text_hash::hex(&[&text_hash::canonical(&written)]),
     }
 }
 
-fn text(noted: &Noted) -> String {
+fn text(noted: &OwnedMetadata) -> String {
     // Lists of texts are always JSON.
     serde_json::to_string(noted).unwrap_or_default()
 }
@@ -75,11 +75,12 @@ pub fn pod_metadata_patch(inputs: &BuildContext, node: Node, before: Option<&str
     let template = inputs.desired.template(node);
     let (labels, annotations) = (ours(&template.pod_labels), ours(&template.pod_annotations));
     let now = note(&labels, &annotations);
-    let before: Noted = before.and_then(|before| serde_json::from_str(before).ok()).unwrap_or_default();
+    let before: OwnedMetadata =
+        before.and_then(|before| serde_json::from_str(before).ok()).unwrap_or_default();
     if before == now {
         return None;
     }
-    let patch = |wanted: &Texts, before: &[String]| -> Map<String, Value> {
+    let patch = |wanted: &StringMap, before: &[String]| -> Map<String, Value> {
         let gone =
             before.iter().filter(|name| !wanted.contains_key(*name)).map(|name| (name.clone(), Value::Null));
         gone.chain(wanted.iter().map(|(name, value)| (name.clone(), json!(value)))).collect()

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     BuildContext,
-    meta::{About, labels, texts},
+    meta::{Component, labels, string_map},
     pod::{LOCAL_VOLUMES, SERVER, local_volumes, pod_spec, user_template_hash},
     pod_metadata, text_hash,
 };
@@ -15,11 +15,11 @@ pub(super) fn pod_template(inputs: &BuildContext, node: Node, claim: &str) -> Po
     let template = inputs.desired.template(node);
     let spec = pod_spec(inputs, node, claim);
     let mut pod_labels = template.pod_labels.clone();
-    pod_labels.extend(labels(&inputs.desired.cluster, About::Node(node)));
+    pod_labels.extend(labels(&inputs.desired.cluster, Component::Node(node)));
     // A host's autoscaler moves no pod with such volumes, unless it is told that nothing on them is missed.
-    let mut annotations = texts([(LOCAL_VOLUMES, &local_volumes(&spec))]);
+    let mut annotations = string_map([(LOCAL_VOLUMES, &local_volumes(&spec))]);
     annotations.extend(template.pod_annotations.clone());
-    annotations.extend(texts([
+    annotations.extend(string_map([
         (keys::USER_TEMPLATE_HASH, &user_template_hash(inputs, node)),
         (keys::POD_TEMPLATE_HASH, &text_hash::hex(&[&text_hash::canonical(&json!(spec))])),
         (keys::POD_METADATA, &pod_metadata::noted(template)),

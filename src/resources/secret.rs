@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 
 use super::{
     BuildContext, Manifest,
-    meta::{About, owned, render},
+    meta::{Component, owned, render},
 };
 use crate::api::names::SecretKind;
 
@@ -13,7 +13,7 @@ use crate::api::names::SecretKind;
 pub fn secret(inputs: &BuildContext, kind: SecretKind) -> Secret {
     let name = inputs.desired.cluster.secret(kind);
     Secret {
-        metadata: owned(inputs, name, About::Cluster),
+        metadata: owned(inputs, name, Component::Cluster),
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     }

@@ -8,7 +8,7 @@ use k8s_openapi::{
 
 use super::{
     BuildContext, Manifest,
-    meta::{About, Texts, node_selector, owned, render, texts},
+    meta::{Component, StringMap, node_selector, owned, render, string_map},
     pod::{PORT, PORT_NAME},
 };
 use crate::api::{Node, names::keys};
@@ -40,16 +40,16 @@ pub fn node_service(inputs: &BuildContext, node: Node) -> Manifest {
     let cluster = &inputs.desired.cluster;
     let mut spec = spec(node_selector(cluster, node), NODE_ADDRESS);
     spec.publish_not_ready_addresses = Some(true);
-    service(inputs, node.object_name(&cluster.name), About::Node(node), spec)
+    service(inputs, node.object_name(&cluster.name), Component::Node(node), spec)
 }
 
 /// The governing Service of all StatefulSets: gives each pod a name of its own. Nothing connects to it.
 #[must_use]
 pub fn nodes_service(inputs: &BuildContext) -> Manifest {
     let cluster = &inputs.desired.cluster;
-    let mut spec = spec(texts([(keys::CLUSTER, &cluster.name)]), Address::Headless);
+    let mut spec = spec(string_map([(keys::CLUSTER, &cluster.name)]), Address::Headless);
     spec.publish_not_ready_addresses = Some(true);
-    service(inputs, cluster.nodes_service(), About::Cluster, spec)
+    service(inputs, cluster.nodes_service(), Component::Cluster, spec)
 }
 
 /// The Service that applications connect to: the coordinator, when it is Ready.
@@ -57,10 +57,10 @@ pub fn nodes_service(inputs: &BuildContext) -> Manifest {
 pub fn application_service(inputs: &BuildContext) -> Manifest {
     let cluster = &inputs.desired.cluster;
     let spec = spec(node_selector(cluster, Node::Coordinator), Address::Virtual);
-    service(inputs, cluster.service(), About::Cluster, spec)
+    service(inputs, cluster.service(), Component::Cluster, spec)
 }
 
-fn spec(selector: Texts, address: Address) -> ServiceSpec {
+fn spec(selector: StringMap, address: Address) -> ServiceSpec {
     ServiceSpec {
         type_: Some("ClusterIP".to_owned()),
         cluster_ip: (address == Address::Headless).then(|| "None".to_owned()),
@@ -76,6 +76,6 @@ fn spec(selector: Texts, address: Address) -> ServiceSpec {
     }
 }
 
-fn service(inputs: &BuildContext, name: String, about: About, spec: ServiceSpec) -> Manifest {
+fn service(inputs: &BuildContext, name: String, about: Component, spec: ServiceSpec) -> Manifest {
     render(&Service { metadata: owned(inputs, name, about), spec: Some(spec), status: None })
 }

@@ -7,7 +7,7 @@ use k8s_openapi::{
 
 use super::{
     BuildContext, Manifest,
-    meta::{About, identity_annotation, node_selector, owned, render, texts},
+    meta::{Component, identity_annotation, node_selector, owned, render, string_map},
     pod_template::pod_template,
 };
 use crate::api::{Node, names::keys};
@@ -17,12 +17,12 @@ use crate::api::{Node, names::keys};
 pub fn stateful_set(inputs: &BuildContext, node: Node, claim: &str, identity: Option<&str>) -> Manifest {
     let cluster = &inputs.desired.cluster;
     // What was written: admission may put another into the template.
-    let mut annotations = texts([(keys::IMAGE, inputs.image)]);
+    let mut annotations = string_map([(keys::IMAGE, inputs.image)]);
     annotations.extend(identity_annotation(identity).unwrap_or_default());
     render(&StatefulSet {
         metadata: ObjectMeta {
             annotations: Some(annotations),
-            ..owned(inputs, node.object_name(&cluster.name), About::Node(node))
+            ..owned(inputs, node.object_name(&cluster.name), Component::Node(node))
         },
         spec: Some(StatefulSetSpec {
             replicas: Some(1),

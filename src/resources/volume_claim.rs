@@ -10,7 +10,7 @@ use k8s_openapi::{
 
 use super::{
     BuildContext, Manifest,
-    meta::{About, identity_annotation, owned, render, texts, unowned},
+    meta::{Component, identity_annotation, owned, render, string_map, unowned},
     text_hash,
 };
 use crate::api::{ClusterId, Node, names::keys, spec::VolumePolicy};
@@ -36,14 +36,16 @@ pub fn volume_claim(inputs: &BuildContext, node: Node, claim: &str, on_volume: C
     let size = on_volume.size.map_or_else(|| storage.size.clone(), |size| Quantity(size.to_owned()));
     let mut annotations = identity_annotation(on_volume.identity);
     if let Some((image, versions)) = on_volume.image {
-        annotations.get_or_insert_default().extend(texts([(keys::IMAGE, image), (keys::VERSIONS, versions)]));
+        annotations
+            .get_or_insert_default()
+            .extend(string_map([(keys::IMAGE, image), (keys::VERSIONS, versions)]));
     }
     if let Some(locale) = on_volume.locale {
-        annotations.get_or_insert_default().extend(texts([(keys::LOCALE, locale)]));
+        annotations.get_or_insert_default().extend(string_map([(keys::LOCALE, locale)]));
     }
     let metadata = match inputs.desired.volumes.when_deleted {
-        VolumePolicy::Retain => unowned(inputs, claim.to_owned(), About::Volume(node)),
-        VolumePolicy::Delete => owned(inputs, claim.to_owned(), About::Volume(node)),
+        VolumePolicy::Retain => unowned(inputs, claim.to_owned(), Component::Volume(node)),
+        VolumePolicy::Delete => owned(inputs, claim.to_owned(), Component::Volume(node)),
     };
     render(&PersistentVolumeClaim {
         metadata: ObjectMeta { annotations, ..metadata },

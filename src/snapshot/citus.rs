@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Job, Move, Obstacles, Pins, PlanUnknown, Seen};
+use super::{Job, Move, Observed, Obstacles, Pins, PlanUnknown};
 
 /// The coordinator's Citus catalog.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,9 +25,9 @@ pub struct Citus {
     /// How many rows it has.
     pub cleanup_in_all: usize,
     /// What Citus would move now (`get_rebalance_table_shards_plan`); empty when nothing. Not asked for while a job is open.
-    pub plan: Option<Seen<Vec<Move>, PlanUnknown>>,
+    pub planned_moves: Option<Observed<Vec<Move>, PlanUnknown>>,
     /// The same with the groups that are pinned staying where they are; only while there are such.
-    pub pinned_plan: Option<Seen<Vec<Move>, PlanUnknown>>,
+    pub planned_moves_when_pinned: Option<Observed<Vec<Move>, PlanUnknown>>,
     /// Groups that the strategy of the operator's own keeps where they are.
     pub pins: Option<Pins>,
     /// What would keep Citus from moving tables.

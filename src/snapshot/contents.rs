@@ -12,13 +12,13 @@ pub struct Contents {
     /// What is in the application's database and Citus does not know.
     pub local: Holdings,
     /// Publications there that Citus does not know.
-    pub publications: Named,
+    pub publications: NamedObjects,
     /// Subscriptions of any database, but those of moves.
-    pub subscriptions: Named,
+    pub subscriptions: NamedObjects,
     /// Replication slots, but those of moves.
-    pub slots: Named,
+    pub slots: NamedObjects,
     /// Prepared transactions, but those that Citus ends itself.
-    pub prepared: Named,
+    pub prepared: NamedObjects,
     /// Tables with more than one placement of a shard that has one here, and how many such shards.
     pub copies: Vec<Copies>,
 }
@@ -27,7 +27,7 @@ pub struct Contents {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
-pub struct Named {
+pub struct NamedObjects {
     pub count: i64,
     pub first: Vec<String>,
 }
@@ -45,7 +45,7 @@ pub struct Holdings {
     /// The fullest of them.
     pub first: Vec<LocalTable>,
     /// Sequences that belong to no table.
-    pub sequences: Named,
+    pub sequences: NamedObjects,
     /// Large objects.
     pub large_objects: i64,
 }

@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Longest value shown in a message, in characters.
-const SHOWN: usize = 60;
+const MAX_SHOWN: usize = 60;
 
 /// Whose an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Ownership {
     /// Ours: its owner reference (or, for volume claims, its labels) names this DialogCluster.
-    Ours,
+    Owned,
     /// It belonged to a deleted DialogCluster of the same name: the garbage collector will remove it.
-    Former,
+    OwnedByDeleted,
     /// Such a one was deleted without what it owned: it is ours by its labels and by what is written on it, and nobody's.
     Left,
     /// A stranger's. It is never touched.
-    Stranger,
+    Foreign,
 }
 
 /// A Kubernetes object with one of our names.
@@ -70,10 +70,10 @@ pub struct Pod {
     pub deleting: bool,
     /// `metadata.deletionTimestamp`: when it was to have ended, its grace included.
     #[serde(default)]
-    pub ends_by: Option<Timestamp>,
+    pub deletion_timestamp: Option<Timestamp>,
     /// `spec.nodeName`: the machine that it is on.
     #[serde(default)]
-    pub machine: Option<String>,
+    pub node_name: Option<String>,
     /// Condition Ready.
     pub ready: bool,
     /// When Ready became what it is.
@@ -85,12 +85,12 @@ pub struct Pod {
     /// Annotation `dialogcluster.dev/user-template-hash`.
     pub user_template: Option<String>,
     /// Annotation `dialogcluster.dev/config-refresh`.
-    pub hurry: Option<String>,
+    pub config_refresh: Option<String>,
     /// Annotations of the operator and of kubectl.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
     /// Why it is not running, in the kubelet's or the scheduler's words: `ImagePullBackOff: Back-off pulling ...`.
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<ReasonMessage>,
     /// The last end of the server's container.
     pub last_termination: Option<Termination>,
 }
@@ -110,7 +110,7 @@ pub struct Termination {
 /// A reason and a message of Kubernetes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
-pub struct Waiting {
+pub struct ReasonMessage {
     pub reason: String,
     pub message: String,
 }
@@ -141,7 +141,7 @@ impl Warning {
 /// In what the answer to our last write of an object differed from what was written: admission changes it, and would
 /// again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rewritten {
+pub struct AdmissionChanges {
     /// With both values: another value since is somebody's.
     pub differences: Vec<Difference>,
 }
@@ -189,8 +189,8 @@ fn shown(value: Option<&Value>) -> String {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
     };
-    if text.chars().count() <= SHOWN {
+    if text.chars().count() <= MAX_SHOWN {
         return text;
     }
-    text.chars().take(SHOWN).chain(['…']).collect()
+    text.chars().take(MAX_SHOWN).chain(['…']).collect()
 }

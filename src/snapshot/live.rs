@@ -60,11 +60,11 @@ fn ownership(json: &Value, cluster: &ClusterId) -> Ownership {
     let label = json.pointer("/metadata/labels").and_then(|labels| labels.get(keys::CLUSTER));
     let claim = is_of_kind(json, "PersistentVolumeClaim");
     match ours {
-        Some(owner) if owner.uid == cluster.uid => Ownership::Ours,
-        Some(_) => Ownership::Former,
+        Some(owner) if owner.uid == cluster.uid => Ownership::Owned,
+        Some(_) => Ownership::OwnedByDeleted,
         // A volume outlives its cluster, so it has no owner to be collected with: its labels tell.
         None if claim && owners.is_empty() && label.and_then(Value::as_str) == Some(&cluster.name) => {
-            Ownership::Ours
+            Ownership::Owned
         }
         // What the garbage collector leaves behind when it is told to: only the reference to the owner is gone.
         None if owners.is_empty()
@@ -73,7 +73,7 @@ fn ownership(json: &Value, cluster: &ClusterId) -> Ownership {
         {
             Ownership::Left
         }
-        None => Ownership::Stranger,
+        None => Ownership::Foreign,
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
         assert!(!text.contains("c2VjcmV0"), "{text}");
         assert!(live.json["data"].as_object().unwrap().contains_key("password"));
         assert!(live.json["metadata"].get("managedFields").is_none());
-        assert_eq!(live.ownership, Ownership::Ours);
+        assert_eq!(live.ownership, Ownership::Owned);
     }
 
     #[test]
@@ -122,12 +122,12 @@ mod tests {
         let service =
             |owners| json!({"kind": "Service", "metadata": {"uid": "s", "ownerReferences": owners}});
         let whose = |json| live(json, &cluster()).unwrap().ownership;
-        assert_eq!(whose(service(owned_by("u-2"))), Ownership::Ours);
-        assert_eq!(whose(service(owned_by("u-1"))), Ownership::Former);
-        assert_eq!(whose(service(json!([]))), Ownership::Stranger);
+        assert_eq!(whose(service(owned_by("u-2"))), Ownership::Owned);
+        assert_eq!(whose(service(owned_by("u-1"))), Ownership::OwnedByDeleted);
+        assert_eq!(whose(service(json!([]))), Ownership::Foreign);
         let mut other = owned_by("u-2");
         other[0]["apiVersion"] = "shop.example/v1".into();
-        assert_eq!(whose(service(other)), Ownership::Stranger);
+        assert_eq!(whose(service(other)), Ownership::Foreign);
     }
 
     /// What `kubectl delete --cascade=orphan` leaves, and what only looks like it.
@@ -144,15 +144,15 @@ mod tests {
         let label = || json!({"dialogcluster.dev/cluster": "shop"});
         let rendered = || json!({"dialogcluster.dev/applied-hash": "1f"});
         assert_eq!(whose("Service", label(), rendered(), json!(null)), Ownership::Left);
-        assert_eq!(whose("Service", label(), rendered(), owned_by("u-2")), Ownership::Ours);
-        assert_eq!(whose("Service", label(), json!({}), json!([])), Ownership::Stranger);
+        assert_eq!(whose("Service", label(), rendered(), owned_by("u-2")), Ownership::Owned);
+        assert_eq!(whose("Service", label(), json!({}), json!([])), Ownership::Foreign);
         assert_eq!(
             whose("Service", json!({"dialogcluster.dev/cluster": "x"}), rendered(), json!([])),
-            Ownership::Stranger
+            Ownership::Foreign
         );
         let somebody = json!([{"apiVersion": "apps/v1", "kind": "Deployment", "name": "x", "uid": "d"}]);
-        assert_eq!(whose("Service", label(), rendered(), somebody), Ownership::Stranger);
-        assert_eq!(whose("Secret", label(), json!({}), json!([])), Ownership::Stranger);
+        assert_eq!(whose("Service", label(), rendered(), somebody), Ownership::Foreign);
+        assert_eq!(whose("Secret", label(), json!({}), json!([])), Ownership::Foreign);
         let made =
             json!({"dialogcluster.dev/cluster": "shop", "app.kubernetes.io/managed-by": "dialog-operator"});
         assert_eq!(whose("Secret", made, json!({}), json!([])), Ownership::Left);
@@ -163,7 +163,7 @@ mod tests {
         let claim =
             |labels| json!({"kind": "PersistentVolumeClaim", "metadata": {"uid": "c", "labels": labels}});
         let whose = |json| live(json, &cluster()).unwrap().ownership;
-        assert_eq!(whose(claim(json!({"dialogcluster.dev/cluster": "shop"}))), Ownership::Ours);
-        assert_eq!(whose(claim(json!({"dialogcluster.dev/cluster": "shop2"}))), Ownership::Stranger);
+        assert_eq!(whose(claim(json!({"dialogcluster.dev/cluster": "shop"}))), Ownership::Owned);
+        assert_eq!(whose(claim(json!({"dialogcluster.dev/cluster": "shop2"}))), Ownership::Foreign);
     }
 }

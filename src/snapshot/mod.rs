@@ -19,32 +19,33 @@ mod refusals;
 
 pub use citus::{Citus, CleanupRow, DistNode, DistTable, Group};
 pub use connections::{ConnectionCheck, Login, Reach};
-pub use contents::{Contents, Copies, Holdings, LocalTable, Membership, Named, OtherDatabase};
+pub use contents::{Contents, Copies, Holdings, LocalTable, Membership, NamedObjects, OtherDatabase};
 pub use failure::{Cause, Failure, FailureReason};
 pub use image_facts::ImageFacts;
 pub use jobs::{
     Job, JobState, Move, Obstacle, ObstacleKind, Obstacles, PINNING, Pins, PlanUnknown, Task, TaskState,
 };
 pub use kubernetes::{
-    ApplicationSecret, Difference, LiveObject, Ownership, Pod, Rewritten, Termination, Waiting, Warning,
+    AdmissionChanges, ApplicationSecret, Difference, LiveObject, Ownership, Pod, ReasonMessage, Termination,
+    Warning,
 };
 pub use live::live;
 pub use postgres::{Disk, Leftover, LeftoverKind, ParameterCheck, Postgres, RejectedConfiguration};
-pub use refusals::{Act, Refusals, Refused};
+pub use refusals::{Attempt, Refusals, RepeatedRefusal};
 
 use crate::api::{DialogClusterStatus, Node};
 
 /// Something that was seen, or why it could not be seen. Never a default in place of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Seen<T, Why = String> {
+pub enum Observed<T, Why = String> {
     /// What was seen.
     Known(T),
     /// Why it could not be seen, in the words of whoever refused.
     Unknown(Why),
 }
 
-impl<T, Why> Seen<T, Why> {
+impl<T, Why> Observed<T, Why> {
     /// What was seen, if it was.
     pub fn known(&self) -> Option<&T> {
         match self {
@@ -54,7 +55,7 @@ impl<T, Why> Seen<T, Why> {
     }
 }
 
-impl<T> Seen<T> {
+impl<T> Observed<T> {
     /// Why it was not seen, if it was not.
     pub fn unknown(&self) -> Option<&str> {
         match self {
@@ -81,29 +82,29 @@ pub struct Snapshot {
     pub warnings: BTreeMap<String, Warning>,
     /// What an admission webhook or policy makes of our writes each time: by `Kind/name`.
     #[serde(default)]
-    pub rewritten: BTreeMap<String, Rewritten>,
+    pub rewritten: BTreeMap<String, AdmissionChanges>,
     /// The SQL snapshot of each node that has a pod with an address.
-    pub postgres: BTreeMap<Node, Seen<Postgres>>,
+    pub postgres: BTreeMap<Node, Observed<Postgres>>,
     /// What the coordinator's Citus catalog says.
-    pub citus: Seen<Citus>,
+    pub citus: Observed<Citus>,
     /// Connections tried for the workers that are about to be registered.
     pub connections: Vec<ConnectionCheck>,
     /// Sessions that keep what moves left behind on a leaving worker from being dropped, as sentences: by worker.
     #[serde(default)]
-    pub holders: BTreeMap<Node, Vec<String>>,
+    pub blocking_sessions: BTreeMap<Node, Vec<String>>,
     /// Sessions that hold up a move, or a step that waits for a lock again and again, as sentences: by node. Looked for
     /// only while there is such.
     #[serde(default)]
-    pub held_up: BTreeMap<Node, Vec<String>>,
+    pub blocking_moves: BTreeMap<Node, Vec<String>>,
     /// What workers that are to go hold beside what is the cluster's own; looked at when the next step may need it.
     #[serde(default)]
-    pub contents: BTreeMap<Node, Seen<Contents>>,
+    pub contents: BTreeMap<Node, Observed<Contents>>,
     /// What a server said to values that only it can judge: by `name=value`.
     pub parameter_checks: BTreeMap<String, ParameterCheck>,
     /// The images asked about, by image: what a pod of it said.
-    pub images: BTreeMap<String, Seen<ImageFacts>>,
+    pub images: BTreeMap<String, Observed<ImageFacts>>,
     /// SQL of the schema: the built-in one or the user's ConfigMap.
-    pub schema_sql: Seen<SchemaSql>,
+    pub schema_sql: Observed<SchemaSql>,
     /// What failed lately, and has not succeeded since.
     #[serde(default)]
     pub refusals: Refusals,
@@ -152,15 +153,15 @@ impl Snapshot {
             warnings: BTreeMap::new(),
             rewritten: BTreeMap::new(),
             postgres: BTreeMap::new(),
-            citus: Seen::Unknown(unseen()),
+            citus: Observed::Unknown(unseen()),
             connections: Vec::new(),
-            holders: BTreeMap::new(),
-            held_up: BTreeMap::new(),
+            blocking_sessions: BTreeMap::new(),
+            blocking_moves: BTreeMap::new(),
             late: BTreeSet::new(),
             contents: BTreeMap::new(),
             parameter_checks: BTreeMap::new(),
             images: BTreeMap::new(),
-            schema_sql: Seen::Unknown(unseen()),
+            schema_sql: Observed::Unknown(unseen()),
             refusals: Refusals::default(),
             application: None,
             reach: None,

@@ -44,7 +44,7 @@ pub struct Postgres {
     /// `groupid` of pg_dist_local_group; 0 on a coordinator, and on a worker that never was one.
     pub group_id: Option<i32>,
     /// Rows in the node's own copy of pg_dist_node.
-    pub known_nodes: i64,
+    pub dist_node_rows: i64,
     /// Placements of the node's own group whose tables are not there: an emptied node that looks healthy.
     pub missing_tables: i64,
     /// What moves need only while they run and is there now: a dead move's, unless one runs or pg_dist_cleanup lists it.
@@ -60,7 +60,7 @@ pub struct Postgres {
     pub owner_may_create: Option<bool>,
     /// Transactions of Citus that have been prepared here for more than a second, and are neither committed nor undone.
     #[serde(default)]
-    pub in_doubt: i64,
+    pub prepared_transactions: i64,
     /// Bytes free and in all on the data volume (`citus_local_disk_space_stats()`).
     pub disk: Option<Disk>,
 }
@@ -69,7 +69,7 @@ impl Postgres {
     /// It has a group, or a copy of pg_dist_node: it is, or was, a member of a cluster.
     #[must_use]
     pub fn holds_metadata(&self) -> bool {
-        self.group_id.unwrap_or(0) != 0 || self.known_nodes > 0
+        self.group_id.unwrap_or(0) != 0 || self.dist_node_rows > 0
     }
 }
 

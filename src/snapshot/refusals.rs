@@ -23,7 +23,7 @@ const AGAIN: [SignedDuration; 3] =
 /// What was tried: a kind of step and what it is about, or a look.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Act {
+pub enum Attempt {
     /// A step, as `plan::refusals` names it.
     Step(String),
     /// The look at a node's server.
@@ -36,7 +36,7 @@ pub enum Act {
     Schema,
 }
 
-impl Act {
+impl Attempt {
     /// It is a step of a plan.
     #[must_use]
     pub fn is_step(&self) -> bool {
@@ -50,9 +50,9 @@ impl Act {
 /// An act that failed for one cause, and has not succeeded since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Refused {
+pub struct RepeatedRefusal {
     /// What was tried.
-    pub act: Act,
+    pub act: Attempt,
     /// The node that it is about, if it is about one.
     pub node: Option<Node>,
     /// Why it failed; the message is in the words of whoever refused, and stays while these are said.
@@ -71,7 +71,7 @@ pub struct Refused {
     generation: i64,
 }
 
-impl Refused {
+impl RepeatedRefusal {
     /// It is not going to pass by itself.
     #[must_use]
     pub fn lasts(&self) -> bool {
@@ -88,20 +88,20 @@ impl Refused {
 /// All acts of a cluster that failed lately.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Refusals(Vec<Refused>);
+pub struct Refusals(Vec<RepeatedRefusal>);
 
 impl Refusals {
     /// An act failed. The same cause counts on, whatever its words; another one is counted beside it.
     pub fn failed(
         &mut self,
-        (act, node): (&Act, Option<Node>),
+        (act, node): (&Attempt, Option<Node>),
         failure: &Failure,
         generation: i64,
         now: Timestamp,
     ) {
         let same = self.0.iter_mut().find(|one| one.act == *act && one.failure.cause == failure.cause);
         let Some(one) = same else {
-            self.0.push(Refused {
+            self.0.push(RepeatedRefusal {
                 act: act.clone(),
                 node,
                 failure: failure.clone(),
@@ -122,11 +122,11 @@ impl Refusals {
         }
     }
     /// An act succeeded: nothing of it is kept.
-    pub fn succeeded(&mut self, act: &Act) {
+    pub fn succeeded(&mut self, act: &Attempt) {
         self.0.retain(|one| one.act != *act);
     }
     /// These acts are wanted now. What was not wanted for a while is forgotten.
-    pub fn wanted(&mut self, acts: &[Act], now: Timestamp) {
+    pub fn retain_attempts(&mut self, acts: &[Attempt], now: Timestamp) {
         for one in self.0.iter_mut().filter(|one| acts.contains(&one.act)) {
             one.wanted = now;
         }
@@ -134,44 +134,44 @@ impl Refusals {
     }
     /// The last failure of an act that has not succeeded since.
     #[must_use]
-    pub fn of(&self, act: &Act) -> Option<&Refused> {
+    pub fn of(&self, act: &Attempt) -> Option<&RepeatedRefusal> {
         self.0.iter().filter(|one| one.act == *act).max_by_key(|one| one.last)
     }
     /// The last refusal of a step about a node.
     #[must_use]
-    pub fn about(&self, node: Node) -> Option<&Refused> {
-        let refused = |one: &&Refused| one.node == Some(node) && one.failure.cause.is_refusal();
+    pub fn about(&self, node: Node) -> Option<&RepeatedRefusal> {
+        let refused = |one: &&RepeatedRefusal| one.node == Some(node) && one.failure.cause.is_refusal();
         self.0.iter().filter(refused).max_by_key(|one| one.last)
     }
     /// The act failed a moment ago, and it is too early to try it again. For a changed spec it never is.
     #[must_use]
-    pub fn put_off(&self, act: &Act, generation: i64, now: Timestamp) -> Option<&Refused> {
+    pub fn put_off(&self, act: &Attempt, generation: i64, now: Timestamp) -> Option<&RepeatedRefusal> {
         self.of(act).filter(|one| one.generation == generation && now < one.again() && now >= one.last)
     }
     /// How long until the first of these is to be tried again.
     #[must_use]
-    pub fn pause(&self, acts: &[Act], now: Timestamp) -> Option<std::time::Duration> {
-        let again = acts.iter().filter_map(|act| self.of(act)).map(Refused::again).min()?;
+    pub fn pause(&self, acts: &[Attempt], now: Timestamp) -> Option<std::time::Duration> {
+        let again = acts.iter().filter_map(|act| self.of(act)).map(RepeatedRefusal::again).min()?;
         Some(again.duration_since(now).try_into().unwrap_or_default())
     }
     /// Something waits for a lock; or for an answer that a lock may be in the way of, not for the first time.
     #[must_use]
     pub fn waits_for_locks(&self) -> bool {
-        let waits = |one: &Refused| match one.failure.reason {
+        let waits = |one: &RepeatedRefusal| match one.failure.reason {
             FailureReason::LockTimeout => true,
             // A server may just be silent.
-            FailureReason::DeadlineExceeded => one.count > 1 && !matches!(one.act, Act::Look(_)),
+            FailureReason::DeadlineExceeded => one.count > 1 && !matches!(one.act, Attempt::Look(_)),
             _ => false,
         };
         self.0.iter().any(|one| one.failure.cause == Cause::Wait && waits(one))
     }
     /// What is not going to pass by itself.
-    pub fn lasting(&self) -> impl Iterator<Item = &Refused> {
+    pub fn lasting(&self) -> impl Iterator<Item = &RepeatedRefusal> {
         self.0.iter().filter(|one| one.lasts())
     }
     /// Something about this act is not going to pass by itself.
     #[must_use]
-    pub fn lasts(&self, act: &Act) -> bool {
+    pub fn lasts(&self, act: &Attempt) -> bool {
         self.lasting().any(|one| one.act == *act)
     }
 }
@@ -195,7 +195,7 @@ mod tests {
     fn after(tries: &[(i64, &str)]) -> Refusals {
         let mut refusals = Refusals::default();
         for (second, state) in tries {
-            refusals.failed((&Act::Catalog, None), &refused(state, state), 1, at(*second));
+            refusals.failed((&Attempt::Catalog, None), &refused(state, state), 1, at(*second));
         }
         refusals
     }
@@ -210,36 +210,39 @@ mod tests {
     #[case(&[(0, "55P03"), (30, "55P03"), (60, "55P03"), (900, "55P03")], false)] // a lock is waited for
     #[case(&[(0, "08006"), (30, "08006"), (60, "08006"), (900, "08006")], false)]
     fn three_times_over_a_minute_for_one_cause_lasts(#[case] tries: &[(i64, &str)], #[case] lasts: bool) {
-        assert_eq!(after(tries).lasts(&Act::Catalog), lasts);
+        assert_eq!(after(tries).lasts(&Attempt::Catalog), lasts);
     }
 
     #[test]
     fn refusals_end_with_a_success_or_when_unwanted_for_long() {
         let lasting = after(&[(0, "42501"), (30, "42501"), (60, "42501")]);
         let mut healed = lasting.clone();
-        healed.succeeded(&Act::Catalog);
+        healed.succeeded(&Attempt::Catalog);
         assert_eq!(healed, Refusals::default());
         let mut unwanted = lasting;
-        unwanted.wanted(&[], at(89));
-        assert!(unwanted.lasts(&Act::Catalog), "a server that is silent for one look changes nothing");
-        unwanted.wanted(&[], at(90));
+        unwanted.retain_attempts(&[], at(89));
+        assert!(unwanted.lasts(&Attempt::Catalog), "a server that is silent for one look changes nothing");
+        unwanted.retain_attempts(&[], at(90));
         assert_eq!(unwanted, Refusals::default());
     }
 
     #[test]
     fn it_is_known_to_last_in_little_more_than_a_minute() {
         let (mut refusals, mut now) = (Refusals::default(), at(0));
-        while !refusals.lasts(&Act::Catalog) {
-            refusals.failed((&Act::Catalog, None), &refused("42501", "no"), 1, now);
-            let pause = refusals.pause(&[Act::Catalog], now).unwrap();
+        while !refusals.lasts(&Attempt::Catalog) {
+            refusals.failed((&Attempt::Catalog, None), &refused("42501", "no"), 1, now);
+            let pause = refusals.pause(&[Attempt::Catalog], now).unwrap();
             assert!(pause <= std::time::Duration::from_secs(15));
-            assert_eq!(refusals.put_off(&Act::Catalog, 1, now).is_some(), pause > std::time::Duration::ZERO);
-            assert_eq!(refusals.put_off(&Act::Catalog, 2, now), None, "a changed spec is tried at once");
+            assert_eq!(
+                refusals.put_off(&Attempt::Catalog, 1, now).is_some(),
+                pause > std::time::Duration::ZERO
+            );
+            assert_eq!(refusals.put_off(&Attempt::Catalog, 2, now), None, "a changed spec is tried at once");
             // Pauses are up to a tenth longer.
             now += pause.mul_f64(1.1);
         }
         assert!(now.duration_since(at(0)) < SignedDuration::from_secs(90), "{now}");
-        let last = refusals.of(&Act::Catalog).unwrap().last;
+        let last = refusals.of(&Attempt::Catalog).unwrap().last;
         assert!(last.duration_since(at(0)) < SignedDuration::from_secs(72), "{last}");
     }
 
@@ -250,8 +253,8 @@ mod tests {
         for (second, words) in
             [(0, "a"), (15, "b"), (30, "a"), (45, "b"), (60, "a"), (75, "c"), (90, "c"), (105, "c")]
         {
-            refusals.failed((&Act::Catalog, None), &refused("XX000", words), 1, at(second));
-            said.push(refusals.of(&Act::Catalog).unwrap().failure.message.clone());
+            refusals.failed((&Attempt::Catalog, None), &refused("XX000", words), 1, at(second));
+            said.push(refusals.of(&Attempt::Catalog).unwrap().failure.message.clone());
         }
         assert_eq!(said, ["a", "a", "a", "a", "a", "a", "a", "c"]);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dialog_operator::{
     citus::{
-        BUILT_IN_SCHEMA, CatalogQuestion, NodeQuestion, Refusal, SqlError, check_connection, commands,
+        BUILT_IN_SCHEMA, CatalogQuestion, NodeQuestion, SqlError, SqlErrorKind, check_connection, commands,
         observe_citus, observe_node,
     },
     snapshot::Postgres,
@@ -51,7 +51,10 @@ async fn a_cluster_is_born() {
 async fn bare_servers_are_prepared(server: &Server) {
     let bare = seen(server, "postgres").await;
     assert!(!bare.database && !bare.role_pinned, "{bare:?}");
-    assert_eq!((bare.extension.as_ref(), bare.group_id, bare.known_nodes, bare.disk), (None, None, 0, None));
+    assert_eq!(
+        (bare.extension.as_ref(), bare.group_id, bare.dist_node_rows, bare.disk),
+        (None, None, 0, None)
+    );
     assert!(bare.available_extension.is_some(), "{bare:?}");
     assert_eq!(bare.major, bare.version.split('.').next().unwrap().parse::<u32>().unwrap());
     assert_eq!((bare.config_hash.as_deref(), bare.boot_hash.as_deref()), (Some("c1"), Some("b1")));
@@ -60,7 +63,7 @@ async fn bare_servers_are_prepared(server: &Server) {
 
     let over_postgres = server.session("postgres").await;
     for _ in 0..2 {
-        commands::prepare_server(&over_postgres, DATABASE).await.unwrap();
+        commands::bootstrap_server(&over_postgres, DATABASE).await.unwrap();
     }
     let with_database = seen(server, DATABASE).await;
     assert!(with_database.database && with_database.role_pinned, "{with_database:?}");
@@ -71,7 +74,7 @@ async fn bare_servers_are_prepared(server: &Server) {
     );
     let session = server.session(DATABASE).await;
     let error = observe_citus(&session, &CATALOG).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::NoExtension), "{error}");
+    assert_eq!(error.refusal(), Some(SqlErrorKind::NoExtension), "{error}");
 
     for _ in 0..2 {
         commands::create_extension(&session, bare.available_extension.as_deref()).await.unwrap();
@@ -79,7 +82,7 @@ async fn bare_servers_are_prepared(server: &Server) {
     // The same session as before: it notices by itself that the extension is there now.
     let prepared = observe_node(&session, &NODE).await.unwrap();
     assert_eq!(prepared.extension, bare.available_extension);
-    assert_eq!((prepared.group_id, prepared.known_nodes, prepared.missing_tables), (Some(0), 0, 0));
+    assert_eq!((prepared.group_id, prepared.dist_node_rows, prepared.missing_tables), (Some(0), 0, 0));
     let disk = prepared.disk.expect("space on the volume");
     assert!(0 < disk.free && disk.free <= disk.total, "{disk:?}");
     // Now that the extension is known, all of it comes in one round trip: the same answer.
@@ -98,7 +101,7 @@ async fn nodes_are_registered(coordinator: &Server, first: &Server, second: &Ser
     assert!(!unreachable.contains('\n'), "one line: {unreachable:?}");
 
     let error = commands::add_node(&session, "127.0.0.1", 1).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::RemoteUnreachable), "{error}");
+    assert_eq!(error.refusal(), Some(SqlErrorKind::RemoteUnreachable), "{error}");
     assert!(error.to_string().contains("failed with the following error"), "Citus' words are kept: {error}");
 
     let id = commands::add_node(&session, "127.0.0.1", first.port).await.unwrap();
@@ -115,7 +118,7 @@ async fn nodes_are_registered(coordinator: &Server, first: &Server, second: &Ser
     assert!(worker.active && worker.has_metadata && worker.metadata_synced && worker.should_have_shards);
 
     let seen_by_worker = seen(first, DATABASE).await;
-    assert_eq!((seen_by_worker.group_id, seen_by_worker.known_nodes), (Some(worker.group_id), 2));
+    assert_eq!((seen_by_worker.group_id, seen_by_worker.dist_node_rows), (Some(worker.group_id), 2));
     assert_eq!(seen(second, DATABASE).await.group_id, Some(0), "not a member");
 }
 
@@ -142,7 +145,7 @@ async fn the_owner_can_log_in_and_its_password_is_not_logged(coordinator: &Serve
     logs_no_secret(coordinator);
     logs_no_secret(first);
     for uid in ["u1", "u2"] {
-        commands::note_owner_secret(&session, DATABASE, uid).await.unwrap();
+        commands::record_owner_secret(&session, DATABASE, uid).await.unwrap();
     }
     // In an order in which one needs the other, and twice.
     for name in ["earthdistance", "hstore", "hstore"] {
@@ -186,7 +189,7 @@ async fn a_failed_schema_leaves_nothing(coordinator: &Server) {
     assert!(matches!(&error, SqlError::Schema { line: 2, .. }), "{error:?}");
 
     let error = coordinator.apply("CREATE TABLE mine (a int);\nCOMMIT;\nSELECT 1/0", "h1").await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::UnusableSchema), "{error}");
+    assert_eq!(error.refusal(), Some(SqlErrorKind::UnusableSchema), "{error}");
     assert!(error.to_string().contains("line 2, `COMMIT`"), "{error}");
 
     assert_eq!(coordinator.value("SELECT count(*) FROM pg_tables WHERE tablename = 'mine'").await, "0");
@@ -279,7 +282,11 @@ async fn reads_write_nothing(coordinator: &Server, first: &Server) {
     eventually("a look during which nothing is written", Duration::from_secs(30), async || {
         let before = (coordinator.value(NEXT).await, first.value(NEXT).await);
         let citus = observe_citus(&session, &CATALOG).await.unwrap();
-        assert!(citus.plan.as_ref().is_some_and(|plan| plan.known().is_some()), "{:?}", citus.plan);
+        assert!(
+            citus.planned_moves.as_ref().is_some_and(|plan| plan.known().is_some()),
+            "{:?}",
+            citus.planned_moves
+        );
         assert!(citus.groups.values().all(|group| group.bytes.is_some()), "{:?}", citus.groups);
         observe_node(&session, &NODE).await.unwrap();
         observe_node(&worker, &NODE).await.unwrap();

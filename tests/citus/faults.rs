@@ -9,8 +9,8 @@ use std::{
 use dialog_operator::{
     api::{ClusterId, Node},
     citus::{
-        ClientTls, NodeQuestion, Refusal, Session, SessionKey, Sessions, SqlError, Target, Tls,
-        check_connection, commands, observe_node,
+        ClientTls, Connection, ConnectionKey, ConnectionPool, NodeQuestion, SqlError, SqlErrorKind, Target,
+        Tls, check_connection, commands, observe_node,
     },
     snapshot::{JobState, Postgres, TaskState},
 };
@@ -41,7 +41,7 @@ async fn workers_fail() {
 
 /// Citus would keep its connection of the call before, and the first call after a restart would fail with `failure on
 /// connection marked as essential`.
-async fn a_restarted_worker_is_no_surprise(session: &Session, restarted: &Server, other: &Server) {
+async fn a_restarted_worker_is_no_surprise(session: &Connection, restarted: &Server, other: &Server) {
     for _ in 0..2 {
         commands::set_should_have_shards(session, "127.0.0.1", other.port, true).await.unwrap();
         restarted.restart().await;
@@ -49,13 +49,13 @@ async fn a_restarted_worker_is_no_surprise(session: &Session, restarted: &Server
 }
 
 async fn a_registered_worker_that_is_down_blocks_membership(
-    session: &Session,
+    session: &Connection,
     down: &Server,
     other: &Server,
 ) {
     down.stop(Signal::Int).await;
     let error = commands::add_node(session, "127.0.0.1", other.port).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::RemoteUnreachable), "{error}");
+    assert_eq!(error.refusal(), Some(SqlErrorKind::RemoteUnreachable), "{error}");
     assert!(error.to_string().contains(&down.port.to_string()), "the silent node is named: {error}");
     let error = commands::set_should_have_shards(session, "127.0.0.1", other.port, false).await.unwrap_err();
     assert!(error.refusal().is_some(), "{error}");
@@ -63,7 +63,7 @@ async fn a_registered_worker_that_is_down_blocks_membership(
     assert!(error.contains(&down.port.to_string()), "{error}");
     // What the coordinator alone can tell is there all the same.
     let citus = catalog(session).await;
-    assert_eq!((citus.nodes.len(), citus.plan.unwrap().known().map(Vec::len)), (3, Some(0)));
+    assert_eq!((citus.nodes.len(), citus.planned_moves.unwrap().known().map(Vec::len)), (3, Some(0)));
     let error = down.target(DATABASE).connect(&Tls::Off).await.unwrap_err();
     assert!(matches!(&error, SqlError::Unreachable { why, .. } if why.contains("refused")), "{error}");
     down.launch().await;
@@ -71,7 +71,7 @@ async fn a_registered_worker_that_is_down_blocks_membership(
 
 /// A transaction prepared on a worker: recovery ends it the way the coordinator's record says, and without a record
 /// undoes it.
-async fn what_a_crash_left_prepared_is_recovered(cluster: &Cluster, session: &Session, worker: &Server) {
+async fn what_a_crash_left_prepared_is_recovered(cluster: &Cluster, session: &Connection, worker: &Server) {
     if skipped(OnlyCitus::PreparedTransactions) {
         assert_eq!(commands::recover_transactions(session).await.unwrap(), 0);
         return;
@@ -128,17 +128,17 @@ async fn a_worker_does_not_end_by_sigterm(cluster: &Cluster, worker: &Server) {
     worker.launch().await;
 }
 
-async fn an_emptied_worker_looks_healthy(cluster: &Cluster, session: &Session, worker: &Server) {
+async fn an_emptied_worker_looks_healthy(cluster: &Cluster, session: &Connection, worker: &Server) {
     let before = seen(worker).await;
     assert!(
-        before.group_id.unwrap() > 0 && before.known_nodes == 3 && before.missing_tables == 0,
+        before.group_id.unwrap() > 0 && before.dist_node_rows == 3 && before.missing_tables == 0,
         "{before:?}"
     );
     worker.wipe().await;
     worker.prepare().await;
     // The copy of a template has the template's identifier: here only the catalog can tell.
     let emptied = seen(worker).await;
-    assert_eq!((emptied.group_id, emptied.known_nodes, emptied.missing_tables), (Some(0), 0, 0));
+    assert_eq!((emptied.group_id, emptied.dist_node_rows, emptied.missing_tables), (Some(0), 0, 0));
     let listed =
         catalog(session).await.nodes.into_iter().find(|node| node.port == i32::from(worker.port)).unwrap();
     assert!(listed.active && listed.metadata_synced, "{listed:?}");
@@ -170,7 +170,7 @@ async fn crashes_lose_nothing() {
 
 /// The trap: a move with `block_writes` between a commit on the coordinator and its COMMIT PREPARED on the worker loses
 /// what was committed. So transactions are recovered before each job.
-async fn committed_rows_survive_a_move_after_recovery(cluster: &Cluster, session: &Session) {
+async fn committed_rows_survive_a_move_after_recovery(cluster: &Cluster, session: &Connection) {
     if skipped(OnlyCitus::PreparedTransactions) {
         return;
     }
@@ -178,7 +178,7 @@ async fn committed_rows_survive_a_move_after_recovery(cluster: &Cluster, session
     let (port, _) = ports(cluster).await;
     let worker = cluster.workers.iter().find(|worker| worker.port == port).unwrap();
     eventually("the prepared transaction is told", Duration::from_secs(20), async || {
-        let told = seen(worker).await.in_doubt;
+        let told = seen(worker).await.prepared_transactions;
         if told == 1 { Ok(()) } else { Err(told) }
     })
     .await;
@@ -192,7 +192,7 @@ async fn committed_rows_survive_a_move_after_recovery(cluster: &Cluster, session
 }
 
 /// The task is tried again by itself once the worker is back; nobody has to do anything, and no row is lost.
-async fn a_crash_in_the_middle_of_a_move_is_survived(cluster: &Cluster, session: &Session) {
+async fn a_crash_in_the_middle_of_a_move_is_survived(cluster: &Cluster, session: &Connection) {
     let leaving = &cluster.workers[1];
     let before = cluster.coordinator.value("SELECT count(*) FROM dialogs").await;
     commands::set_should_have_shards(session, "127.0.0.1", leaving.port, false).await.unwrap();
@@ -215,7 +215,7 @@ async fn ports(cluster: &Cluster) -> (u16, u16) {
 }
 
 /// One message, committed by the coordinator (its record says so), prepared and not committed on the worker.
-async fn half_committed(cluster: &Cluster, session: &Session, message: &str) {
+async fn half_committed(cluster: &Cluster, session: &Connection, message: &str) {
     let (port, _) = ports(cluster).await;
     let group =
         catalog(session).await.nodes.iter().find(|node| node.port == i32::from(port)).unwrap().group_id;
@@ -324,25 +324,25 @@ async fn operator_killed_in_a_registration_leaves_no_half_of_it() {
     .await;
 }
 
-fn key(pod_uid: &str) -> SessionKey {
+fn key(pod_uid: &str) -> ConnectionKey {
     let cluster = ClusterId { namespace: "a".to_owned(), name: "shop".to_owned(), uid: "u".to_owned() };
-    SessionKey { cluster, node: Node::Coordinator, pod_uid: pod_uid.to_owned() }
+    ConnectionKey { cluster, node: Node::Coordinator, pod_uid: pod_uid.to_owned() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_kept_and_let_go() {
     let server = Server::start("shop-coordinator", "").await;
-    let sessions = Sessions::new(3);
+    let sessions = ConnectionPool::new(3);
     let target = server.target(DATABASE);
     let error = sessions.get(&key("p1"), &target, &Tls::Off).await.unwrap_err();
-    assert!(matches!(&error, SqlError::NoDatabase { .. }), "{error}");
+    assert!(matches!(&error, SqlError::DatabaseMissing { .. }), "{error}");
     assert!(
         error.to_string().contains("shop-coordinator") && error.to_string().contains(DATABASE),
         "{error}"
     );
     let maintenance = sessions.get_or_maintenance(&key("p1"), &target, &Tls::Off).await.unwrap();
     assert_eq!(maintenance.database(), "postgres");
-    commands::prepare_server(&maintenance, DATABASE).await.unwrap();
+    commands::bootstrap_server(&maintenance, DATABASE).await.unwrap();
     let first = sessions.get_or_maintenance(&key("p1"), &target, &Tls::Off).await.unwrap();
     assert_eq!(first.database(), DATABASE);
     let same = sessions.get(&key("p1"), &target, &Tls::Off).await.unwrap();
@@ -424,7 +424,7 @@ async fn both_sides_show_their_certificates() {
     commands::reload(&plain).await.unwrap();
     eventually("only certificates let in", Duration::from_secs(10), async || {
         match server.target(DATABASE).connect(&Tls::Off).await {
-            Err(SqlError::LoginRefused { words, .. }) => Ok(words),
+            Err(SqlError::AuthenticationFailed { words, .. }) => Ok(words),
             other => Err(format!("{other:?}")),
         }
     })
@@ -449,12 +449,15 @@ async fn both_sides_show_their_certificates() {
     );
     let (other, other_key) = leaf(&clients, "someone", &[]);
     let error = target.connect(&tls(&servers.pem, &other, &other_key)).await.unwrap_err();
-    assert!(matches!(&error, SqlError::LoginRefused { .. }), "{error}");
+    assert!(matches!(&error, SqlError::AuthenticationFailed { .. }), "{error}");
     let (forged, forged_key) = leaf(&authority(), "postgres", &[]);
     let error = target.connect(&tls(&servers.pem, &forged, &forged_key)).await.unwrap_err();
-    assert!(matches!(&error, SqlError::Unreachable { .. } | SqlError::LoginRefused { .. }), "{error}");
+    assert!(
+        matches!(&error, SqlError::Unreachable { .. } | SqlError::AuthenticationFailed { .. }),
+        "{error}"
+    );
 }
 
-async fn seen_over(session: &Session) -> Postgres {
+async fn seen_over(session: &Connection) -> Postgres {
     observe_node(session, &NODE).await.unwrap()
 }

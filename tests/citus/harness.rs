@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dialog_operator::citus::{Schema, Session, SqlError, Target, Tls, apply_schema, commands};
+use dialog_operator::citus::{Connection, Schema, SqlError, Target, Tls, apply_schema, commands};
 use secrecy::SecretString;
 use strum::IntoEnumIterator;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
@@ -359,13 +359,13 @@ impl Server {
     }
 
     /// A session of the operator.
-    pub async fn session(&self, database: &str) -> Session {
+    pub async fn session(&self, database: &str) -> Connection {
         self.target(database).connect(&Tls::Off).await.unwrap()
     }
 
     /// What the operator does to a node before it can be a member.
     pub async fn prepare(&self) {
-        commands::prepare_server(&self.session("postgres").await, DATABASE).await.unwrap();
+        commands::bootstrap_server(&self.session("postgres").await, DATABASE).await.unwrap();
         commands::create_extension(&self.session(DATABASE).await, None).await.unwrap();
     }
 
@@ -519,7 +519,7 @@ impl Cluster {
     }
 
     /// The operator's session on the coordinator.
-    pub async fn session(&self) -> Session {
+    pub async fn session(&self) -> Connection {
         self.coordinator.session(DATABASE).await
     }
 }

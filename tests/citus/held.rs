@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dialog_operator::{
-    citus::{BlockersQuestion, Session, blockers, commands},
+    citus::{BlockersQuestion, Connection, blockers, commands},
     snapshot::{Job, JobState},
 };
 use secrecy::SecretString;
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Two members, and a table with a shard on each but the last one.
-async fn with_few(registered: usize) -> (Cluster, Session) {
+async fn with_few(registered: usize) -> (Cluster, Connection) {
     let cluster = Cluster::start(2, registered, "").await;
     let session = cluster.session().await;
     let few = [

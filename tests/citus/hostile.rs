@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dialog_operator::citus::{BUILT_IN_SCHEMA, NodeQuestion, Refusal, commands, observe_node};
+use dialog_operator::citus::{BUILT_IN_SCHEMA, NodeQuestion, SqlErrorKind, commands, observe_node};
 use dialog_operator::snapshot::JobState;
 use secrecy::SecretString;
 
@@ -177,8 +177,8 @@ async fn who_bears_a_lost_shards_name_is_not_read() {
         stays.sql(&[off, statement]).await.unwrap();
     }
     stays.forget_log();
-    let error = commands::give_up(&session, &[("127.0.0.1", gone.port)]).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::DataInTheWay), "{error}");
+    let error = commands::force_remove(&session, &[("127.0.0.1", gone.port)]).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(SqlErrorKind::DataInTheWay), "{error}");
     assert!(!ran_as(stays, "postgres"), "the planner looked into the index");
     let manual = "SET citus.enable_manual_changes_to_shards = on";
     stays.sql(&[off, manual, &format!("DROP TABLE {}", names[1])]).await.unwrap();
@@ -194,8 +194,8 @@ async fn who_bears_a_lost_shards_name_is_not_read() {
             let kind = if make.contains("MATERIALIZED") { "MATERIALIZED VIEW" } else { "VIEW" };
             stays.sql(&[off, &format!("ALTER {kind} {name} OWNER TO {OWNER}")]).await.unwrap();
         }
-        let error = commands::give_up(&session, &[("127.0.0.1", gone.port)]).await.unwrap_err();
-        assert_eq!(error.refusal(), Some(Refusal::DataInTheWay), "{error}");
+        let error = commands::force_remove(&session, &[("127.0.0.1", gone.port)]).await.unwrap_err();
+        assert_eq!(error.refusal(), Some(SqlErrorKind::DataInTheWay), "{error}");
         assert!(error.to_string().contains(name.as_str()), "{error}");
         assert!(!ran_as(stays, "postgres"), "{make}");
         stays.sql(&[off, "SET citus.enable_manual_changes_to_shards = on", &drop]).await.unwrap();
@@ -224,7 +224,7 @@ async fn the_script_of_an_extension_meets_no_code_of_the_application() {
     ] {
         owner(&[&make]).await;
         let error = commands::create_extension_of_spec(&session, "unaccent").await.unwrap_err();
-        assert_eq!(error.refusal(), Some(Refusal::ScriptMeetsCode), "{error}");
+        assert_eq!(error.refusal(), Some(SqlErrorKind::ScriptMeetsCode), "{error}");
         assert!(error.to_string().contains(named), "{error}");
         owner(&[drop]).await;
     }

@@ -1,7 +1,7 @@
 //! What a node that joins makes anew as superuser, and what of it would run code of the application: seen before it
 //! joins, and refused.
 
-use dialog_operator::citus::{Refusal, commands};
+use dialog_operator::citus::{SqlErrorKind, commands};
 
 use crate::{
     harness::{Cluster, DATABASE, OWNER, OnlyCitus, PASSWORD, Server, run_statements, skipped},
@@ -133,7 +133,7 @@ async fn a_node_that_joins_runs_no_code_of_the_application() {
     for (place, statements) in WAYS {
         make(&cluster, statements).await;
         let error = commands::add_node(&session, "127.0.0.1", worker.port).await.unwrap_err();
-        assert_eq!(error.refusal(), Some(Refusal::JoiningRunsCode), "{error}");
+        assert_eq!(error.refusal(), Some(SqlErrorKind::JoiningRunsCode), "{error}");
         assert!(error.to_string().contains(place), "{place}: {error}");
         assert!(!ran_as(worker, "postgres"), "{place}");
         // It is no guess: without the look Citus does run it.
@@ -155,7 +155,7 @@ async fn a_node_that_joins_runs_no_code_of_the_application() {
     make(&cluster, WAYS[5].1).await;
     let first = &cluster.workers[0];
     let refused = commands::activate_node(&session, "127.0.0.1", first.port).await.unwrap_err();
-    assert_eq!(refused.refusal(), Some(Refusal::JoiningRunsCode), "{refused}");
+    assert_eq!(refused.refusal(), Some(SqlErrorKind::JoiningRunsCode), "{refused}");
     cluster.coordinator.sql(&["ALTER FUNCTION evil OWNER TO postgres"]).await.unwrap();
     commands::add_node(&session, "127.0.0.1", worker.port).await.unwrap();
     first.stop(crate::harness::Signal::Quit).await;
@@ -164,14 +164,14 @@ async fn a_node_that_joins_runs_no_code_of_the_application() {
         .sql(&["SET citus.enable_ddl_propagation = off", "ALTER FUNCTION evil OWNER TO shop"])
         .await
         .unwrap();
-    let refused = commands::give_up(&session, &[("127.0.0.1", first.port)]).await.unwrap_err();
-    assert_eq!(refused.refusal(), Some(Refusal::JoiningRunsCode), "{refused}");
+    let refused = commands::force_remove(&session, &[("127.0.0.1", first.port)]).await.unwrap_err();
+    assert_eq!(refused.refusal(), Some(SqlErrorKind::JoiningRunsCode), "{refused}");
     cluster
         .coordinator
         .sql(&["SET citus.enable_ddl_propagation = off", "ALTER FUNCTION evil OWNER TO postgres"])
         .await
         .unwrap();
-    commands::give_up(&session, &[("127.0.0.1", first.port)]).await.unwrap();
+    commands::force_remove(&session, &[("127.0.0.1", first.port)]).await.unwrap();
 }
 
 /// The code of one owner of a table runs with the rights of all of them.
@@ -192,7 +192,7 @@ async fn no_job_has_the_rights_of_who_owns_the_server() {
     for role in ["pg_execute_server_program", "pg_write_server_files", "pg_read_server_files", "postgres"] {
         cluster.coordinator.sql(&[&format!("GRANT {role} TO clerk")]).await.unwrap();
         let error = commands::prepare_mover(&session).await.unwrap_err();
-        assert_eq!(error.refusal(), Some(Refusal::SuperuserWouldMove), "{error}");
+        assert_eq!(error.refusal(), Some(SqlErrorKind::SuperuserWouldMove), "{error}");
         assert!(error.to_string().contains(role), "{error}");
         cluster.coordinator.sql(&[&format!("REVOKE {role} FROM clerk")]).await.unwrap();
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use dialog_operator::{
     api::spec::TransferMode,
     citus::{
-        BUILT_IN_SCHEMA, CatalogQuestion, NodeQuestion, Refusal, Session,
+        BUILT_IN_SCHEMA, CatalogQuestion, Connection, NodeQuestion, SqlErrorKind,
         commands::{self, RebalanceOptions},
         observe_citus, observe_node,
     },
-    snapshot::{Citus, Job, JobState, PlanUnknown, Seen, Task, TaskState},
+    snapshot::{Citus, Job, JobState, Observed, PlanUnknown, Task, TaskState},
 };
 use secrecy::SecretString;
 
@@ -29,12 +29,12 @@ pub const QUICK: RebalanceOptions<'_> = RebalanceOptions { transfer_mode: Transf
 /// How long a job may take on a busy machine.
 const JOB: Duration = Duration::from_mins(2);
 
-pub async fn catalog(session: &Session) -> Citus {
+pub async fn catalog(session: &Connection) -> Citus {
     observe_citus(session, &CATALOG).await.unwrap()
 }
 
 /// Owner, dialogs schema, and some messages.
-pub async fn with_dialogs(cluster: &Cluster, session: &Session) {
+pub async fn with_dialogs(cluster: &Cluster, session: &Connection) {
     commands::create_owner(session, OWNER, &SecretString::from("x"), DATABASE).await.unwrap();
     cluster.coordinator.apply(BUILT_IN_SCHEMA, "h").await.unwrap();
     let messages = "INSERT INTO dialogs (from_user, to_user, message)
@@ -43,7 +43,7 @@ pub async fn with_dialogs(cluster: &Cluster, session: &Session) {
 }
 
 /// Waits until the job is as wanted.
-pub async fn job(session: &Session, what: &str, wanted: impl Fn(&Job) -> bool) -> Job {
+pub async fn job(session: &Connection, what: &str, wanted: impl Fn(&Job) -> bool) -> Job {
     eventually(what, JOB, async || {
         let job = catalog(session).await.job.expect("a job");
         if wanted(&job) { Ok(job) } else { Err(job) }
@@ -51,14 +51,14 @@ pub async fn job(session: &Session, what: &str, wanted: impl Fn(&Job) -> bool) -
     .await
 }
 
-async fn finished(session: &Session, id: i64) -> Job {
+async fn finished(session: &Connection, id: i64) -> Job {
     job(session, "the job ends", |job| job.id == id && job.state == JobState::Finished).await
 }
 
-async fn planned(session: &Session, ask: CatalogQuestion<'_>) -> usize {
+async fn planned(session: &Connection, ask: CatalogQuestion<'_>) -> usize {
     let citus = observe_citus(session, &ask).await.unwrap();
-    match citus.plan {
-        Some(Seen::Known(moves)) => moves.len(),
+    match citus.planned_moves {
+        Some(Observed::Known(moves)) => moves.len(),
         other => panic!("no plan: {other:?}"),
     }
 }
@@ -88,11 +88,11 @@ async fn shards_move_out_and_in() {
     a_node_is_drained(&cluster, &session).await;
 }
 
-async fn a_plan_is_citus_own(session: &Session, added: i32) {
+async fn a_plan_is_citus_own(session: &Connection, added: i32) {
     let citus = catalog(session).await;
     assert_eq!(shards(&citus), [0, 32, 0]);
     assert!(citus.job.is_none() && citus.failed_jobs == 0, "{citus:?}");
-    let Some(Seen::Known(moves)) = &citus.plan else { panic!("{:?}", citus.plan) };
+    let Some(Observed::Known(moves)) = &citus.planned_moves else { panic!("{:?}", citus.planned_moves) };
     assert_eq!(moves.len(), 16, "by_shard_count evens out 32 / 0 to 16 / 16");
     for planned in moves {
         assert_eq!((planned.from, planned.to), (citus.nodes[1].node_id, added), "{planned:?}");
@@ -104,25 +104,28 @@ async fn a_plan_is_citus_own(session: &Session, added: i32) {
     assert_eq!(planned(session, CatalogQuestion { drain_only: true, ..CATALOG }).await, 0);
 
     let unknown = observe_citus(session, &CatalogQuestion { strategy: "by_luck", ..CATALOG }).await.unwrap();
-    let Some(Seen::Unknown(PlanUnknown::StrategyUnknown(why))) = &unknown.plan else {
-        panic!("a plan for an unknown strategy: {:?}", unknown.plan)
+    let Some(Observed::Unknown(PlanUnknown::StrategyUnknown(why))) = &unknown.planned_moves else {
+        panic!("a plan for an unknown strategy: {:?}", unknown.planned_moves)
     };
     assert!(why.contains("strategy") && why.contains("by_luck"), "{why}");
     assert_eq!(unknown.nodes, citus.nodes, "a plan that is refused does not hide the rest");
     let error = commands::start_rebalance(session, &RebalanceOptions { strategy: "by_luck", ..EVEN }).await;
-    assert_eq!(error.unwrap_err().refusal(), Some(Refusal::StrategyUnknown));
+    assert_eq!(error.unwrap_err().refusal(), Some(SqlErrorKind::StrategyUnknown));
 
     let quiet = CatalogQuestion { with_plan: false, with_sizes: false, ..CATALOG };
     let quiet = observe_citus(session, &quiet).await.unwrap();
-    assert!(quiet.plan.is_none() && quiet.groups.values().all(|group| group.bytes.is_none()), "{quiet:?}");
+    assert!(
+        quiet.planned_moves.is_none() && quiet.groups.values().all(|group| group.bytes.is_none()),
+        "{quiet:?}"
+    );
 }
 
-async fn a_table_without_a_key_is_refused(cluster: &Cluster, session: &Session) {
+async fn a_table_without_a_key_is_refused(cluster: &Cluster, session: &Connection) {
     let citus = catalog(session).await;
     let table = citus.tables.iter().find(|table| table.name == "public.nopk").unwrap();
     assert!(table.distributed && !table.replica_identity, "{table:?}");
     let error = commands::start_rebalance(session, &EVEN).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::NoReplicaIdentity), "{error}");
+    assert_eq!(error.refusal(), Some(SqlErrorKind::NoReplicaIdentity), "{error}");
     let text = error.to_string();
     assert!(
         text.contains("nopk") && text.contains("force_logical") && text.contains("block_writes"),
@@ -132,14 +135,14 @@ async fn a_table_without_a_key_is_refused(cluster: &Cluster, session: &Session) 
     cluster.coordinator.sql(&["DROP TABLE nopk"]).await.unwrap();
 }
 
-async fn a_job_is_watched_and_stopped(session: &Session) {
+async fn a_job_is_watched_and_stopped(session: &Connection) {
     let id = commands::start_rebalance(session, &EVEN).await.unwrap().expect("a job");
     let error = commands::start_rebalance(session, &EVEN).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::RebalanceRunning), "{error}");
+    assert_eq!(error.refusal(), Some(SqlErrorKind::RebalanceRunning), "{error}");
     assert!(error.to_string().contains(&format!("already running as job {id}")), "{error}");
 
     let citus = catalog(session).await;
-    assert!(citus.plan.is_none(), "no plan while a job is open: {:?}", citus.plan);
+    assert!(citus.planned_moves.is_none(), "no plan while a job is open: {:?}", citus.planned_moves);
     let seen = citus.job.expect("the job");
     assert!(seen.id == id && seen.is_open(), "{seen:?}");
     let moves: Vec<_> = seen.tasks.iter().filter_map(|task| task.transfer.as_ref()).collect();
@@ -160,7 +163,7 @@ async fn a_job_is_watched_and_stopped(session: &Session) {
 
 /// The trap: Citus keeps what a task says in a buffer of bytes, and stores what is there when the task is ended. The
 /// last character here is cut in its middle.
-async fn a_message_of_any_bytes_is_read(cluster: &Cluster, session: &Session) {
+async fn a_message_of_any_bytes_is_read(cluster: &Cluster, session: &Connection) {
     let last = "UPDATE pg_dist_background_task SET message = '\\x4552524f523a20ff207865e2820a'::bytea::text
         WHERE task_id = (SELECT max(task_id) FROM pg_dist_background_task)";
     let store = ["CREATE CAST (bytea AS text) WITHOUT FUNCTION", last, "DROP CAST (bytea AS text)"];
@@ -170,7 +173,7 @@ async fn a_message_of_any_bytes_is_read(cluster: &Cluster, session: &Session) {
     assert_eq!(said, Some("ERROR: \u{fffd} xe\u{fffd}"));
 }
 
-async fn it_evens_out(cluster: &Cluster, session: &Session) {
+async fn it_evens_out(cluster: &Cluster, session: &Connection) {
     let parallel_colocated = catalog(session).await.parallel_colocated;
     let options = RebalanceOptions { parallel_colocated, ..EVEN };
     let id = commands::start_rebalance(session, &options).await.unwrap().expect("a job");
@@ -191,12 +194,12 @@ async fn it_evens_out(cluster: &Cluster, session: &Session) {
 
 /// The trap: a finished drain leaves rows in pg_dist_cleanup. A removal in spite of them makes them eternal, and the
 /// shard can never move again.
-async fn a_node_is_drained(cluster: &Cluster, session: &Session) {
+async fn a_node_is_drained(cluster: &Cluster, session: &Connection) {
     commands::cleanup_orphans(session).await.unwrap();
     assert_eq!(catalog(session).await.cleanup, []);
     let leaving = &cluster.workers[1];
     let error = commands::remove_node(session, "127.0.0.1", leaving.port).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::OnlyPlacement), "{error}");
+    assert_eq!(error.refusal(), Some(SqlErrorKind::OnlyPlacement), "{error}");
     let group = catalog(session).await.nodes[2].group_id;
     drain(session, leaving.port).await;
     let citus = catalog(session).await;
@@ -211,7 +214,7 @@ async fn a_node_is_drained(cluster: &Cluster, session: &Session) {
     assert!(skipped(OnlyCitus::OwnSessions) || contents::without(leaving, &left[1..]).await.local.tables > 0);
 
     let error = commands::remove_node(session, "127.0.0.1", leaving.port).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::CleanupPending), "{error}");
+    assert_eq!(error.refusal(), Some(SqlErrorKind::CleanupPending), "{error}");
     assert!(error.to_string().contains("public.dialogs_"), "what is pending is named: {error}");
     assert_eq!(catalog(session).await.nodes.len(), 3, "nothing was removed");
 
@@ -229,7 +232,7 @@ async fn a_node_is_drained(cluster: &Cluster, session: &Session) {
     assert_eq!(cluster.coordinator.value("SELECT count(*) FROM dialogs").await, "5000");
 }
 
-async fn drain(session: &Session, port: u16) {
+async fn drain(session: &Connection, port: u16) {
     commands::set_should_have_shards(session, "127.0.0.1", port, false).await.unwrap();
     let drain_only = CatalogQuestion { drain_only: true, ..CATALOG };
     assert_eq!(planned(session, drain_only).await, 16);
@@ -237,7 +240,7 @@ async fn drain(session: &Session, port: u16) {
     finished(session, id).await;
 }
 
-async fn removed_too_early(cluster: &Cluster, session: &Session, group: i32) {
+async fn removed_too_early(cluster: &Cluster, session: &Connection, group: i32) {
     let port = cluster.workers[1].port;
     let by_hand = format!("SELECT citus_remove_node('127.0.0.1', {port})");
     cluster.coordinator.sql(&[&by_hand]).await.unwrap();
@@ -255,8 +258,11 @@ async fn removed_too_early(cluster: &Cluster, session: &Session, group: i32) {
     // Only deleting the rows lets it go on, and then it finishes by itself.
     let records: Vec<i64> = left.cleanup.iter().map(|row| row.record_id).collect();
     let eternal = left.cleanup.iter().filter(|row| row.group_id == group).count();
-    assert_eq!(commands::forget_cleanup(session, &records).await.unwrap(), u64::try_from(eternal).unwrap());
-    assert_eq!(commands::forget_cleanup(session, &records).await.unwrap(), 0);
+    assert_eq!(
+        commands::delete_stale_cleanup_records(session, &records).await.unwrap(),
+        u64::try_from(eternal).unwrap()
+    );
+    assert_eq!(commands::delete_stale_cleanup_records(session, &records).await.unwrap(), 0);
     finished(session, id).await;
 }
 
@@ -306,7 +312,7 @@ async fn moves_that_cannot_be_made_are_retried() {
         assert!(failing.is_open(), "{failing:?}");
         Some(id)
     };
-    commands::prepare_server(&source.session("postgres").await, DATABASE).await.unwrap();
+    commands::bootstrap_server(&source.session("postgres").await, DATABASE).await.unwrap();
     assert!(observe_node(&own, &node).await.unwrap().role_pinned);
     if let Some(id) = broken {
         job(&session, "the job ends", |job| job.id == id && job.state == JobState::Finished).await;

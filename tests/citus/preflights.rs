@@ -4,10 +4,10 @@
 use dialog_operator::{
     api::spec::TransferMode,
     citus::{
-        PINNING, Session,
+        Connection, PINNING,
         commands::{self, RebalanceOptions},
     },
-    snapshot::{JobState, Obstacle, ObstacleKind, Pins, Seen},
+    snapshot::{JobState, Observed, Obstacle, ObstacleKind, Pins},
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 const PINNED: RebalanceOptions<'_> = RebalanceOptions { strategy: PINNING, ..EVEN };
 
 /// A member that has everything, and a second one that is to get its part.
-async fn uneven(tables: &[&str]) -> (Cluster, Session) {
+async fn uneven(tables: &[&str]) -> (Cluster, Connection) {
     let cluster = Cluster::start(2, 1, "").await;
     let session = cluster.session().await;
     with_dialogs(&cluster, &session).await;
@@ -27,14 +27,14 @@ async fn uneven(tables: &[&str]) -> (Cluster, Session) {
     (cluster, session)
 }
 
-async fn obstacles(session: &Session) -> Vec<Obstacle> {
+async fn obstacles(session: &Connection) -> Vec<Obstacle> {
     let found = catalog(session).await.obstacles;
     assert_eq!(usize::try_from(found.total).unwrap(), found.listed.len(), "{found:?}");
     found.listed
 }
 
 /// Those of one table, by kind.
-async fn of(session: &Session, table: &str) -> Vec<(ObstacleKind, Option<String>, Option<String>)> {
+async fn of(session: &Connection, table: &str) -> Vec<(ObstacleKind, Option<String>, Option<String>)> {
     let all = obstacles(session).await.into_iter().filter(|obstacle| obstacle.table == table);
     all.map(|obstacle| (obstacle.kind, obstacle.what, obstacle.value)).collect()
 }
@@ -234,7 +234,7 @@ async fn groups_that_cannot_move_stay_while_others_move() {
     cluster.coordinator.sql(&[&owner]).await.unwrap();
     let citus = catalog(&session).await;
     let group = citus.tables.iter().find(|table| table.name == "public.bare").unwrap().colocation_id;
-    let Some(Seen::Known(moves)) = &citus.plan else { panic!("{:?}", citus.plan) };
+    let Some(Observed::Known(moves)) = &citus.planned_moves else { panic!("{:?}", citus.planned_moves) };
     assert!(moves.iter().any(|planned| planned.colocation_id == group), "{moves:?}");
     let error = commands::start_rebalance(&session, &EVEN).await.unwrap_err();
     assert!(error.to_string().contains("bare"), "all or none: {error}");
@@ -247,7 +247,9 @@ async fn groups_that_cannot_move_stay_while_others_move() {
     }
     let citus = catalog(&session).await;
     assert_eq!(citus.pins.as_ref(), Some(&pins));
-    let Some(Seen::Known(pinned)) = &citus.pinned_plan else { panic!("{:?}", citus.pinned_plan) };
+    let Some(Observed::Known(pinned)) = &citus.planned_moves_when_pinned else {
+        panic!("{:?}", citus.planned_moves_when_pinned)
+    };
     assert_eq!(pinned.len(), 16, "{pinned:?}");
     let places = "SELECT string_agg(DISTINCT nodeport::text, ',') FROM citus_shards WHERE table_name = 'bare'::regclass";
     let before = cluster.coordinator.value(places).await;
@@ -271,7 +273,7 @@ async fn groups_that_cannot_move_stay_while_others_move() {
     commands::pin_groups(&session, &Pins { groups: Vec::new(), ..pins.clone() }).await.unwrap();
     assert_eq!(cluster.coordinator.value(there).await, "0");
     let citus = catalog(&session).await;
-    assert!(citus.pins.is_none() && citus.pinned_plan.is_none(), "{citus:?}");
+    assert!(citus.pins.is_none() && citus.planned_moves_when_pinned.is_none(), "{citus:?}");
 
     // A schema of that name that is an application's is left alone: Citus would call what is in it.
     let planted = format!("CREATE SCHEMA dialog_operator AUTHORIZATION {OWNER}");

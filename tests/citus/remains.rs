@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dialog_operator::{
-    citus::{NodeQuestion, Session, commands, lock_holders, observe_node},
+    citus::{Connection, NodeQuestion, commands, lock_holders, observe_node},
     snapshot::{DistNode, JobState, Leftover, LeftoverKind},
 };
 use secrecy::SecretString;
@@ -16,7 +16,7 @@ use crate::{
 const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, owner: OWNER, settings: &[] };
 
 /// A worker's row of pg_dist_node.
-async fn row(session: &Session, worker: &Server) -> DistNode {
+async fn row(session: &Connection, worker: &Server) -> DistNode {
     let nodes = catalog(session).await.nodes;
     nodes.into_iter().find(|node| node.port == i32::from(worker.port)).expect("a registered worker")
 }
@@ -77,12 +77,12 @@ async fn metadata_copied_while_a_member_is_inactive_lacks_it() {
     assert_eq!(known().await, cluster.coordinator.value("SELECT count(*) FROM pg_dist_placement").await);
 }
 
-async fn is_whole(session: &Session, worker: &Server) {
+async fn is_whole(session: &Connection, worker: &Server) {
     let listed = row(session, worker).await;
     assert!(listed.active && listed.has_metadata && listed.metadata_synced, "{listed:?}");
     assert!(listed.should_have_shards, "{listed:?}");
     let seen = observe_node(&worker.session(DATABASE).await, &NODE).await.unwrap();
-    assert_eq!((seen.group_id, seen.known_nodes, seen.missing_tables), (Some(listed.group_id), 3, 0));
+    assert_eq!((seen.group_id, seen.dist_node_rows, seen.missing_tables), (Some(listed.group_id), 3, 0));
 }
 
 async fn leftovers(server: &Server) -> Vec<Leftover> {
@@ -187,7 +187,7 @@ async fn what_no_row_lists_is_dropped_by_name(source: &Server, target: &Server) 
 }
 
 /// What remains is listed in pg_dist_cleanup, or has Citus' name for it: both ways together leave nothing.
-async fn a_worker_crashes_in_a_move(cluster: &Cluster, session: &Session, crashed: &Server) {
+async fn a_worker_crashes_in_a_move(cluster: &Cluster, session: &Connection, crashed: &Server) {
     let source = &cluster.workers[0];
     let before = cluster.coordinator.value("SELECT count(*) FROM dialogs").await;
     let id = commands::start_rebalance(session, &EVEN).await.unwrap().expect("a job");

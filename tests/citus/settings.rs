@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use dialog_operator::{
-    citus::{NodeQuestion, Session, commands, observe_node},
+    citus::{Connection, NodeQuestion, commands, observe_node},
     snapshot::Postgres,
 };
 
 use crate::harness::{DATABASE, OWNER, Server, eventually};
 
-async fn seen(session: &Session) -> Postgres {
+async fn seen(session: &Connection) -> Postgres {
     let ask = NodeQuestion {
         database: DATABASE,
         owner: OWNER,
@@ -19,7 +19,7 @@ async fn seen(session: &Session) -> Postgres {
 }
 
 /// A reload is asked for by a signal: it is done a moment later.
-async fn seen_when(session: &Session, what: &str, wanted: impl Fn(&Postgres) -> bool) -> Postgres {
+async fn seen_when(session: &Connection, what: &str, wanted: impl Fn(&Postgres) -> bool) -> Postgres {
     eventually(what, Duration::from_secs(10), async || {
         let seen = seen(session).await;
         if wanted(&seen) { Ok(seen) } else { Err(seen) }
@@ -38,7 +38,7 @@ async fn settings_are_tried_loaded_and_reset() {
     a_rejected_configuration_is_seen(&server).await;
 }
 
-async fn values_are_tried(session: &Session) {
+async fn values_are_tried(session: &Connection) {
     let words = commands::try_parameter(session, "shared_buffers", "12QB").await.unwrap().expect("a refusal");
     assert!(words.contains("invalid value for parameter \"shared_buffers\": \"12QB\""), "{words}");
     assert!(words.contains("Valid units"), "the hint is kept: {words}");
@@ -57,7 +57,7 @@ async fn values_are_tried(session: &Session) {
     assert_eq!(seen(session).await.auto_conf.len(), 0, "a trial leaves nothing");
 }
 
-async fn a_file_comes_and_is_loaded(server: &Server, session: &Session) {
+async fn a_file_comes_and_is_loaded(server: &Server, session: &Connection) {
     let before = seen(session).await;
     assert_eq!(before.settings["max_worker_processes"], "32");
     assert_eq!(before.settings["lock_timeout"], "7s", "as the file has it: {before:?}");
@@ -90,7 +90,7 @@ async fn a_file_comes_and_is_loaded(server: &Server, session: &Session) {
     );
 }
 
-async fn leftovers_are_seen_and_reset(server: &Server, session: &Session) {
+async fn leftovers_are_seen_and_reset(server: &Server, session: &Connection) {
     server
         .sql(&["ALTER SYSTEM SET work_mem = '9MB'", "ALTER SYSTEM SET citus.log_remote_commands = on"])
         .await

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A worker whose shards wait to be moved to a second one: the moves can begin, and cannot end.
-async fn held() -> (Cluster, dialog_operator::citus::Session, tokio_postgres::Client) {
+async fn held() -> (Cluster, dialog_operator::citus::Connection, tokio_postgres::Client) {
     let one = "citus.max_background_task_executors_per_node = 1";
     let cluster = Cluster::start(2, 1, one).await;
     let session = cluster.session().await;
@@ -49,7 +49,7 @@ async fn a_stop_that_signals_nobody_is_made_again() {
     let citus = catalog(&session).await;
     let seen = citus.job.expect("the job");
     assert!(seen.has_ended() && seen.runs() && seen.is_open() && seen.can_be_stopped(), "{seen:?}");
-    assert!(citus.plan.is_none(), "nothing is planned under a move: {:?}", citus.plan);
+    assert!(citus.planned_moves.is_none(), "nothing is planned under a move: {:?}", citus.planned_moves);
     assert!(cluster.coordinator.sql(&["SELECT citus_rebalance_stop()"]).await.is_err(), "Citus knows no job");
 
     assert!(commands::stop_rebalance(&session, id).await.unwrap());
@@ -86,7 +86,7 @@ async fn moves_of_a_dropped_table_are_known() {
     assert!(lost.is_some(), "{:?}", seen.job);
     commands::stop_rebalance(&session, id).await.unwrap();
     job(&session, "the job ends", |job| !job.is_open()).await;
-    let planned = catalog(&session).await.plan;
+    let planned = catalog(&session).await.planned_moves;
     let moves = planned.as_ref().and_then(|plan| plan.known()).expect("a plan");
     assert!(moves.iter().all(|planned| planned.table == "public.dialogs"), "{moves:?}");
 }

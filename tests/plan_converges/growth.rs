@@ -120,7 +120,7 @@ fn after_a_job_that_failed_there_is_a_pause() {
     let mut world = uneven(&[]);
     let mut seen = until_planned(&mut world, "StartRebalance");
     let now = seen.now;
-    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     citus.failed_jobs = 1;
     citus.job = Some(snapshot::Job {
         id: 1,
@@ -273,7 +273,7 @@ fn what_is_in_doubt_is_recovered_in_the_middle_of_a_job() {
     until(&mut world, "a move is done", |world| moves_done(world) > 0);
     let seen = world.observe();
     assert!(!does(&world, &seen, "RecoverTransactions"));
-    let seen = with_server(&seen, Node::Worker(0), |postgres| postgres.in_doubt = 1);
+    let seen = with_server(&seen, Node::Worker(0), |postgres| postgres.prepared_transactions = 1);
     assert!(does(&world, &seen, "RecoverTransactions"));
 }
 

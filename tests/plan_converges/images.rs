@@ -15,11 +15,11 @@ fn image_of_the_same_versions_heals_a_coordinator() {
     world.edit(|spec| spec.image = Some(asked.to_owned()));
     let mut seen = world.observe();
     let facts = snapshot::ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
-    seen.images.insert(asked.to_owned(), snapshot::Seen::Known(facts));
+    seen.images.insert(asked.to_owned(), snapshot::Observed::Known(facts));
     let coordinator = seen.pods.get_mut(&Node::Coordinator).unwrap();
     coordinator.ready = false;
     coordinator.waiting =
-        Some(Waiting { reason: "ImagePullBackOff".to_owned(), message: "not found".to_owned() });
+        Some(ReasonMessage { reason: "ImagePullBackOff".to_owned(), message: "not found".to_owned() });
     let image = |seen: &Snapshot| {
         let plan = plan(&world.desired(), seen);
         let taken = plan.steps.iter().any(|planned| {
@@ -97,7 +97,7 @@ fn volumes_taken_back_are_not_opened_with_another_citus() {
     (seen.pods, seen.postgres, seen.status) =
         (BTreeMap::new(), BTreeMap::new(), DialogClusterStatus::default());
     let facts = |citus: &str| {
-        snapshot::Seen::Known(snapshot::ImageFacts { postgres_major: 15, citus: citus.to_owned() })
+        snapshot::Observed::Known(snapshot::ImageFacts { postgres_major: 15, citus: citus.to_owned() })
     };
     let planned = |seen: &Snapshot| plan(&world.desired(), seen);
     let asks = |plan: &Plan| {
@@ -131,14 +131,15 @@ fn image_is_inspected_again_when_its_pod_would_differ() {
         let mut seen = world.observe();
         let live = snapshot::LiveObject {
             uid: "p".to_owned(),
-            ownership: snapshot::Ownership::Ours,
+            ownership: snapshot::Ownership::Owned,
             created_at: world.now,
             deleting: false,
             scaled_by: None,
             json: json.clone(),
         };
         seen.objects.insert(key.clone(), live);
-        seen.images.insert(asked.to_owned(), snapshot::Seen::Unknown("ImagePullBackOff: denied".to_owned()));
+        seen.images
+            .insert(asked.to_owned(), snapshot::Observed::Unknown("ImagePullBackOff: denied".to_owned()));
         seen
     };
     let said = |world: &World, seen: &Snapshot| {
@@ -184,7 +185,7 @@ fn image_rewritten_by_admission_stays_and_by_people_is_reset() {
     world.edit(|spec| spec.image = Some("postgres:other".to_owned()));
     assert!(does(&world, &seen, "InspectImage"));
     let facts = snapshot::ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
-    seen.images.insert("postgres:other".to_owned(), snapshot::Seen::Known(facts));
+    seen.images.insert("postgres:other".to_owned(), snapshot::Observed::Known(facts));
     assert_eq!(images(&plan(&world.desired(), &seen)), BTreeSet::from(["postgres:other"]));
     world.edit(|spec| spec.image = None);
     // `kubectl set image`

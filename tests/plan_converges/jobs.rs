@@ -1,7 +1,7 @@
 //! Jobs: when one is open, which are stopped, what is a failure, and what Citus could not plan.
 
 use super::*;
-use snapshot::{Job, JobState, PlanUnknown, Seen, Task, TaskState};
+use snapshot::{Job, JobState, Observed, PlanUnknown, Task, TaskState};
 
 /// All shards of two workers are to be evened out, and the job that does it has begun.
 fn moving() -> World {
@@ -11,7 +11,7 @@ fn moving() -> World {
 }
 
 fn citus(seen: &mut Snapshot) -> &mut snapshot::Citus {
-    let Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    let Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     citus
 }
 
@@ -68,7 +68,7 @@ fn a_task_that_is_being_cancelled_is_not_cancelled_again() {
         let running = Task { state: task.clone(), ..Task::default() };
         citus(&mut seen).job =
             Some(Job { id: 7, state: job.clone(), tasks: vec![running], ..Job::default() });
-        citus(&mut seen).plan = None;
+        citus(&mut seen).planned_moves = None;
         assert_eq!(does(&world, &seen, "StopRebalance"), stops, "job {job}, task {task}");
         assert!(!does(&world, &seen, "StartRebalance"), "job {job}, task {task}");
     }
@@ -112,7 +112,7 @@ fn a_cluster_with_strategy_in_its_name_has_a_strategy() {
         (refused, None),
         (PlanUnknown::StrategyUnknown(words), Some("StrategyUnknown")),
     ] {
-        citus(&mut seen).plan = Some(Seen::Unknown(why));
+        citus(&mut seen).planned_moves = Some(Observed::Unknown(why));
         let plan = plan(&world.desired(), &seen);
         let told = plan.problems.first().map(|problem| problem.reason().into());
         assert_eq!(told, problem, "{:?}", plan.problems);

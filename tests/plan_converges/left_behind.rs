@@ -65,7 +65,7 @@ fn a_server_that_its_volume_does_not_know_is_not_taken_over() {
         }
         let live = &world.objects["StatefulSet/dialogs-worker-1"];
         assert_eq!((live.ownership, &live.uid), (snapshot::Ownership::Left, &uid), "it is left alone");
-        assert_eq!(world.objects["StatefulSet/dialogs-worker-0"].ownership, snapshot::Ownership::Ours);
+        assert_eq!(world.objects["StatefulSet/dialogs-worker-0"].ownership, snapshot::Ownership::Owned);
         assert_eq!(world.nodes.len(), 3, "and stays a member");
         // What the message says.
         world.objects.remove("StatefulSet/dialogs-worker-1");

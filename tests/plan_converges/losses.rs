@@ -126,13 +126,13 @@ fn states_that_citus_does_not_leave_by_itself_are_left() {
 fn nothing_is_taken_for_unknown_by_a_part_of_a_list() {
     let mut world = born(1);
     let mut seen = world.observe();
-    let snapshot::Seen::Known(server) = seen.postgres.get_mut(&Node::Worker(0)).unwrap() else {
+    let snapshot::Observed::Known(server) = seen.postgres.get_mut(&Node::Worker(0)).unwrap() else {
         panic!("seen")
     };
     server.leftovers =
         vec![Leftover { kind: LeftoverKind::Slot, name: "citus_shard_move_slot_2_10_7".to_owned() }];
     assert!(does(&world, &seen, "DropLeftovers"));
-    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     citus.cleanup_in_all = citus.cleanup.len() + 1;
     assert!(!does(&world, &seen, "DropLeftovers"));
 }
@@ -165,7 +165,7 @@ fn a_pod_whose_machine_is_gone_is_told_with_what_to_type() {
         let mut seen = world.observe();
         let pod = seen.pods.get_mut(&Node::Worker(1)).unwrap();
         pod.deleting = true;
-        pod.ends_by = Some(seen.now - jiff::SignedDuration::from_secs(deleted_for));
+        pod.deletion_timestamp = Some(seen.now - jiff::SignedDuration::from_secs(deleted_for));
         seen.postgres.remove(&Node::Worker(1));
         let desired = world.desired();
         let decided = plan(&desired, &seen);
@@ -213,13 +213,13 @@ fn an_emptied_coordinator_registers_nobody() {
     let mut world = born(2);
     world.edit(|spec| spec.workers.replicas = 3);
     let mut seen = until_planned(&mut world, "AddNode");
-    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     citus.nodes.retain(|row| row.group_id == 0);
     assert!(!does(&world, &seen, "AddNode"), "worker-0 and worker-1 hold the last copies of the catalog");
     let problems = plan(&world.desired(), &seen).problems;
     assert!(matches!(problems[0], Problem::CoordinatorMetadataMissing { .. }), "{problems:?}");
     for worker in [Node::Worker(0), Node::Worker(1)] {
-        seen.postgres.insert(worker, snapshot::Seen::Unknown("no answer".to_owned()));
+        seen.postgres.insert(worker, snapshot::Observed::Unknown("no answer".to_owned()));
     }
     assert!(!does(&world, &seen, "AddNode"), "whether they do is not known");
 }

@@ -16,7 +16,7 @@ mod refusals;
 mod restarts;
 mod scale_in;
 mod secrets;
-mod told;
+mod status_reports;
 mod volumes;
 mod world;
 
@@ -30,7 +30,7 @@ use dialog_operator::{
     },
     plan::{KubernetesStep, Plan, PlannedStep, Problem, SqlStep, Step, WaitingOn, plan, problem},
     report,
-    snapshot::{self, CleanupRow, Leftover, LeftoverKind, Snapshot, Waiting},
+    snapshot::{self, CleanupRow, Leftover, LeftoverKind, ReasonMessage, Snapshot},
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proptest::prelude::*;
@@ -129,7 +129,7 @@ fn does(world: &World, seen: &Snapshot, name: &str) -> bool {
 /// The same, with a node's server changed.
 fn with_server(seen: &Snapshot, node: Node, change: impl FnOnce(&mut snapshot::Postgres)) -> Snapshot {
     let mut seen = seen.clone();
-    let Some(snapshot::Seen::Known(postgres)) = seen.postgres.get_mut(&node) else { panic!("{node}") };
+    let Some(snapshot::Observed::Known(postgres)) = seen.postgres.get_mut(&node) else { panic!("{node}") };
     change(postgres);
     seen
 }

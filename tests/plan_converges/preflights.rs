@@ -81,7 +81,7 @@ fn each_obstacle_has_a_reason_and_a_statement() {
                 "ALTER TABLE shop.t OWNER TO postgres",
             ),
         };
-        let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+        let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
         citus.obstacles.listed = vec![Obstacle {
             kind,
             table: "shop.t".to_owned(),
@@ -161,7 +161,7 @@ fn what_stops_everything_starts_nothing() {
 fn what_everything_waits_for_is_told_first() {
     let mut world = uneven(&[]);
     let mut seen = until_planned(&mut world, "StartRebalance");
-    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     let unlogged = Obstacle {
         kind: ObstacleKind::Unlogged,
         table: "shop.cache".to_owned(),
@@ -184,10 +184,10 @@ fn what_everything_waits_for_is_told_first() {
     assert!(words.contains("OWNER TO dialogs; No shard is moved before that."), "{words}");
     assert!(others.starts_with("shop.cache and 600 more:") && !others.contains("No shard"), "{others}");
 
-    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     citus.obstacles.listed = vec![Obstacle { colocation_id: 7, ..unlogged }];
     assert!(does(&world, &seen, "StartRebalance"), "it is about what does not move");
-    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     citus.obstacles.listed[0].colocation_id = 1;
     citus.obstacles.unlisted = 1;
     let plan = dialog_operator::plan::plan(&world.desired(), &seen);
@@ -202,13 +202,13 @@ fn groups_are_pinned_as_of_now() {
     let mut world = uneven(&[]);
     let mut seen = until_planned(&mut world, "StartRebalance");
     let base = world.desired().rebalance.strategy.clone();
-    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     citus.obstacles.listed = vec![Obstacle { colocation_id: 1, ..nologin() }];
-    citus.pinned_plan = citus.plan.clone();
+    citus.planned_moves_when_pinned = citus.planned_moves.clone();
     for (base, groups, pins) in
         [(base.as_str(), vec![7], true), ("by_luck", vec![1], true), (base.as_str(), vec![1], false)]
     {
-        let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+        let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
         citus.pins = Some(snapshot::Pins { base: base.to_owned(), groups });
         assert_eq!((does(&world, &seen, "PinGroups"), does(&world, &seen, "StartRebalance")), (pins, !pins));
     }
@@ -253,7 +253,7 @@ fn a_way_of_moving_that_does_without_is_taken() {
         let mut world = uneven(&[]);
         world.edit(|spec| spec.rebalance.transfer_mode = mode);
         let mut seen = until_planned(&mut world, "StartRebalance");
-        let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+        let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
         citus.obstacles.listed = vec![Obstacle { kind, colocation_id: 1, ..Obstacle::default() }];
         assert_eq!(does(&world, &seen, "StartRebalance"), moves, "{kind:?} with {mode}");
     }
@@ -270,8 +270,8 @@ fn a_long_limit_on_statements_is_no_obstacle() {
         ("1h", 1_000_000_000, true),
         ("1.5h", 0, false),
     ] {
-        let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
-        let Some(snapshot::Seen::Known(moves)) = &mut citus.plan else { panic!("a plan") };
+        let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+        let Some(snapshot::Observed::Known(moves)) = &mut citus.planned_moves else { panic!("a plan") };
         moves.iter_mut().for_each(|planned| planned.bytes = bytes);
         citus.obstacles.listed = vec![Obstacle {
             kind: ObstacleKind::SettingOfRole,

@@ -1,6 +1,6 @@
 //! What is refused again and again: it is told in the end, it heals by itself, and the rest goes on meanwhile.
 
-use dialog_operator::{plan::refusals::attempt_of, snapshot::Act};
+use dialog_operator::{plan::refusals::attempt_of, snapshot::Attempt};
 
 use super::*;
 
@@ -23,12 +23,12 @@ pub fn assert_told(world: &mut World) {
     let plan = world.reconcile(None);
     let message = stalled(world).1;
     for planned in &plan.steps {
-        let Act::Step(name) = attempt_of(&planned.step) else { continue };
+        let Attempt::Step(name) = attempt_of(&planned.step) else { continue };
         let Some(refused) = world.refuses.keys().find(|refused| name.starts_with(refused.as_str())) else {
             continue;
         };
         // Another one that it stands on may be refused, too, and be told in its place.
-        let tried = world.refusals.of(&Act::Step(name.clone())).is_some_and(|one| one.count > 8);
+        let tried = world.refusals.of(&Attempt::Step(name.clone())).is_some_and(|one| one.count > 8);
         assert!(
             !tried || message.contains(&format!("{refused} is refused")),
             "{name}: {message}\n{}",

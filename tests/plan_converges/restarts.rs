@@ -123,7 +123,7 @@ fn pod_that_cannot_pull_is_made_again_when_that_may_help() {
     let pod = seen.pods.get_mut(&Node::Worker(1)).unwrap();
     pod.ready = false;
     pod.waiting =
-        Some(Waiting { reason: "ImagePullBackOff".to_owned(), message: "no credentials".to_owned() });
+        Some(ReasonMessage { reason: "ImagePullBackOff".to_owned(), message: "no credentials".to_owned() });
     let restarted = |seen: &Snapshot| -> Vec<Node> {
         let plan = plan(&world.desired(), seen);
         let steps = plan.steps.into_iter();

@@ -183,7 +183,7 @@ fn the_catalog_of_another_coordinator_proves_nothing() {
     let mut world = born(3);
     world.edit(|spec| spec.workers.replicas = 2);
     let mut seen = until_planned(&mut world, "Delete");
-    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     assert!(citus.nodes.iter().all(|row| !row.name.starts_with("dialogs-worker-2.")), "{:?}", citus.nodes);
     citus.nodes[0].name = "dialogs-coordinator.elsewhere.svc.cluster.local".to_owned();
     assert!(!does(&world, &seen, "Delete"), "that the other one does not know worker-2 says nothing");
@@ -252,9 +252,9 @@ fn a_drain_that_citus_cannot_plan_is_not_begun() {
     let mut world = born(3);
     world.edit(|spec| spec.workers.replicas = 2);
     let mut seen = world.observe();
-    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("a catalog") };
+    let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("a catalog") };
     let words = "dialogs-coordinator refused: could not find rebalance strategy with name by_luck".to_owned();
-    citus.plan = Some(snapshot::Seen::Unknown(snapshot::PlanUnknown::StrategyUnknown(words)));
+    citus.planned_moves = Some(snapshot::Observed::Unknown(snapshot::PlanUnknown::StrategyUnknown(words)));
     let plan = plan(&world.desired(), &seen);
     assert!(plan.steps.is_empty(), "{:?}", plan.steps);
     assert!(matches!(plan.problems[0], Problem::StrategyUnknown { .. }), "{:?}", plan.problems);

@@ -67,11 +67,11 @@ fn authorities_that_come_back_bare_are_taken_in() {
     for owners in [json!([]), json!(null)] {
         let mut world = born(1);
         let mut copy = world.objects.remove(CA).unwrap();
-        copy.ownership = snapshot::Ownership::Stranger;
+        copy.ownership = snapshot::Ownership::Foreign;
         copy.json = json!({"metadata": {"name": "dialogs-ca", "ownerReferences": owners}});
         world.objects.insert(CA.to_owned(), copy);
         settle(&mut world);
-        assert_eq!(world.objects[CA].ownership, snapshot::Ownership::Ours);
+        assert_eq!(world.objects[CA].ownership, snapshot::Ownership::Owned);
         assert_serves(&world);
     }
 }
@@ -80,7 +80,7 @@ fn authorities_that_come_back_bare_are_taken_in() {
 fn authorities_of_somebody_else_are_left_alone() {
     let mut world = born(1);
     let stranger = world.objects.get_mut(CA).unwrap();
-    stranger.ownership = snapshot::Ownership::Stranger;
+    stranger.ownership = snapshot::Ownership::Foreign;
     stranger.json = json!({"metadata": {"name": "dialogs-ca", "ownerReferences": [{"kind": "Certificate"}]}});
     assert_eq!(steps(&mut world), Vec::<&str>::new());
     assert_eq!(stalled(&world).0, "ObjectConflict");
@@ -248,10 +248,10 @@ fn ready_falls_when_two_looks_in_a_row_take_too_long() {
     let late = |world: &mut World, node: Option<Node>, late: &[Node]| {
         let mut seen = world.observe();
         if let Some(node) = node {
-            seen.postgres.insert(node, snapshot::Seen::Unknown("no answer within 5 s".to_owned()));
+            seen.postgres.insert(node, snapshot::Observed::Unknown("no answer within 5 s".to_owned()));
         }
         if node == Some(Node::Coordinator) || node.is_none() {
-            seen.citus = snapshot::Seen::Unknown("no answer within 12 s".to_owned());
+            seen.citus = snapshot::Observed::Unknown("no answer within 12 s".to_owned());
         }
         seen.late = late.iter().copied().collect();
         let status = report::status(&world.desired(), &seen, &Plan::default(), &Outcome::default());

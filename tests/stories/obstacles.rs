@@ -197,7 +197,7 @@ async fn what_keeps_shards_from_moving_is_told_and_the_rest_goes_on() {
         .await;
 
         story.figure("obstacle", "a table that is dropped while its moves wait");
-        // A new session: the one of before keeps a connection to the worker of that name that was removed.
+        // A new session: the one of before keeps a session to the worker of that name that was removed.
         let admin = cluster.coordinator().await;
         let held = cluster.hold_moves_from(Node::Worker(0)).await;
         sql::run(&admin, "DROP ROLE r2").await;

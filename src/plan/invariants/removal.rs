@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     api::{Node, names::keys},
-    snapshot::{Contents, Seen},
+    snapshot::{Contents, Observed},
 };
 
 pub(super) fn decommissions_empty(
@@ -38,9 +38,11 @@ pub(super) fn decommissions_empty(
 pub(super) fn loses_no_foreign_contents(view: View, node: Node) -> Result<(), Violation> {
     let rule = "nothing that a person made goes with a worker";
     match view.snapshot.contents.get(&node) {
-        Some(Seen::Known(found)) if *found == Contents::default() => Ok(()),
-        Some(Seen::Known(_)) => Err(violation(17, rule, format!("{node} holds more than the cluster's own"))),
-        Some(Seen::Unknown(why)) => Err(violation(17, rule, format!("{node}: {why}"))),
+        Some(Observed::Known(found)) if *found == Contents::default() => Ok(()),
+        Some(Observed::Known(_)) => {
+            Err(violation(17, rule, format!("{node} holds more than the cluster's own")))
+        }
+        Some(Observed::Unknown(why)) => Err(violation(17, rule, format!("{node}: {why}"))),
         None => Err(violation(17, rule, format!("{node} was not looked at"))),
     }
 }

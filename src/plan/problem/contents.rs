@@ -1,6 +1,6 @@
 //! What people keep on a worker, in words: how much of what, and what to type. docs/runbook.md explains each part.
 
-use crate::snapshot::{Contents, Holdings, Named, OtherDatabase};
+use crate::snapshot::{Contents, Holdings, NamedObjects, OtherDatabase};
 
 /// So many databases, and tables with copies, are named.
 const NAMED: usize = 5;
@@ -85,7 +85,7 @@ fn holdings(holds: &Holdings) -> String {
 }
 
 /// `2 replication slots: a, b`.
-fn list(found: &Named, what: &str) -> String {
+fn list(found: &NamedObjects, what: &str) -> String {
     let more = usize::try_from(found.count).unwrap_or_default().saturating_sub(found.first.len());
     let names = found.first.iter().cloned().chain((more > 0).then(|| format!("{more} more")));
     format!("{}: {}", several(found.count, what), names.collect::<Vec<_>>().join(", "))
@@ -100,8 +100,8 @@ mod tests {
     use super::*;
     use crate::snapshot::{Copies, LocalTable, Membership};
 
-    fn named(names: &[&str]) -> Named {
-        Named {
+    fn named(names: &[&str]) -> NamedObjects {
+        NamedObjects {
             count: names.len().try_into().unwrap(),
             first: names.iter().map(ToString::to_string).collect(),
         }

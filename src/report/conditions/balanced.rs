@@ -10,7 +10,7 @@ use crate::{
     api::{spec::RebalanceMode, status::Purpose},
     plan::{Plan, View, WaitingOn},
     report::job,
-    snapshot::{Citus, Seen},
+    snapshot::{Citus, Observed},
 };
 
 /// Shards are where Citus' own plan wants them. Whatever is first, a pause between two jobs is said, and who holds up
@@ -88,16 +88,16 @@ fn is_balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
 
 /// Balanced is where Citus itself plans no move.
 fn what_citus_plans(view: View, citus: &Citus) -> ConditionUpdate {
-    match &citus.plan {
-        Some(Seen::Known(moves)) if moves.is_empty() => condition_true("Balanced", counts(view)),
-        Some(Seen::Known(moves)) if view.desired.rebalance.mode == RebalanceMode::Off => condition_false(
+    match &citus.planned_moves {
+        Some(Observed::Known(moves)) if moves.is_empty() => condition_true("Balanced", counts(view)),
+        Some(Observed::Known(moves)) if view.desired.rebalance.mode == RebalanceMode::Off => condition_false(
             "RebalanceOff",
             format!("Citus would move {} shards, and spec.rebalance.mode is Off", moves.len()),
         ),
-        Some(Seen::Known(moves)) => {
+        Some(Observed::Known(moves)) => {
             condition_false("MovesPlanned", format!("Citus plans {} moves", moves.len()))
         }
-        Some(Seen::Unknown(why)) => condition_unknown("PlanUnknown", why.to_string()),
+        Some(Observed::Unknown(why)) => condition_unknown("PlanUnknown", why.to_string()),
         None => condition_unknown("PlanUnknown", "Citus has not been asked yet"),
     }
 }

@@ -2,8 +2,8 @@
 //! start and end, servers that load configuration, a catalog, jobs that move shards. It obeys steps as the real parts
 //! would, and panics when a step does what must never happen. It plans nothing.
 
-mod obeyed;
-mod seen;
+mod apply;
+mod observe;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,10 +21,11 @@ use dialog_operator::{
     },
     resources::{self, Manifest},
     snapshot::{
-        ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode, DistTable, Failure,
-        Group, Holdings, ImageFacts, Job, JobState, Leftover, LiveObject, LocalTable, Move, Obstacle,
-        Obstacles, OperatorConfig, Ownership, ParameterCheck, Pins, Pod, Postgres, Reach, Refusals,
-        RejectedConfiguration, Rewritten, SchemaSql, Seen, Snapshot, Task, TaskState, Termination, Waiting,
+        AdmissionChanges, ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode,
+        DistTable, Failure, Group, Holdings, ImageFacts, Job, JobState, Leftover, LiveObject, LocalTable,
+        Move, Observed, Obstacle, Obstacles, OperatorConfig, Ownership, ParameterCheck, Pins, Pod, Postgres,
+        Reach, ReasonMessage, Refusals, RejectedConfiguration, SchemaSql, Snapshot, Task, TaskState,
+        Termination,
     },
 };
 use jiff::{SignedDuration, Timestamp};
@@ -164,14 +165,14 @@ pub struct World {
     pub reach: Option<Reach>,
     pub parameter_checks: BTreeMap<String, ParameterCheck>,
     /// What the images that were asked about have in them.
-    pub images: BTreeMap<String, Seen<ImageFacts>>,
+    pub images: BTreeMap<String, Observed<ImageFacts>>,
     pub next: u64,
     pub restarts: BTreeMap<Node, u32>,
     pub jobs_started: u32,
     pub cluster_domain: String,
     /// Where a webhook says that all images are, and what it made of writes.
     pub mirror: Option<&'static str>,
-    pub rewritten: BTreeMap<String, Rewritten>,
+    pub rewritten: BTreeMap<String, AdmissionChanges>,
     /// What is refused, by the beginning of an act's name, and for how many ticks.
     pub refuses: BTreeMap<String, u32>,
     /// What the operator remembers of it.
@@ -284,7 +285,7 @@ impl World {
     pub fn put_stranger(&mut self, kind: &str, name: &str) {
         let live = LiveObject {
             uid: self.id(),
-            ownership: Ownership::Stranger,
+            ownership: Ownership::Foreign,
             created_at: self.now,
             deleting: false,
             scaled_by: None,
@@ -299,7 +300,7 @@ impl World {
         // A cache that lags shows the others still, and whose they were.
         for (key, live) in self.stale.iter_mut().flatten() {
             if !key.starts_with("PersistentVolumeClaim/") {
-                live.ownership = Ownership::Former;
+                live.ownership = Ownership::OwnedByDeleted;
             }
         }
         self.pods.clear();
@@ -312,7 +313,7 @@ impl World {
         self.stale = None;
         for (key, live) in &mut self.objects {
             // Claims are known by their labels; what was a stranger's stays one.
-            if !key.starts_with("PersistentVolumeClaim/") && live.ownership == Ownership::Ours {
+            if !key.starts_with("PersistentVolumeClaim/") && live.ownership == Ownership::Owned {
                 live.ownership = Ownership::Left;
             }
         }

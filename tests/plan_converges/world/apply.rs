@@ -1,6 +1,6 @@
 //! What the model does when the operator asks for it, and what it must never be asked for.
 
-use dialog_operator::snapshot::{Act, Cause, FailureReason};
+use dialog_operator::snapshot::{Attempt, Cause, FailureReason};
 
 use super::*;
 
@@ -15,7 +15,7 @@ impl World {
         invariants::check(view, &wanted, &decided)
             .unwrap_or_else(|broken| panic!("{broken}\n{}", self.log.join("\n")));
         let acts: Vec<_> = decided.steps.iter().map(|planned| refusals::attempt_of(&planned.step)).collect();
-        self.refusals.wanted(&acts, self.now);
+        self.refusals.retain_attempts(&acts, self.now);
         self.tried.clear();
         let mut done = dialog_operator::act::Outcome::default();
         let mut stopped = concurrency::FailureScope::default();
@@ -69,7 +69,7 @@ impl World {
         let refused = self
             .refuses
             .keys()
-            .find(|refused| matches!(&act, Act::Step(act) if act.starts_with(refused.as_str())));
+            .find(|refused| matches!(&act, Attempt::Step(act) if act.starts_with(refused.as_str())));
         let result = match refused {
             Some(refused) => {
                 Err(Self::refusal(refused.starts_with("StatusWrite"), format!("{refused} is refused")))
@@ -142,7 +142,7 @@ impl World {
                 else {
                     return Self::fail("conflict");
                 };
-                live.ownership = Ownership::Ours;
+                live.ownership = Ownership::Owned;
             }
             Step::Kubernetes(KubernetesStep::CreateSecret(kind)) => {
                 let (name, ca) = (format!("dialogs-{kind}"), "Secret/dialogs-ca");
@@ -285,7 +285,7 @@ impl World {
                 self.retire(*node, claim.as_deref(), (mark, *reclaim))
             }
             Step::Sql(SqlStep::RemoveNode { node, .. }) => return self.remove(*node),
-            Step::Sql(SqlStep::ForceRemove { workers }) => self.give_up(workers),
+            Step::Sql(SqlStep::ForceRemove { workers }) => self.force_remove(workers),
             Step::Sql(SqlStep::ActivateNode { node, .. }) => {
                 if !self.everybody_answers() {
                     return Self::fail("connection to the remote node failed");
@@ -326,7 +326,7 @@ impl World {
             }
             Step::Kubernetes(KubernetesStep::InspectImage { image }) => {
                 let facts = ImageFacts { postgres_major: 15, citus: "13.2-1".to_owned() };
-                self.images.insert(image.clone(), Seen::Known(facts));
+                self.images.insert(image.clone(), Observed::Known(facts));
             }
             Step::Kubernetes(KubernetesStep::DeleteInspectionPod { .. }) => {
                 unreachable!("the model makes no pod that asks an image")
@@ -363,7 +363,7 @@ impl World {
             *image = format!("{mirror}/{}", image.as_str().unwrap()).into();
         }
         let differences = resources::differences(object, &json);
-        self.rewritten.insert(object.key(), Rewritten { differences });
+        self.rewritten.insert(object.key(), AdmissionChanges { differences });
         self.store(&object.key(), json);
     }
 
@@ -379,7 +379,7 @@ impl World {
             key.to_owned(),
             LiveObject {
                 uid,
-                ownership: Ownership::Ours,
+                ownership: Ownership::Owned,
                 created_at,
                 deleting: false,
                 scaled_by: None,
@@ -498,7 +498,7 @@ impl World {
     }
 
     /// What only a person may ask for.
-    fn give_up(&mut self, workers: &[(Node, String)]) {
+    fn force_remove(&mut self, workers: &[(Node, String)]) {
         let asked = self.cluster.metadata.annotations.as_ref().and_then(|all| all.get(keys::FORCE_REMOVE));
         let asked: BTreeSet<&str> = asked.expect("a person asked").split(',').collect();
         let mut groups = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! A [`Session`]: one connection, one call at a time, each with a deadline. No statement is written here.
+//! A [`Connection`]: one connection, one call at a time, each with a deadline. No statement is written here.
 
 use std::{
     collections::VecDeque,
@@ -20,12 +20,12 @@ use tokio::{
     time::Instant,
 };
 use tokio_postgres::{
-    AsyncMessage, CancelToken, Client, Connection, Row,
+    AsyncMessage, CancelToken, Client, Row,
     types::{FromSql, ToSql, Type},
 };
 
 use super::{
-    error::{Refusal, SqlError, Words, chain, cut},
+    error::{ServerMessage, SqlError, SqlErrorKind, chain, cut},
     meter::{Meter, Plain},
     target::{Target, Tls},
 };
@@ -49,7 +49,7 @@ struct Notice {
 }
 
 /// One connection to a database of one node. When it is dropped, the connection is closed.
-pub struct Session {
+pub struct Connection {
     node: String,
     database: String,
     client: tokio::sync::Mutex<Client>,
@@ -64,9 +64,9 @@ pub struct Session {
     extension: AtomicBool,
 }
 
-impl fmt::Debug for Session {
+impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session")
+        f.debug_struct("Connection")
             .field("node", &self.node)
             .field("database", &self.database)
             .finish_non_exhaustive()
@@ -78,19 +78,19 @@ pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// A call under way: the name of what is asked, and until when an answer is waited for.
 pub(super) struct Call<'a> {
-    session: &'a Session,
-    doing: &'static str,
+    connection: &'a Connection,
+    operation: &'static str,
     until: Instant,
     seconds: u64,
 }
 
-impl Session {
+impl Connection {
     pub(super) fn start<S, T>(
         target: &Target,
         tls: &Tls,
         meter: Arc<Meter>,
         client: Client,
-        driver: Connection<S, T>,
+        driver: tokio_postgres::Connection<S, T>,
     ) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -128,7 +128,7 @@ impl Session {
     }
 
     /// Ends the connection after an answer was not waited for: the next one who asks must not queue behind it.
-    pub fn give_up(&self) {
+    pub fn poison(&self) {
         self.given_up.store(true, Ordering::Relaxed);
         self.cancel();
     }
@@ -140,14 +140,18 @@ impl Session {
         self.extension.store(there, Ordering::Relaxed);
     }
 
-    /// Begins a call: waits until the connection is free. `doing` names it in errors and metrics.
+    /// Begins a call: waits until the connection is free. `operation` names it in errors and metrics.
     pub(super) async fn call(
         &self,
-        doing: &'static str,
+        operation: &'static str,
         deadline: Duration,
     ) -> Result<(MutexGuard<'_, Client>, Call<'_>), SqlError> {
-        let call =
-            Call { session: self, doing, until: Instant::now() + deadline, seconds: deadline.as_secs() };
+        let call = Call {
+            connection: self,
+            operation,
+            until: Instant::now() + deadline,
+            seconds: deadline.as_secs(),
+        };
         let Ok(client) = tokio::time::timeout_at(call.until, self.client.lock()).await else {
             return Err(call.too_late());
         };
@@ -191,7 +195,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for Connection {
     fn drop(&mut self) {
         // Otherwise the driver says goodbye by itself when the client goes.
         if self.given_up.load(Ordering::Relaxed) {
@@ -201,12 +205,12 @@ impl Drop for Session {
 }
 
 /// An answer that is waited for. Dropped before it came, it gives the session up.
-struct Unfinished<'a>(Option<&'a Session>);
+struct Unfinished<'a>(Option<&'a Connection>);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if let Some(session) = self.0 {
-            session.give_up();
+        if let Some(connection) = self.0 {
+            connection.poison();
         }
     }
 }
@@ -218,7 +222,7 @@ impl Call<'_> {
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, SqlError> {
         // Also when nobody waits for this call any longer: the next one must not queue behind it, or read its answer.
-        let mut unfinished = Unfinished(Some(self.session));
+        let mut unfinished = Unfinished(Some(self.connection));
         let answer = tokio::time::timeout_at(self.until, answer).await;
         unfinished.0 = None;
         match answer {
@@ -226,18 +230,18 @@ impl Call<'_> {
             Ok(Err(error)) => {
                 // Whatever is not an answer of the server leaves the two sides at odds.
                 if error.as_db_error().is_none() {
-                    self.session.given_up.store(true, Ordering::Relaxed);
+                    self.connection.given_up.store(true, Ordering::Relaxed);
                 }
-                match self.session.meter.refusal() {
-                    Some(why) if error.as_db_error().is_none() => Err(SqlError::Misunderstood {
-                        node: self.session.node.clone(),
-                        doing: self.doing,
+                match self.connection.meter.refusal() {
+                    Some(why) if error.as_db_error().is_none() => Err(SqlError::UnexpectedResponse {
+                        node: self.connection.node.clone(),
+                        operation: self.operation,
                         why: format!("it {why}, and the connection was given up"),
                     }),
                     _ => {
-                        let error = SqlError::doing(&self.session.node, self.doing, &error);
+                        let error = SqlError::operation(&self.connection.node, self.operation, &error);
                         let passed_on =
-                            error.is_of_another_node().then(|| self.session.passed_on()).flatten();
+                            error.is_of_another_node().then(|| self.connection.passed_on()).flatten();
                         Err(match passed_on {
                             Some(notice) => error.in_words_of(&notice.sqlstate, &notice.message),
                             None => error,
@@ -246,7 +250,7 @@ impl Call<'_> {
                 }
             }
             Err(_) => {
-                self.session.give_up();
+                self.connection.poison();
                 Err(self.too_late())
             }
         }
@@ -265,27 +269,27 @@ impl Call<'_> {
     }
 
     pub(super) fn misunderstood(&self, error: &dyn std::error::Error) -> SqlError {
-        SqlError::Misunderstood {
-            node: self.session.node.clone(),
-            doing: self.doing,
+        SqlError::UnexpectedResponse {
+            node: self.connection.node.clone(),
+            operation: self.operation,
             why: cut(&chain(error)),
         }
     }
 
     /// A refusal of this program's own, in the words of the server's.
-    pub(super) fn refused(&self, refusal: Refusal, message: String) -> SqlError {
+    pub(super) fn refused(&self, refusal: SqlErrorKind, message: String) -> SqlError {
         SqlError::Refused {
-            node: self.session.node.clone(),
-            doing: self.doing,
+            node: self.connection.node.clone(),
+            operation: self.operation,
             refusal,
-            words: Box::new(Words { message, ..Words::default() }),
+            words: Box::new(ServerMessage { message, ..ServerMessage::default() }),
         }
     }
 
     fn too_late(&self) -> SqlError {
         SqlError::DeadlineExceeded {
-            node: self.session.node.clone(),
-            doing: self.doing,
+            node: self.connection.node.clone(),
+            operation: self.operation,
             seconds: self.seconds,
         }
     }
@@ -305,12 +309,15 @@ impl<'a> FromSql<'a> for Json<'a> {
 }
 
 /// Moves bytes until the connection ends. Keeps what the server says beside its answers; logs none of it.
-async fn drive<S, T>(node: String, mut connection: Connection<S, T>, notices: Arc<Mutex<VecDeque<Notice>>>)
-where
+async fn drive<S, T>(
+    node: String,
+    mut driver: tokio_postgres::Connection<S, T>,
+    notices: Arc<Mutex<VecDeque<Notice>>>,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    while let Some(message) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+    while let Some(message) = std::future::poll_fn(|context| driver.poll_message(context)).await {
         match message {
             Ok(AsyncMessage::Notice(notice)) => {
                 let mut notices = notices.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! [`Sessions`]: connections kept from one reconcile to the next, so that none opens a TLS connection each second. A
+//! [`ConnectionPool`]: connections kept from one reconcile to the next, so that none opens a TLS connection each second. A
 //! pod's connections go with the pod. No statement is written here.
 
 use std::{
@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
+    connection::Connection,
     error::SqlError,
-    session::Session,
     target::{Target, Tls},
 };
 use crate::api::{ClusterId, Node};
@@ -22,7 +22,7 @@ const IDLE: Duration = Duration::from_mins(5);
 
 /// Whose connection it is. A pod that was made again under the same name is another server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SessionKey {
+pub struct ConnectionKey {
     /// The cluster.
     pub cluster: ClusterId,
     /// The node.
@@ -33,19 +33,19 @@ pub struct SessionKey {
 
 /// Connections by node and database. At most `capacity` are kept; beyond that the one unused for longest is closed.
 #[derive(Debug)]
-pub struct Sessions {
+pub struct ConnectionPool {
     capacity: usize,
-    slots: Mutex<HashMap<(SessionKey, String), Slot>>,
+    slots: Mutex<HashMap<(ConnectionKey, String), Slot>>,
 }
 
 #[derive(Debug)]
 struct Slot {
     /// The inner lock lets two callers of one node share one attempt to connect, and holds up nobody else.
-    session: Arc<tokio::sync::Mutex<Option<Arc<Session>>>>,
+    connection: Arc<tokio::sync::Mutex<Option<Arc<Connection>>>>,
     used: Instant,
 }
 
-impl Sessions {
+impl ConnectionPool {
     /// An empty cache.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
@@ -56,23 +56,28 @@ impl Sessions {
     ///
     /// # Errors
     /// As [`Target::connect`].
-    pub async fn get(&self, key: &SessionKey, target: &Target, tls: &Tls) -> Result<Arc<Session>, SqlError> {
+    pub async fn get(
+        &self,
+        key: &ConnectionKey,
+        target: &Target,
+        tls: &Tls,
+    ) -> Result<Arc<Connection>, SqlError> {
         self.get_with(key, &target.database, || target.connect(tls)).await
     }
 
     /// A session over the target's database, or over `postgres` as long as that database does not exist:
-    /// [`Session::database`] tells which.
+    /// [`Connection::database`] tells which.
     ///
     /// # Errors
     /// As [`Target::connect`].
     pub async fn get_or_maintenance(
         &self,
-        key: &SessionKey,
+        key: &ConnectionKey,
         target: &Target,
         tls: &Tls,
-    ) -> Result<Arc<Session>, SqlError> {
+    ) -> Result<Arc<Connection>, SqlError> {
         match self.get(key, target, tls).await {
-            Err(SqlError::NoDatabase { .. }) => self.get_maintenance(key, target, tls).await,
+            Err(SqlError::DatabaseMissing { .. }) => self.get_maintenance(key, target, tls).await,
             answer => answer,
         }
     }
@@ -83,10 +88,10 @@ impl Sessions {
     /// As [`Target::connect`].
     pub async fn get_maintenance(
         &self,
-        key: &SessionKey,
+        key: &ConnectionKey,
         target: &Target,
         tls: &Tls,
-    ) -> Result<Arc<Session>, SqlError> {
+    ) -> Result<Arc<Connection>, SqlError> {
         let target = Target { database: MAINTENANCE_DATABASE.to_owned(), ..target.clone() };
         self.get(key, &target, tls).await
     }
@@ -109,25 +114,25 @@ impl Sessions {
 
     async fn get_with<F>(
         &self,
-        key: &SessionKey,
+        key: &ConnectionKey,
         database: &str,
         connect: impl FnOnce() -> F,
-    ) -> Result<Arc<Session>, SqlError>
+    ) -> Result<Arc<Connection>, SqlError>
     where
-        F: Future<Output = Result<Session, SqlError>>,
+        F: Future<Output = Result<Connection, SqlError>>,
     {
         let slot = self.slot((key.clone(), database.to_owned()));
         let mut kept = slot.lock().await;
-        if let Some(session) = kept.as_ref().filter(|session| !session.is_broken()) {
-            return Ok(Arc::clone(session));
+        if let Some(connection) = kept.as_ref().filter(|connection| !connection.is_broken()) {
+            return Ok(Arc::clone(connection));
         }
         *kept = None;
-        let session = Arc::new(connect().await?);
-        *kept = Some(Arc::clone(&session));
-        Ok(session)
+        let connection = Arc::new(connect().await?);
+        *kept = Some(Arc::clone(&connection));
+        Ok(connection)
     }
 
-    fn slot(&self, key: (SessionKey, String)) -> Arc<tokio::sync::Mutex<Option<Arc<Session>>>> {
+    fn slot(&self, key: (ConnectionKey, String)) -> Arc<tokio::sync::Mutex<Option<Arc<Connection>>>> {
         let now = Instant::now();
         let mut slots = self.slots();
         slots.retain(|_, slot| now.duration_since(slot.used) < IDLE);
@@ -137,12 +142,12 @@ impl Sessions {
         {
             slots.remove(&oldest);
         }
-        let slot = slots.entry(key).or_insert_with(|| Slot { session: Arc::default(), used: now });
+        let slot = slots.entry(key).or_insert_with(|| Slot { connection: Arc::default(), used: now });
         slot.used = now;
-        Arc::clone(&slot.session)
+        Arc::clone(&slot.connection)
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<(SessionKey, String), Slot>> {
+    fn slots(&self) -> MutexGuard<'_, HashMap<(ConnectionKey, String), Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,7 +10,7 @@ impl World {
         let postgres =
             self.pods.keys().filter_map(|node| Some((*node, self.seen_postgres(*node)?))).collect();
         let citus = self.seen_citus();
-        let holders =
+        let blocking_sessions =
             self.held.keys().map(|node| (*node, vec!["session 7 of somebody".to_owned()])).collect();
         let mut connections = Vec::new();
         let new = |node: &Node| self.registered(*node).is_none() && *node != Node::Coordinator;
@@ -38,13 +38,13 @@ impl World {
             postgres,
             citus,
             connections,
-            holders,
-            held_up: BTreeMap::new(),
+            blocking_sessions,
+            blocking_moves: BTreeMap::new(),
             late: BTreeSet::new(),
             contents: BTreeMap::new(),
             parameter_checks: self.parameter_checks.clone(),
             images: self.images.clone(),
-            schema_sql: Seen::Known(SchemaSql {
+            schema_sql: Observed::Known(SchemaSql {
                 sql: "create table".to_owned(),
                 hash: "schema-1".to_owned(),
             }),
@@ -65,17 +65,19 @@ impl World {
             uid: pod.uid.clone(),
             created_at: pod.created_at,
             deleting: false,
-            ends_by: None,
-            machine: Some("local".to_owned()),
+            deletion_timestamp: None,
+            node_name: Some("local".to_owned()),
             ready: pod.starts_in == 0 && crash.is_none() && !pod.hangs,
             ready_since: Some(pod.started_at),
             address: (!pod.unschedulable).then(|| "10.0.0.1".to_owned()),
             image: pod.image.clone(),
             user_template: Some(pod.template.clone()),
-            hurry: pod.hurry.clone(),
+            config_refresh: pod.hurry.clone(),
             annotations: pod.annotations.clone(),
-            waiting: crash
-                .map(|_| Waiting { reason: "CrashLoopBackOff".to_owned(), message: "back-off".to_owned() }),
+            waiting: crash.map(|_| ReasonMessage {
+                reason: "CrashLoopBackOff".to_owned(),
+                message: "back-off".to_owned(),
+            }),
             last_termination: crash.map(|(exit_code, why)| Termination {
                 reason: "Error".to_owned(),
                 message: why.clone(),
@@ -84,26 +86,26 @@ impl World {
         }
     }
 
-    fn seen_contents(&self, node: Node) -> Seen<Contents> {
+    fn seen_contents(&self, node: Node) -> Observed<Contents> {
         match self.theirs(node) {
-            _ if !self.answers(node) => Seen::Unknown("timeout expired".to_owned()),
-            None => Seen::Known(Contents::default()),
+            _ if !self.answers(node) => Observed::Unknown("timeout expired".to_owned()),
+            None => Observed::Known(Contents::default()),
             Some(Theirs::Table(rows)) => {
                 let first = vec![LocalTable { name: "public.notes".to_owned(), rows: Some(rows) }];
                 let local = Holdings { tables: 1, rows, first, ..Holdings::default() };
-                Seen::Known(Contents { local, ..Contents::default() })
+                Observed::Known(Contents { local, ..Contents::default() })
             }
-            Some(Theirs::Hidden) => Seen::Unknown("lock timeout".to_owned()),
+            Some(Theirs::Hidden) => Observed::Unknown("lock timeout".to_owned()),
         }
     }
 
-    fn seen_postgres(&self, node: Node) -> Option<Seen<Postgres>> {
+    fn seen_postgres(&self, node: Node) -> Option<Observed<Postgres>> {
         let pod = &self.pods[&node];
         if pod.starts_in > 0 || pod.refused.is_some() || pod.hangs {
             return None;
         }
         if self.silent.contains_key(&node) {
-            return Some(Seen::Unknown("timeout expired".to_owned()));
+            return Some(Observed::Unknown("timeout expired".to_owned()));
         }
         let (data, loaded, booted) = (&self.volumes[&pod.claim], pod.loaded.as_ref()?, pod.booted.as_ref()?);
         let mut settings: BTreeMap<String, String> = [
@@ -116,7 +118,7 @@ impl World {
         .into();
         settings.extend(booted.parameters.clone());
         let pending = loaded.parameters.get("max_connections") != booted.parameters.get("max_connections");
-        Some(Seen::Known(Postgres {
+        Some(Observed::Known(Postgres {
             system_identifier: data.system_identifier.clone(),
             version: "15.18".to_owned(),
             major: 15,
@@ -134,11 +136,11 @@ impl World {
             extension: data.extension.then(|| "13.2-1".to_owned()),
             available_extension: Some("13.2-1".to_owned()),
             group_id: data.extension.then_some(data.group_id),
-            known_nodes: data.known_nodes,
+            dist_node_rows: data.known_nodes,
             missing_tables: 0,
             role_pinned: data.role_pinned,
             owner_may_create: self.owner.as_ref().map(|_| data.granted),
-            in_doubt: 0,
+            prepared_transactions: 0,
             disk: Some(Disk { free: self.free, total: VOLUME }),
             leftovers: data.leftovers.clone(),
             leftovers_in_all: i64::try_from(data.leftovers.len()).unwrap(),
@@ -210,13 +212,13 @@ impl World {
         Obstacles { total: i64::try_from(listed.len()).unwrap(), listed, unlisted: 0 }
     }
 
-    fn seen_citus(&self) -> Seen<Citus> {
+    fn seen_citus(&self) -> Observed<Citus> {
         let coordinator = Node::Coordinator;
         if !self.answers(coordinator) {
-            return Seen::Unknown("the coordinator does not answer".to_owned());
+            return Observed::Unknown("the coordinator does not answer".to_owned());
         }
         if !self.volumes[&self.pods[&coordinator].claim].extension {
-            return Seen::Unknown("no extension yet".to_owned());
+            return Observed::Unknown("no extension yet".to_owned());
         }
         let mut groups: BTreeMap<i32, Group> = BTreeMap::new();
         for row in &self.nodes {
@@ -236,7 +238,7 @@ impl World {
             }
         }
         let open = job.as_ref().is_some_and(Job::is_open);
-        Seen::Known(Citus {
+        Observed::Known(Citus {
             nodes: self.nodes.clone(),
             groups,
             tables: self
@@ -253,12 +255,12 @@ impl World {
             failed_jobs: self.failed_jobs,
             cleanup: self.cleanup.clone(),
             cleanup_in_all: self.cleanup.len(),
-            plan: (!open).then(|| Seen::Known(self.planned(false))),
-            pinned_plan: self
+            planned_moves: (!open).then(|| Observed::Known(self.planned(false))),
+            planned_moves_when_pinned: self
                 .pins
                 .as_ref()
                 .filter(|_| !open)
-                .map(|pins| Seen::Known(self.planned_but(false, &pins.groups))),
+                .map(|pins| Observed::Known(self.planned_but(false, &pins.groups))),
             pins: self.pins.clone(),
             obstacles: self.seen_obstacles(),
             parallel_colocated: true,

@@ -6,9 +6,9 @@ use serde::Deserialize;
 use tokio_postgres::types::Type;
 
 use super::{
+    connection::{Connection, READ},
     error::SqlError,
-    session::{READ, Session},
-    words::one_line,
+    messages::one_line,
 };
 
 /// Sessions, grouped by where they began: Citus opens several connections to a node for one query. A transaction that
@@ -16,7 +16,7 @@ use super::{
 /// last asked is not asked for: the values in it are the application's, and this goes into the status.
 ///
 /// `gpid` is nodeid * 10^10 + pid, of the session that asked Citus.
-const HOLDERS: &str = "
+const LOCK_HOLDERS: &str = "
 WITH lock AS (
   SELECT l.pid, l.virtualtransaction, object.name
   FROM unnest($1::text[]) AS object(name) JOIN pg_locks l ON l.relation = to_regclass(object.name)
@@ -111,12 +111,12 @@ pub struct BlockersQuestion<'a> {
 #[derive(Deserialize)]
 struct Blockers {
     total: usize,
-    first: Vec<Holder>,
+    first: Vec<BlockingSession>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Holder {
+struct BlockingSession {
     objects: Vec<String>,
     pids: Vec<i32>,
     gid: Option<String>,
@@ -138,11 +138,11 @@ struct Holder {
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn lock_holders(session: &Session, objects: &[&str]) -> Result<Vec<String>, SqlError> {
-    let (client, call) = session.call("the look at who holds locks", READ).await?;
-    let row = call.wait(client.query_typed_one(HOLDERS, &[(&objects, Type::TEXT_ARRAY)])).await?;
-    let holders: Vec<Holder> = call.json(&row)?;
-    Ok(holders.iter().map(|holder| holder.sentence(session.node())).collect())
+pub async fn lock_holders(connection: &Connection, objects: &[&str]) -> Result<Vec<String>, SqlError> {
+    let (client, call) = connection.call("the look at who holds locks", READ).await?;
+    let row = call.wait(client.query_typed_one(LOCK_HOLDERS, &[(&objects, Type::TEXT_ARRAY)])).await?;
+    let holders: Vec<BlockingSession> = call.json(&row)?;
+    Ok(holders.iter().map(|holder| holder.sentence(connection.node())).collect())
 }
 
 /// Who holds up what is asked about, on the session's node: a sentence each, the one that has been there for longest
@@ -150,8 +150,8 @@ pub async fn lock_holders(session: &Session, objects: &[&str]) -> Result<Vec<Str
 ///
 /// # Errors
 /// Any [`SqlError`].
-pub async fn blockers(session: &Session, ask: &BlockersQuestion<'_>) -> Result<Vec<String>, SqlError> {
-    let (client, call) = session.call("the look at who holds others up", READ).await?;
+pub async fn blockers(connection: &Connection, ask: &BlockersQuestion<'_>) -> Result<Vec<String>, SqlError> {
+    let (client, call) = connection.call("the look at who holds others up", READ).await?;
     let parameters = [
         (&ask.gpids as _, Type::INT8_ARRAY),
         (&ask.pids as _, Type::INT4_ARRAY),
@@ -159,16 +159,16 @@ pub async fn blockers(session: &Session, ask: &BlockersQuestion<'_>) -> Result<V
     ];
     let found: Blockers = call.json(&call.wait(client.query_typed_one(BLOCKERS, &parameters)).await?)?;
     let more = found.total.saturating_sub(found.first.len());
-    let named = |holder: Holder| {
+    let named = |holder: BlockingSession| {
         let origin = ask.nodes.iter().find(|(id, _)| Some(i64::from(*id)) == holder.origin_id);
         let origin = origin.map(|(_, name)| name.clone());
-        Holder { origin, ..holder }.sentence(session.node())
+        BlockingSession { origin, ..holder }.sentence(connection.node())
     };
     let first = found.first.into_iter().map(named);
-    Ok(first.chain((more > 0).then(|| format!("{more} more on {}", session.node()))).collect())
+    Ok(first.chain((more > 0).then(|| format!("{more} more on {}", connection.node()))).collect())
 }
 
-impl Holder {
+impl BlockingSession {
     fn sentence(&self, node: &str) -> String {
         let pids: Vec<_> = self.pids.iter().map(ToString::to_string).collect();
         let who = match &self.gid {
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_holder_is_a_sentence() {
-        let session = Holder {
+        let connection = BlockingSession {
             objects: vec!["public.a_1".to_owned(), "public.a_2".to_owned(), "public.a_3".to_owned()],
             pids: vec![7, 9],
             gid: None,
@@ -224,18 +224,18 @@ mod tests {
             origin_pid: Some(42),
         };
         assert_eq!(
-            session.sentence("shop-worker-1"),
+            connection.sentence("shop-worker-1"),
             "pid 7, 9 on shop-worker-1 holds public.a_1 and 2 more, user shop, application_name citus_internal \
              gpid=10000000042, in a transaction since 2026-01-02T03:04:06Z, begun by pid 42 on shop-coordinator:5432"
         );
-        let prepared = Holder {
+        let prepared = BlockingSession {
             objects: vec!["public.a_1".to_owned()],
             pids: vec![],
             gid: Some("citus_0_1_2_3".to_owned()),
             application: None,
             origin: None,
             origin_pid: None,
-            ..session
+            ..connection
         };
         assert_eq!(
             prepared.sentence("shop-worker-1"),

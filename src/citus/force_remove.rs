@@ -13,18 +13,19 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::{Transaction, types::Type};
 
 use super::{
-    error::{Refusal, SqlError},
+    connection::{Call, Connection, LONG_WRITE, Parameter},
+    error::{SqlError, SqlErrorKind},
     fragments::{moving, shard_table},
-    joining, quote,
-    session::{Call, LONG_WRITE, Parameter, Session},
-    spread::{self, Held, Lost},
+    joining,
+    messages::one_line,
+    quote,
+    spread::{self, LostShard, ShardCount},
     transaction::begin,
-    words::one_line,
 };
 
 /// What was given up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct GivenUp {
+pub struct ForceRemoved {
     /// The shards that were made again, empty.
     pub shards: Vec<i64>,
     /// The tables they belong to.
@@ -93,7 +94,7 @@ SELECT json_build_object(
 struct Loss {
     groups: Vec<i32>,
     targets: Vec<i32>,
-    held: Vec<Held>,
+    held: Vec<ShardCount>,
     /// Partitions after the tables they are partitions of.
     shards: Vec<Shard>,
     /// What makes a table, by its name.
@@ -110,7 +111,7 @@ struct Shard {
     name: String,
     owner: String,
     #[serde(flatten)]
-    lost: Lost,
+    lost: LostShard,
 }
 
 /// What ties two shards together: one is the other's partition, or refers to it.
@@ -133,10 +134,13 @@ struct Link {
 /// No job may be open.
 ///
 /// # Errors
-/// Any [`SqlError`]; [`Refusal::NodeAnswers`], [`Refusal::NoSurvivor`], [`Refusal::CleanupPending`] while
-/// pg_dist_cleanup lists a lost shard on a node that stays, [`Refusal::DataInTheWay`] when such a node has rows under
-/// a lost shard's name, [`Refusal::RemoteUnreachable`] when it is silent. After any of them nothing is given up.
-pub async fn give_up(coordinator: &Session, workers: &[(&str, u16)]) -> Result<GivenUp, SqlError> {
+/// Any [`SqlError`]; [`SqlErrorKind::NodeAnswers`], [`SqlErrorKind::NoSurvivor`], [`SqlErrorKind::CleanupPending`] while
+/// pg_dist_cleanup lists a lost shard on a node that stays, [`SqlErrorKind::DataInTheWay`] when such a node has rows under
+/// a lost shard's name, [`SqlErrorKind::RemoteUnreachable`] when it is silent. After any of them nothing is given up.
+pub async fn force_remove(
+    coordinator: &Connection,
+    workers: &[(&str, u16)],
+) -> Result<ForceRemoved, SqlError> {
     const LOCK: &str = "LOCK TABLE pg_dist_node IN EXCLUSIVE MODE";
     let (mut client, call) = coordinator.call("the giving up of a worker", LONG_WRITE).await?;
     let addresses = workers.iter().map(|(host, port)| (*host, i32::from(*port)));
@@ -144,36 +148,36 @@ pub async fn give_up(coordinator: &Session, workers: &[(&str, u16)]) -> Result<G
     let nodes: &[Parameter<'_>] = &[(&hosts, Type::TEXT_ARRAY), (&ports, Type::INT4_ARRAY)];
     let transaction = begin(&mut client, &call, Duration::from_secs(15), LONG_WRITE).await?;
     call.wait(transaction.batch_execute("SET LOCAL citus.node_connection_timeout = '5s'")).await?;
-    refuse_who_answers(coordinator, &transaction, &call, nodes).await?;
+    ensure_unreachable(coordinator, &transaction, &call, nodes).await?;
     // What is made again, and all members in the end, are as one that joins.
     joining::refuse_code_of_others(transaction.client(), &call).await?;
     // Before the look: nobody joins or leaves until the end.
     call.wait(transaction.batch_execute(LOCK)).await?;
     let loss: Loss = call.json(&call.wait(transaction.query_typed_one(LOSS, nodes)).await?)?;
     if loss.groups.is_empty() {
-        return Ok(GivenUp::default());
+        return Ok(ForceRemoved::default());
     }
     let placed = loss.place(&call)?;
     // Nothing is asked of the lost ones from here on, by this transaction.
     let silence = "UPDATE pg_dist_node SET isactive = false, hasmetadata = false, metadatasynced = false
         WHERE groupid = ANY($1)";
     call.wait(transaction.execute_typed(silence, &[(&loss.groups, Type::INT4_ARRAY)])).await?;
-    let given_up = GivenUp {
+    let given_up = ForceRemoved {
         shards: placed.keys().copied().collect(),
         tables: loss.tables.keys().cloned().collect(),
         rows_about: if placed.is_empty() { Some(0) } else { rows_about(&transaction, &call, &loss).await? },
     };
     if !placed.is_empty() {
-        make_empty(&transaction, &call, &loss.making(&placed)).await?;
+        make_empty(&transaction, &call, &loss.recreate_plan(&placed)).await?;
     }
-    point_elsewhere(&transaction, &call, &loss, &placed, nodes).await?;
+    repoint_placements(&transaction, &call, &loss, &placed, nodes).await?;
     call.wait(transaction.commit()).await?;
     Ok(given_up)
 }
 
 /// A server that refuses a login, starts up or shows a wrong certificate is there, and so may be its data.
-async fn refuse_who_answers(
-    coordinator: &Session,
+async fn ensure_unreachable(
+    coordinator: &Connection,
     transaction: &Transaction<'_>,
     call: &Call<'_>,
     nodes: &[Parameter<'_>],
@@ -191,7 +195,7 @@ async fn refuse_who_answers(
     let who = node.or_else(|| coordinator.take_notices().into_iter().find(speaks));
     let Some(who) = who else { return Ok(()) };
     Err(call.refused(
-        Refusal::NodeAnswers,
+        SqlErrorKind::NodeAnswers,
         format!("it answers, so its data is not given up: {}", one_line(&who)),
     ))
 }
@@ -201,18 +205,18 @@ impl Loss {
     fn place(&self, call: &Call<'_>) -> Result<BTreeMap<i64, i32>, SqlError> {
         if let Some(first) = self.pending.first() {
             let message = format!("pg_dist_cleanup still lists {first} on a worker that stays");
-            return Err(call.refused(Refusal::CleanupPending, message));
+            return Err(call.refused(SqlErrorKind::CleanupPending, message));
         }
-        let lost: Vec<&Lost> = self.shards.iter().map(|shard| &shard.lost).collect();
-        let Some(groups) = spread::evenly(&lost, &self.held, &self.targets) else {
+        let lost: Vec<&LostShard> = self.shards.iter().map(|shard| &shard.lost).collect();
+        let Some(groups) = spread::distribute_evenly(&lost, &self.held, &self.targets) else {
             let message = "no worker that stays may have shards".to_owned();
-            return Err(call.refused(Refusal::NoSurvivor, message));
+            return Err(call.refused(SqlErrorKind::NoSurvivor, message));
         };
         Ok(self.shards.iter().map(|shard| shard.id).zip(groups).collect())
     }
 
     /// The statements that make the lost shards, by the group that runs them, and the names of all of them.
-    fn making(&self, placed: &BTreeMap<i64, i32>) -> Making {
+    fn recreate_plan(&self, placed: &BTreeMap<i64, i32>) -> RecreatePlan {
         let mut statements: BTreeMap<i32, Vec<String>> = BTreeMap::new();
         let mut names: BTreeMap<i32, Vec<String>> = BTreeMap::new();
         let mut groups: BTreeMap<&str, i32> = BTreeMap::new();
@@ -239,13 +243,13 @@ impl Loss {
             ));
         }
         let all = self.shards.iter().map(|shard| (shard.name.clone(), shard.owner.clone())).collect();
-        Making { all, names, statements }
+        RecreatePlan { all, names, statements }
     }
 }
 
 /// What the workers that stay are told, all of them the same.
 #[derive(Serialize)]
-struct Making {
+struct RecreatePlan {
     /// The owner of each lost shard, by its name.
     all: BTreeMap<String, String>,
     names: BTreeMap<i32, Vec<String>>,
@@ -307,7 +311,11 @@ BEGIN
 END";
 
 /// Makes the tables. This is committed by each worker for itself.
-async fn make_empty(transaction: &Transaction<'_>, call: &Call<'_>, making: &Making) -> Result<(), SqlError> {
+async fn make_empty(
+    transaction: &Transaction<'_>,
+    call: &Call<'_>,
+    making: &RecreatePlan,
+) -> Result<(), SqlError> {
     let making = serde_json::to_string(making).map_err(|error| call.misunderstood(&error))?;
     let body = format!("DECLARE making jsonb := {};{MAKE}", quote::literal(&making));
     let command = format!("DO {}", quote::literal(&body));
@@ -330,9 +338,9 @@ async fn on_all_nodes(
         let answer = answer.unwrap_or_default();
         if !success {
             let refusal = if answer.contains("data in the way") {
-                Refusal::DataInTheWay
+                SqlErrorKind::DataInTheWay
             } else {
-                Refusal::of("", &answer)
+                SqlErrorKind::of("", &answer)
             };
             return Err(call.refused(refusal, format!("on the node with id {node}: {answer}")));
         }
@@ -392,7 +400,7 @@ SELECT coalesce(json_agg(json_build_object('table', name, 'shards', shards, 'row
 
 /// What is to be written in the catalogs: placements, nodes, and what is to be cleaned up on them. The workers that
 /// stay get the new catalog whole, in the same transaction.
-async fn point_elsewhere(
+async fn repoint_placements(
     transaction: &Transaction<'_>,
     call: &Call<'_>,
     loss: &Loss,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use dialog_operator::citus::{NodeQuestion, Refusal, Session, commands, commands::GivenUp, observe_node};
+use dialog_operator::citus::{
+    Connection, NodeQuestion, SqlErrorKind, commands, commands::ForceRemoved, observe_node,
+};
 use dialog_operator::snapshot::JobState;
 
 use crate::{
@@ -104,7 +106,7 @@ async fn a_worker_that_is_gone_for_good_is_given_up() {
 
     what_is_in_the_way_is_not_dropped(&cluster, &session, &lost_shards).await;
     let given_up = given_up_in_the_end(&cluster, &lost).await;
-    if given_up != GivenUp::default() {
+    if given_up != ForceRemoved::default() {
         let ids: Vec<String> = given_up.shards.iter().map(ToString::to_string).collect();
         assert_eq!(ids, lost_shards.iter().map(|(id, ..)| id.clone()).collect::<Vec<_>>());
         assert!(given_up.tables.contains(&"public.dialogs".to_owned()), "{given_up:?}");
@@ -114,7 +116,7 @@ async fn a_worker_that_is_gone_for_good_is_given_up() {
 
     it_is_whole_without(&cluster, &session, 5000 - lost_rows).await;
     they_are_as_they_were(&cluster, &before, gone).await;
-    assert_eq!(commands::give_up(&session, &lost).await.unwrap(), GivenUp::default());
+    assert_eq!(commands::force_remove(&session, &lost).await.unwrap(), ForceRemoved::default());
 
     gone.renew(&configuration).await;
     gone.prepare().await;
@@ -127,14 +129,14 @@ async fn a_worker_that_is_gone_for_good_is_given_up() {
 }
 
 /// Also when it lets nobody in.
-async fn who_answers_is_not_given_up(session: &Session, worker: &Server) {
+async fn who_answers_is_not_given_up(session: &Connection, worker: &Server) {
     let lost = [("127.0.0.1", worker.port)];
-    let error = commands::give_up(session, &lost).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::NodeAnswers), "{error}");
+    let error = commands::force_remove(session, &lost).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(SqlErrorKind::NodeAnswers), "{error}");
     worker.write("pg_hba.conf", "host postgres postgres 127.0.0.1/32 trust\n");
     worker.restart().await;
-    let error = commands::give_up(session, &lost).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::NodeAnswers), "{error}");
+    let error = commands::force_remove(session, &lost).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(SqlErrorKind::NodeAnswers), "{error}");
     assert!(error.to_string().contains("no pg_hba.conf entry"), "{error}");
     worker.write("pg_hba.conf", "host all all 127.0.0.1/32 trust\n");
     worker.restart().await;
@@ -143,7 +145,7 @@ async fn who_answers_is_not_given_up(session: &Session, worker: &Server) {
 /// A crash before the commit leaves empty tables: they are no hindrance. Rows are, whosever they are.
 async fn what_is_in_the_way_is_not_dropped(
     cluster: &Cluster,
-    session: &Session,
+    session: &Connection,
     lost: &[(String, String, u16)],
 ) {
     let (first, gone) = (&cluster.workers[0], &cluster.workers[2]);
@@ -151,14 +153,14 @@ async fn what_is_in_the_way_is_not_dropped(
     let by_hand = "SET citus.enable_manual_changes_to_shards = on";
     let make = format!("CREATE TABLE {name} (a int)");
     first.sql(&[by_hand, &make, &format!("INSERT INTO {name} VALUES (1)")]).await.unwrap();
-    let error = commands::give_up(session, &[("127.0.0.1", gone.port)]).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::DataInTheWay), "{error}");
+    let error = commands::force_remove(session, &[("127.0.0.1", gone.port)]).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(SqlErrorKind::DataInTheWay), "{error}");
     assert!(error.to_string().contains(name.as_str()), "{error}");
     assert_eq!(catalog(session).await.nodes.len(), 4, "nothing is given up");
     // Empty, and still not a table of the one whose shard was lost.
     first.sql(&[by_hand, &format!("TRUNCATE {name}")]).await.unwrap();
-    let error = commands::give_up(session, &[("127.0.0.1", gone.port)]).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::DataInTheWay), "{error}");
+    let error = commands::force_remove(session, &[("127.0.0.1", gone.port)]).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(SqlErrorKind::DataInTheWay), "{error}");
     first.sql(&[by_hand, &format!("ALTER TABLE {name} OWNER TO {OWNER}")]).await.unwrap();
 
     // What Citus is about to drop, it would drop after the table was made anew, too.
@@ -167,18 +169,18 @@ async fn what_is_in_the_way_is_not_dropped(
         first.port
     );
     cluster.coordinator.sql(&[&row]).await.unwrap();
-    let error = commands::give_up(session, &[("127.0.0.1", gone.port)]).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::CleanupPending), "{error}");
+    let error = commands::force_remove(session, &[("127.0.0.1", gone.port)]).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(SqlErrorKind::CleanupPending), "{error}");
     cluster.coordinator.sql(&["DELETE FROM pg_dist_cleanup WHERE record_id = 9998"]).await.unwrap();
 }
 
 /// The operator is killed in the middle, again and again, each time a little later; in the end it gets through. The
 /// try whose commit nobody waited for says nothing of what it gave up.
-async fn given_up_in_the_end(cluster: &Cluster, lost: &[(&str, u16)]) -> GivenUp {
+async fn given_up_in_the_end(cluster: &Cluster, lost: &[(&str, u16)]) -> ForceRemoved {
     for after in [20, 40, 80, 160, 240, 320] {
         let session = cluster.session().await;
         let tried =
-            tokio::time::timeout(Duration::from_millis(after), commands::give_up(&session, lost)).await;
+            tokio::time::timeout(Duration::from_millis(after), commands::force_remove(&session, lost)).await;
         if let Ok(Ok(done)) = tried {
             return done;
         }
@@ -186,19 +188,19 @@ async fn given_up_in_the_end(cluster: &Cluster, lost: &[(&str, u16)]) -> GivenUp
     let session = cluster.session().await;
     // A worker may still be busy with what nobody waits for.
     eventually("it gets through", Duration::from_mins(1), async || {
-        commands::give_up(&session, lost).await.map_err(|error| error.to_string())
+        commands::force_remove(&session, lost).await.map_err(|error| error.to_string())
     })
     .await
 }
 
-async fn it_is_whole_without(cluster: &Cluster, session: &Session, rows: i64) {
+async fn it_is_whole_without(cluster: &Cluster, session: &Connection, rows: i64) {
     let coordinator = &cluster.coordinator;
     assert_eq!(number(coordinator, "SELECT count(*) FROM dialogs").await, rows);
     let citus = catalog(session).await;
     assert_eq!((citus.nodes.len(), citus.cleanup), (3, vec![]));
     for worker in &cluster.workers[..2] {
         let seen = observe_node(&worker.session(DATABASE).await, &NODE).await.unwrap();
-        assert_eq!((seen.known_nodes, seen.missing_tables), (3, 0), "{}", worker.name);
+        assert_eq!((seen.dist_node_rows, seen.missing_tables), (3, 0), "{}", worker.name);
     }
     // The application writes into every shard, and reads them from every node.
     let application = coordinator.client(OWNER).await.unwrap();
@@ -289,11 +291,11 @@ async fn workers_are_given_up_together() {
         worker.stop(Signal::Quit).await;
     }
     let lost: Vec<_> = gone.iter().map(|worker| ("127.0.0.1", worker.port)).collect();
-    let error = commands::give_up(&session, &lost[..1]).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::RemoteUnreachable), "{error}");
+    let error = commands::force_remove(&session, &lost[..1]).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(SqlErrorKind::RemoteUnreachable), "{error}");
     assert_eq!(catalog(&session).await.nodes.len(), 4);
 
-    let given_up = commands::give_up(&session, &lost).await.unwrap();
+    let given_up = commands::force_remove(&session, &lost).await.unwrap();
     if skipped(OnlyCitus::OtherTables) {
         assert_eq!((given_up.shards.len(), given_up.tables), (4, vec!["public.few".to_owned()]));
         assert!(
@@ -320,6 +322,6 @@ async fn workers_are_given_up_together() {
 
     let only = &cluster.workers[0];
     only.stop(Signal::Quit).await;
-    let error = commands::give_up(&session, &[("127.0.0.1", only.port)]).await.unwrap_err();
-    assert_eq!(error.refusal(), Some(Refusal::NoSurvivor), "{error}");
+    let error = commands::force_remove(&session, &[("127.0.0.1", only.port)]).await.unwrap_err();
+    assert_eq!(error.refusal(), Some(SqlErrorKind::NoSurvivor), "{error}");
 }

@@ -80,7 +80,7 @@ fn taken_name_has_the_same_message_from_create_and_plan() {
     let mut world = born(1);
     let mut seen = world.observe();
     let key = "Secret/dialogs-app";
-    seen.objects.get_mut(key).unwrap().ownership = snapshot::Ownership::Stranger;
+    seen.objects.get_mut(key).unwrap().ownership = snapshot::Ownership::Foreign;
     let planned = status(&world, &seen, None);
     seen.objects.remove(key).unwrap();
     let created = Step::Kubernetes(KubernetesStep::CreateSecret(SecretKind::App));
@@ -138,7 +138,7 @@ fn holds(now: jiff::Timestamp) -> Vec<WaitingOn> {
         WaitingOn::Leaving { node, shards: 4 },
         WaitingOn::RoomUnknown { why: why() },
         WaitingOn::ContentsUnknown { node, why: why() },
-        WaitingOn::CleanupBlocked { node, objects: 2, holders: vec!["session 9 of somebody".to_owned()] },
+        WaitingOn::CleanupBlocked { node, objects: 2, sessions: vec!["session 9 of somebody".to_owned()] },
         WaitingOn::HeldUp { node, moves: true, sessions: vec!["pid 9 of somebody".to_owned()] },
         WaitingOn::HeldUp { node, moves: false, sessions: vec!["pid 8 of somebody".to_owned()] },
         WaitingOn::JobRunning { job: 4 },
@@ -160,7 +160,7 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
     assert_eq!(names, WaitingOn::VARIANTS.iter().copied().collect(), "a kind of wait is not in this table");
     let job = snapshot::Job { id: 4, state: snapshot::JobState::Running, ..snapshot::Job::default() };
     let idle = seen.clone();
-    let snapshot::Seen::Known(citus) = &mut seen.citus else { panic!("known") };
+    let snapshot::Observed::Known(citus) = &mut seen.citus else { panic!("known") };
     citus.job = Some(job);
     let failed = Step::Sql(SqlStep::AddNode { node: Node::Worker(9), address: "elsewhere".to_owned() });
     let failed = Outcome {
@@ -208,7 +208,7 @@ fn who_holds_up_what_goes_on_is_told() {
     until(&mut world, "a job runs", |world| world.job.is_some());
     let mut seen = world.observe();
     let who = "pid 4711 on dialogs-worker-0, user shop, database postgres, in a transaction since 2026-01-01T00:00:00Z";
-    seen.held_up = [(Node::Worker(0), vec![who.to_owned()])].into();
+    seen.blocking_moves = [(Node::Worker(0), vec![who.to_owned()])].into();
     let moving = status(&world, &seen, None);
     let (state, reason, words) = said(&moving, "Balanced");
     assert!(words.ends_with(&format!("moves done; held up by {who}")), "{words}");
@@ -217,7 +217,7 @@ fn who_holds_up_what_goes_on_is_told() {
 
     let mut world = born(1);
     let mut seen = world.observe();
-    seen.held_up = [(Node::Coordinator, vec![who.to_owned()])].into();
+    seen.blocking_moves = [(Node::Coordinator, vec![who.to_owned()])].into();
     let failed = Step::Sql(SqlStep::AddNode { node: Node::Worker(1), address: "elsewhere".to_owned() });
     let joining = status(&world, &seen, Some((failed, FailureReason::LockTimeout)));
     assert!(said(&joining, "Reconciling").2.ends_with(&format!("; held up by {who}")), "{joining:?}");
