@@ -50,11 +50,11 @@ fn a_node_is_born_stops_fast_and_comes_back(#[case] shell: &[&'static str]) {
     node.start();
     node.until_ready();
     let facts = "select current_setting('data_checksums'), current_setting('wal_level'), current_setting('work_mem'), \
-                 current_setting('dialog.config_hash'), current_setting('dialog.boot_hash'), \
+                 current_setting('dialog.config_hash'), current_setting('dialog.startup_hash'), \
                  pg_encoding_to_char(encoding), current_setting('archive_mode'), current_setting('shared_buffers') \
                  from pg_database where datname = 'template1'";
-    let boot_hash = node.read("config/boot-hash");
-    assert_eq!(node.ask(facts), format!("on|logical|7MB|{hash}|{boot_hash}|UTF8|on|128MB"));
+    let startup_hash = node.read("config/boot-hash");
+    assert_eq!(node.ask(facts), format!("on|logical|7MB|{hash}|{startup_hash}|UTF8|on|128MB"));
     assert_eq!(node.ask("select setting from pg_file_settings where name = 'dialog.config_hash'"), hash);
     let identity = node.ask("select system_identifier from pg_control_system()");
 

@@ -46,7 +46,7 @@ pub struct StepOutcome {
     /// What came of it.
     pub result: Result<(), Failure>,
     /// What it told beyond that it was done, for people.
-    pub said: Option<String>,
+    pub detail: Option<String>,
 }
 
 impl Outcome {
@@ -125,7 +125,7 @@ async fn run_sequentially(executor: &Executor<'_>, steps: Vec<&PlannedStep>) -> 
             Ok(said) => (Ok(()), said),
             Err(failure) => (Err(failure), None),
         };
-        done.push(StepOutcome { step: step.clone(), result, said });
+        done.push(StepOutcome { step: step.clone(), result, detail: said });
         if failed {
             break;
         }

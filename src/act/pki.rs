@@ -219,7 +219,7 @@ fn application(request: &Request, authorities: &Authorities) -> Contents {
     let Request { cluster, cluster_domain: domain, database, .. } = *request;
     let password = Alphanumeric.sample_string(&mut rand::rng(), PASSWORD);
     let root = ByteString(authorities.server_pem.clone().into_bytes());
-    let keys = application::wanted(&password, Some(&root), &Names { cluster, domain, database });
+    let keys = application::expected_keys(&password, Some(&root), &Names { cluster, domain, database });
     let keys = keys.into_iter().map(|(key, value)| (key.to_owned(), value));
     Contents(keys.chain([(application::PASSWORD.to_owned(), password.into_bytes())]).collect())
 }

@@ -75,7 +75,7 @@ pub(super) async fn set_connection_keys(
         domain: &executor.snapshot.operator.cluster_domain,
         database: &executor.desired.database,
     };
-    let keys: BTreeMap<_, _> = application::wanted(password, authorities.get("server-ca.crt"), &names)
+    let keys: BTreeMap<_, _> = application::expected_keys(password, authorities.get("server-ca.crt"), &names)
         .into_iter()
         .map(|(key, value)| (key, ByteString(value)))
         .collect();

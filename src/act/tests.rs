@@ -143,7 +143,7 @@ async fn a_name_taken_by_a_stranger_is_told_and_remembered() {
     assert_eq!(failure.reason, FailureReason::ObjectConflict);
     assert!(failure.message.contains("Service market/shop"), "{failure}");
     assert_eq!(methods(&asked), ["POST", "GET"], "nothing of the stranger's is written");
-    let strangers = memory.with(|observed| observed.strangers.clone());
+    let strangers = memory.with(|observed| observed.foreign_objects.clone());
     assert_eq!(strangers["Service/shop"].0.ownership, Ownership::Foreign);
 }
 
@@ -378,7 +378,7 @@ async fn what_was_done_is_told_also_when_the_status_cannot_be_written() {
         (ClusterCache::<ReportCache>::default(), Snapshot::empty(&context.operator, jiff::Timestamp::now()));
     let step = Step::from(SqlStep::ForceRemove { workers: vec![] });
     let said = Some("about 7 rows in 1 shards".to_owned());
-    let done = Outcome { steps: vec![StepOutcome { step, result: Ok(()), said }] };
+    let done = Outcome { steps: vec![StepOutcome { step, result: Ok(()), detail: said }] };
     publish::publish(&context, &memory, &desired, &snapshot, (&Plan::default(), &done)).await.unwrap_err();
     drop((context, client));
     let asked = server.await.unwrap();

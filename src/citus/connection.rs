@@ -153,7 +153,7 @@ impl Connection {
             seconds: deadline.as_secs(),
         };
         let Ok(client) = tokio::time::timeout_at(call.until, self.client.lock()).await else {
-            return Err(call.too_late());
+            return Err(call.deadline_exceeded());
         };
         if self.is_broken() {
             return Err(SqlError::Unreachable {
@@ -251,7 +251,7 @@ impl Call<'_> {
             }
             Err(_) => {
                 self.connection.poison();
-                Err(self.too_late())
+                Err(self.deadline_exceeded())
             }
         }
     }
@@ -286,7 +286,7 @@ impl Call<'_> {
         }
     }
 
-    fn too_late(&self) -> SqlError {
+    fn deadline_exceeded(&self) -> SqlError {
         SqlError::DeadlineExceeded {
             node: self.connection.node.clone(),
             operation: self.operation,

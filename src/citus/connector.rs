@@ -83,7 +83,7 @@ impl<'a> NodeConnector<'a> {
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub fn way(&self, node: Node, pod: Option<&Pod>) -> Result<(Target, &Tls), ConnectError> {
+    pub fn route(&self, node: Node, pod: Option<&Pod>) -> Result<(Target, &Tls), ConnectError> {
         let tls = self.tls.as_ref().map_err(|why| ConnectError::Certificates(why.clone()))?;
         Ok((self.target(node, pod)?.1, tls))
     }

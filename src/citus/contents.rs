@@ -21,7 +21,7 @@ use super::{
 use crate::snapshot::{Contents, Copies, Holdings, Membership, NamedObjects, OtherDatabase};
 
 /// Databases that are looked into at the same time.
-const BESIDE: usize = 4;
+const MAX_CONCURRENT_DATABASES: usize = 4;
 /// No look into one of them takes longer, its connection included.
 const DATABASE: Duration = Duration::from_secs(5);
 /// The longest name or sentence that is kept, in characters.
@@ -36,7 +36,7 @@ pub struct ContentsQuestion<'a> {
 
 /// What holds for a session in a database of strangers, beside what holds for any: its settings are its owner's. A
 /// trigger that runs at a login is left out where there are such.
-const AMONG_STRANGERS: &str = " -c role=none -c default_transaction_read_only=on -c default_transaction_isolation=read\\ committed -c citus.override_table_visibility=off";
+const AMONG_OTHER_EXTENSIONS: &str = " -c role=none -c default_transaction_read_only=on -c default_transaction_isolation=read\\ committed -c citus.override_table_visibility=off";
 const WITHOUT_TRIGGERS: &str = " -c event_triggers=off";
 
 /// What the server has in all its databases, and what it is able to.
@@ -197,9 +197,10 @@ pub async fn observe_contents(
         call.wait(transaction.commit()).await?;
         inside
     };
-    let options = format!("{AMONG_STRANGERS}{}", if server.event_triggers { WITHOUT_TRIGGERS } else { "" });
+    let options =
+        format!("{AMONG_OTHER_EXTENSIONS}{}", if server.event_triggers { WITHOUT_TRIGGERS } else { "" });
     let others = stream::iter(server.databases).map(|database| other(target, tls, &options, database));
-    let others: Vec<Option<OtherDatabase>> = others.buffered(BESIDE).collect().await;
+    let others: Vec<Option<OtherDatabase>> = others.buffered(MAX_CONCURRENT_DATABASES).collect().await;
     Ok(Contents {
         databases: others.into_iter().flatten().collect(),
         local: clean(inside.holds),
@@ -237,7 +238,7 @@ async fn other(target: &Target, tls: &Tls, options: &str, database: Database) ->
         return closed("it lets nobody in (datallowconn is false)".to_owned());
     }
     let target = Target { database: database.name.clone(), ..target.clone() };
-    match timeout(DATABASE, look_inside(&target, tls, options)).await {
+    match timeout(DATABASE, observe_inside(&target, tls, options)).await {
         Err(_) => closed(format!("no answer within {} s", DATABASE.as_secs())),
         Ok(Ok(inside)) if inside.holds.is_empty() && inside.member.is_none() => None,
         Ok(Ok(inside)) => {
@@ -247,7 +248,7 @@ async fn other(target: &Target, tls: &Tls, options: &str, database: Database) ->
     }
 }
 
-async fn look_inside(target: &Target, tls: &Tls, options: &str) -> Result<Inside, SqlError> {
+async fn observe_inside(target: &Target, tls: &Tls, options: &str) -> Result<Inside, SqlError> {
     let connection = target.connect_with(tls, options).await?;
     let (client, call) = connection.call("the look at another database", READ).await?;
     let row = call.wait(client.query_typed_one(HAS_CITUS, &[])).await?;

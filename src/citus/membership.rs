@@ -71,10 +71,10 @@ pub async fn set_should_have_shards(
 /// # Errors
 /// Any [`SqlError`]; [`SqlErrorKind::OnlyPlacement`], [`SqlErrorKind::CleanupPending`]: nothing was removed.
 pub async fn remove_node(connection: &Connection, address: &str, port: u16) -> Result<(), SqlError> {
-    const DOING: &str = "citus_remove_node";
+    const OPERATION: &str = "citus_remove_node";
     const GROUP: &str = "SELECT groupid FROM pg_dist_node WHERE nodename = $1 AND nodeport = $2";
     const REMOVE: &str = "SELECT citus_remove_node($1, $2)";
-    let (mut client, call) = connection.call(DOING, CLUSTER_WRITE).await?;
+    let (mut client, call) = connection.call(OPERATION, CLUSTER_WRITE).await?;
     let transaction = begin(&mut client, &call, LOCK, CLUSTER_WRITE).await?;
     let port = i32::from(port);
     let node: &[Parameter<'_>] = &[(&address, Type::TEXT), (&port, Type::INT4)];

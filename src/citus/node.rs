@@ -50,7 +50,7 @@ SELECT json_build_object(
   'walLevel', current_setting('wal_level'),
   'configHash', nullif(current_setting('dialog.config_hash', true), ''),
   'fileConfigHash', (SELECT nullif(setting, '') FROM file WHERE name = 'dialog.config_hash'),
-  'bootHash', nullif(current_setting('dialog.boot_hash', true), ''),
+  'startupHash', nullif(current_setting('dialog.startup_hash', true), ''),
   'rejected', CASE WHEN nullif(current_setting('dialog.rejected_hash', true), '') IS NOT NULL
     THEN json_build_object('configHash', current_setting('dialog.rejected_hash', true),
       'message', coalesce(current_setting('dialog.rejected_message', true), '')) END,
@@ -149,7 +149,7 @@ pub async fn observe_node(connection: &Connection, ask: &NodeQuestion<'_>) -> Re
     let mut seen: Postgres = call.json(&server?)?;
     connection.note_extension(seen.extension.is_some());
     if seen.extension.is_some() {
-        let member = look_at_member(&client, &call, member).await?;
+        let member = observe_member(&client, &call, member).await?;
         seen.group_id = member.group_id;
         seen.dist_node_rows = member.known_nodes;
         seen.missing_tables = member.missing_tables;
@@ -164,7 +164,7 @@ async fn ask_member(client: &Client, call: &Call<'_>) -> Result<Row, SqlError> {
     call.wait(client.query_typed_one(MEMBER, &[])).await
 }
 
-async fn look_at_member(
+async fn observe_member(
     client: &Client,
     call: &Call<'_>,
     first: Option<Result<Row, SqlError>>,

@@ -116,14 +116,14 @@ fn after_wait(hold: &WaitingOn, waited: Duration, now: Timestamp) -> Option<Dura
         | WaitingOn::NotAnswering { .. }
         | WaitingOn::CatalogUnknown { .. }
         | WaitingOn::NodeNotPrepared { .. }
-        | WaitingOn::ConfigurationOnItsWay { .. }
+        | WaitingOn::ConfigurationPending { .. }
         | WaitingOn::Rolling { .. }
         | WaitingOn::MemberInactive { .. }
         | WaitingOn::RegisteredNodeSilent { .. }
         | WaitingOn::NotConnected { .. }
         | WaitingOn::WorkerMissing { timed_out: false, .. }
-        | WaitingOn::Leaving { .. }
-        | WaitingOn::RoomUnknown { .. }
+        | WaitingOn::Draining { .. }
+        | WaitingOn::SpaceUnknown { .. }
         | WaitingOn::ContentsUnknown { .. }
         | WaitingOn::CleanupBlocked { .. }
         | WaitingOn::HeldUp { .. }
@@ -154,7 +154,9 @@ mod tests {
         }
     }
     fn did(result: Result<(), Failure>) -> Outcome {
-        Outcome { steps: vec![StepOutcome { step: SqlStep::RecoverTransactions.into(), result, said: None }] }
+        Outcome {
+            steps: vec![StepOutcome { step: SqlStep::RecoverTransactions.into(), result, detail: None }],
+        }
     }
     fn waits(hold: WaitingOn) -> Plan {
         Plan { waits: vec![hold], ..Plan::default() }

@@ -213,7 +213,7 @@ impl CachesBuilder<'_> {
     /// right to read events less is told, and all goes on.
     fn warnings(&self) -> Arc<Warnings> {
         let warnings = Arc::new(Warnings::default());
-        for (kind, reason) in warnings::LOOKED_AT {
+        for (kind, reason) in warnings::WATCHED_REASONS {
             let config = watched().fields(&format!("involvedObject.kind={kind},reason={reason}"));
             let changes = watcher::watcher(self.api::<KubernetesEvent>(), config).default_backoff();
             let (warnings, wakes) = (Arc::clone(&warnings), Arc::clone(&self.wakes));

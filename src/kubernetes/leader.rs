@@ -111,7 +111,7 @@ impl Elector {
         loop {
             // It steps down before it asks, and a request that hangs does not keep it from that.
             let left = self.left();
-            self.tell(left.is_some());
+            self.announce(left.is_some());
             let look = tokio::time::timeout(left.unwrap_or(Duration::MAX), self.look());
             match look.await {
                 Ok(Ok(())) => {}
@@ -123,7 +123,7 @@ impl Elector {
                 }
             }
             let left = self.left();
-            self.tell(left.is_some());
+            self.announce(left.is_some());
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(left.map_or(RETRY_PERIOD, |left| left.min(RENEW_PERIOD))) => {}
@@ -137,7 +137,7 @@ impl Elector {
         RENEW_DEADLINE.checked_sub(self.renewed?.elapsed()).filter(|left| !left.is_zero())
     }
 
-    fn tell(&mut self, leads: bool) {
+    fn announce(&mut self, leads: bool) {
         if !leads {
             self.renewed = None;
         }
@@ -186,7 +186,7 @@ impl Elector {
 
     async fn release(mut self) {
         let held = self.renewed.is_some();
-        self.tell(false);
+        self.announce(false);
         let Some((mut lease, _)) = self.seen.take().filter(|_| held) else { return };
         if holder(&lease) != Some(&self.candidate.identity) {
             return;

@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use crate::snapshot::Warning;
 
 /// Events that are looked at: the kind that they are about, and their reason.
-pub const LOOKED_AT: [(&str, &str); 5] = [
+pub const WATCHED_REASONS: [(&str, &str); 5] = [
     // A quota, a LimitRange, Pod Security or a webhook refuses the pod.
     ("StatefulSet", "FailedCreate"),
     ("PersistentVolumeClaim", "ProvisioningFailed"),
@@ -49,7 +49,7 @@ impl Warnings {
         let (kind, name) = (about.kind.as_deref()?, about.name.as_deref()?);
         let cluster = cluster_of(kind, name)?;
         let key = (event.namespace()?, format!("{kind}/{name}"));
-        let last = told_at(event);
+        let last = last_seen(event);
         let mut kept = self.kept();
         if kept.get(&key).is_some_and(|before| before.warning.last > last) {
             return None;
@@ -105,7 +105,7 @@ fn cluster_of(kind: &str, name: &str) -> Option<String> {
     cluster.filter(|cluster| !cluster.is_empty()).map(ToOwned::to_owned)
 }
 
-fn told_at(event: &Event) -> Timestamp {
+fn last_seen(event: &Event) -> Timestamp {
     let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
     let micro = series.or(event.event_time.as_ref()).map(|at| at.0);
     let last = event.last_timestamp.as_ref().map(|at| at.0);

@@ -126,7 +126,7 @@ fn facts(secret: &Secret, root: Option<&ByteString>, names: &Names<'_>) -> Appli
         Ok(password) => password,
         Err(why) => return ApplicationSecret { version, unusable: Some(why), stale: Vec::new() },
     };
-    let stale = wanted(password, root, names)
+    let stale = expected_keys(password, root, names)
         .into_iter()
         .filter(|(key, value)| data.get(*key).map(|found| &found.0) != Some(value))
         .map(|(key, _)| key.to_owned());
@@ -135,7 +135,7 @@ fn facts(secret: &Secret, root: Option<&ByteString>, names: &Names<'_>) -> Appli
 
 /// Every key but the password; the root only where it is known.
 #[must_use]
-pub fn wanted(
+pub fn expected_keys(
     password: &str,
     root: Option<&ByteString>,
     names: &Names<'_>,
@@ -159,7 +159,7 @@ mod tests {
 
     fn secret(password: &str, names: &Names<'_>) -> Secret {
         let mut data: BTreeMap<String, ByteString> =
-            wanted(password, Some(&ByteString(b"root".to_vec())), names)
+            expected_keys(password, Some(&ByteString(b"root".to_vec())), names)
                 .into_iter()
                 .map(|(key, value)| (key.to_owned(), ByteString(value)))
                 .collect();

@@ -35,7 +35,7 @@ pub type CacheHandle = ClusterCache<ObservationCache>;
 #[derive(Default)]
 pub struct ObservationCache {
     /// Names taken by strangers, by `Kind/name`.
-    pub strangers: HashMap<String, (LiveObject, Instant)>,
+    pub foreign_objects: HashMap<String, (LiveObject, Instant)>,
     /// What our own writes answered, by `Kind/name`, until the watch shows it.
     pub writes: HashMap<String, (Value, Instant)>,
     /// Pods deleted by us, by uid, until the watch shows it.
@@ -45,7 +45,7 @@ pub struct ObservationCache {
     /// What failed lately.
     pub refusals: Refusals,
     /// Looks that were not answered in time, and how often in a row.
-    pub late: BTreeMap<Attempt, u32>,
+    pub slow_nodes: BTreeMap<Attempt, u32>,
     /// What images said.
     pub images: BTreeMap<String, ImageFacts>,
     /// What admission made of our writes, where it changed them: by `Kind/name`.
@@ -121,7 +121,7 @@ impl ObservationCache {
     }
     /// A stranger has this name.
     pub fn mark_foreign(&mut self, key: String, object: LiveObject) {
-        self.strangers.insert(key, (object, Instant::now()));
+        self.foreign_objects.insert(key, (object, Instant::now()));
     }
     /// We wrote this object; the watch may not have shown it yet.
     pub fn wrote(&mut self, key: String, answer: Value) {
@@ -139,7 +139,7 @@ impl ObservationCache {
     /// Drops what is too old to be believed.
     pub fn expire(&mut self) {
         self.unlabelled = self.unlabelled.take().filter(|(_, at)| at.elapsed() < UNLABELLED_EVERY);
-        self.strangers.retain(|_, (_, since)| since.elapsed() < FOREIGN_FOR);
+        self.foreign_objects.retain(|_, (_, since)| since.elapsed() < FOREIGN_FOR);
         self.writes.retain(|_, (_, since)| since.elapsed() < CACHE_LAG);
         self.deleted_pods.retain(|_, since| since.elapsed() < CACHE_LAG);
     }

@@ -50,15 +50,15 @@ impl PostgresObserver<'_> {
     }
 
     async fn contents(&self, seen: &Snapshot, node: Node) -> Observed<Contents> {
-        match self.look_at_contents(seen, node).await {
+        match self.observe_contents_of(seen, node).await {
             Ok(found) => Observed::Known(found),
             Err(failure) => Observed::Unknown(failure.message),
         }
     }
 
-    async fn look_at_contents(&self, seen: &Snapshot, node: Node) -> Result<Contents, Failure> {
+    async fn observe_contents_of(&self, seen: &Snapshot, node: Node) -> Result<Contents, Failure> {
         let connection = self.connection(node).await?;
-        let way = self.access.way(node, self.pods.get(&node))?;
+        let way = self.access.route(node, self.pods.get(&node))?;
         let citus = seen.citus.known();
         let address = self.access.address(node);
         let is_its = |row: &&DistNode| row.name == address && row.port == i32::from(citus::PORT);

@@ -44,7 +44,7 @@ pub fn objects(
             seen.insert(key, newer);
         }
     }
-    for (key, (stranger, _)) in &cache.strangers {
+    for (key, (stranger, _)) in &cache.foreign_objects {
         found.insert(key.clone(), stranger.clone());
     }
     for (key, json) in seen {
@@ -101,7 +101,7 @@ pub fn pods(
         }
         let mut pod = facts(&pod);
         pod.deleting |= cache.deleted_pods.contains_key(&pod.uid);
-        say_more(scope, cluster, &mut pod);
+        add_warnings(scope, cluster, &mut pod);
         found.insert(node, pod);
     }
     found
@@ -120,7 +120,7 @@ fn annotations(pod: &KubernetesPod) -> BTreeMap<String, String> {
 }
 
 /// A container that is being made says no more than that: what it waits for, its machine says in an event.
-fn say_more(scope: &WatchScope, cluster: &ClusterId, pod: &mut Pod) {
+fn add_warnings(scope: &WatchScope, cluster: &ClusterId, pod: &mut Pod) {
     let key = format!("Pod/{}", pod.name);
     if pod.ready {
         scope.warnings.forget(&cluster.namespace, &key);

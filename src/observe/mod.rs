@@ -83,7 +83,7 @@ pub async fn observe(
         connections: sql.connections,
         blocking_sessions: sql.blocking_sessions,
         blocking_moves: sql.blocking_moves,
-        late: sql.late,
+        slow_nodes: sql.late,
         contents: BTreeMap::new(),
         parameter_checks,
         images,

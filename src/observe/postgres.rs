@@ -99,7 +99,7 @@ impl PostgresObserver<'_> {
             tokio::join!(self.connections(&postgres, &citus), self.blocking_sessions(&postgres, &citus));
         let blocking_moves = self.blocking_moves(&postgres, &citus).await;
         let late = self.cache.with(|cache| {
-            let first = cache.late.iter().filter(|(_, times)| **times == 1);
+            let first = cache.slow_nodes.iter().filter(|(_, times)| **times == 1);
             first.filter_map(|(act, _)| server(act)).collect()
         });
         PostgresObservation { postgres, citus, connections, blocking_sessions, blocking_moves, late }
@@ -140,7 +140,7 @@ impl PostgresObserver<'_> {
         let deadline = if pod.is_some_and(|pod| pod.ready) { DEADLINE } else { DEADLINE_NOT_READY };
         match timeout(deadline, self.access.connection(node, pod)).await {
             Ok(connection) => connection.map_err(Failure::from),
-            Err(_) => Err(too_late(format!("no connection within {} s", deadline.as_secs_f32()))),
+            Err(_) => Err(deadline_exceeded(format!("no connection within {} s", deadline.as_secs_f32()))),
         }
         .map_err(|failure| {
             if pod.is_some_and(|pod| pod.ready) {
@@ -164,19 +164,19 @@ impl PostgresObserver<'_> {
             return answer.map_err(Into::into);
         }
         connection.poison();
-        Err(too_late(format!("no answer within {} s", deadline.as_secs())))
+        Err(deadline_exceeded(format!("no answer within {} s", deadline.as_secs())))
     }
 
     /// What was seen. Who refuses it again and again is remembered.
-    fn noted<T>(&self, act: &Attempt, looked: Result<T, Failure>) -> Observed<T> {
-        let node = if let Attempt::Look(node) = act { Some(*node) } else { None };
+    fn record_failure<T>(&self, act: &Attempt, looked: Result<T, Failure>) -> Observed<T> {
+        let node = if let Attempt::Observation(node) = act { Some(*node) } else { None };
         let is_late = looked.as_ref().is_err_and(|failure| failure.reason == FailureReason::DeadlineExceeded);
         let is_ready = |node: &Node| self.pods.get(node).is_some_and(|pod| pod.ready);
         self.cache.with(|cache| {
             if is_late && server(act).as_ref().is_some_and(is_ready) {
-                *cache.late.entry(act.clone()).or_default() += 1;
+                *cache.slow_nodes.entry(act.clone()).or_default() += 1;
             } else {
-                cache.late.remove(act);
+                cache.slow_nodes.remove(act);
             }
         });
         self.cache.with(|cache| match &looked {
@@ -197,7 +197,7 @@ impl PostgresObserver<'_> {
             }
             Err(failure) => Err(failure),
         };
-        self.noted(&Attempt::Look(node), looked)
+        self.record_failure(&Attempt::Observation(node), looked)
     }
 
     async fn catalog(&self, coordinator: &Observed<Postgres>) -> Observed<Citus> {
@@ -218,7 +218,7 @@ impl PostgresObserver<'_> {
         };
         let connection = match self.connection(Node::Coordinator).await {
             Ok(connection) => connection,
-            Err(failure) => return self.noted(&Attempt::Catalog, Err(failure)),
+            Err(failure) => return self.record_failure(&Attempt::Catalog, Err(failure)),
         };
         let look = citus::observe_citus(&connection, &question);
         let mut seen = self.timed(&connection, ("observe_citus", DEADLINE_CATALOG), look).await;
@@ -230,20 +230,20 @@ impl PostgresObserver<'_> {
             seen = self.timed(&connection, ("observe_citus", DEADLINE_CATALOG), look).await;
         }
         if let Ok(citus) = &mut seen {
-            self.note_plan(citus);
+            self.record_plan_failure(citus);
             self.cache.with(|cache| cache.sizes = Some(sized(cache.sizes.take(), citus, with_sizes)));
         }
-        self.noted(&Attempt::Catalog, seen)
+        self.record_failure(&Attempt::Catalog, seen)
     }
 
     /// Citus' plan is a question of its own: what refuses it leaves the rest of the catalog readable.
-    fn note_plan(&self, citus: &Citus) {
+    fn record_plan_failure(&self, citus: &Citus) {
         match &citus.planned_moves {
-            Some(Observed::Known(_)) => drop(self.noted(&Attempt::Plan, Ok(()))),
+            Some(Observed::Known(_)) => drop(self.record_failure(&Attempt::Plan, Ok(()))),
             Some(Observed::Unknown(PlanUnknown::Refused { sqlstate, words })) => {
                 let cause = Cause::of_sqlstate(sqlstate, words);
                 let failure = Failure::new(FailureReason::Postgres, words).for_cause(cause);
-                drop(self.noted::<()>(&Attempt::Plan, Err(failure)));
+                drop(self.record_failure::<()>(&Attempt::Plan, Err(failure)));
             }
             // A wrong strategy has a reason of its own, and no plan is asked for while a job is open.
             Some(Observed::Unknown(PlanUnknown::StrategyUnknown(_) | PlanUnknown::NotAnswered(_))) | None => {
@@ -310,7 +310,7 @@ impl PostgresObserver<'_> {
                 }
             };
             let address = self.access.address(to);
-            let look = citus::check_connection(&connection, &address, PORT).map_err(too_late);
+            let look = citus::check_connection(&connection, &address, PORT).map_err(deadline_exceeded);
             let checked = self.timed(&connection, ("check_connection", DEADLINE_CHECK), look).await;
             checks.push(ConnectionCheck { from, to, error: checked.err().map(|failure| failure.message) });
         }
@@ -321,14 +321,14 @@ impl PostgresObserver<'_> {
 /// The server that a look is at.
 fn server(act: &Attempt) -> Option<Node> {
     match act {
-        Attempt::Look(node) => Some(*node),
+        Attempt::Observation(node) => Some(*node),
         Attempt::Catalog => Some(Node::Coordinator),
         Attempt::Step(_) | Attempt::Plan | Attempt::Schema => None,
     }
 }
 
 /// Nobody has answered: that is waited for.
-fn too_late(words: String) -> Failure {
+fn deadline_exceeded(words: String) -> Failure {
     Failure::new(FailureReason::DeadlineExceeded, words)
 }
 

@@ -56,7 +56,7 @@ pub struct Servers<'a> {
 }
 
 /// The way to a member, and the name by which the others know it.
-struct Way {
+struct Route {
     target: Target,
     tls: Tls,
     address: String,
@@ -99,8 +99,10 @@ pub fn look(
     });
     if due {
         let way = |node: &Node| {
-            let way = access.way(*node, servers.pods.get(node)).map_err(|why| why.to_string());
-            way.map(|(target, tls)| (*node, Way { target, tls: tls.clone(), address: access.address(*node) }))
+            let way = access.route(*node, servers.pods.get(node)).map_err(|why| why.to_string());
+            way.map(|(target, tls)| {
+                (*node, Route { target, tls: tls.clone(), address: access.address(*node) })
+            })
         };
         let born =
             servers.citus.known().is_some_and(|citus| citus.owner_exists && citus.schema_hash.is_some());
@@ -154,7 +156,7 @@ fn until_turn(now: Timestamp, uid: &str) -> Duration {
 
 /// A look, on its way.
 struct ReachCheck {
-    ways: Result<BTreeMap<Node, Way>, String>,
+    ways: Result<BTreeMap<Node, Route>, String>,
     owner: String,
     password: Option<SecretString>,
 }
@@ -212,14 +214,14 @@ impl ReachCheck {
     }
 
     /// `Err`: there was no free connection for it.
-    async fn application(&self, ways: &BTreeMap<Node, Way>) -> Result<Login, String> {
+    async fn application(&self, ways: &BTreeMap<Node, Route>) -> Result<Login, String> {
         let untried = |why: &str| Ok(Login::Untried(why.to_owned()));
         let Some(password) = &self.password else {
             return untried(
                 "the application's role, its tables or a usable password in its Secret do not exist",
             );
         };
-        let Some(Way { target, tls, .. }) = ways.get(&Node::Coordinator) else {
+        let Some(Route { target, tls, .. }) = ways.get(&Node::Coordinator) else {
             return untried("no coordinator");
         };
         let table = async {
@@ -259,15 +261,15 @@ impl ReachCheck {
 }
 
 /// One new session to a node, and over it new connections of that node to others, one after another.
-async fn from(node: Node, targets: Vec<Node>, ways: &BTreeMap<Node, Way>) -> Vec<Tried> {
-    let Some(Way { target, tls, .. }) = ways.get(&node) else { return Vec::new() };
+async fn from(node: Node, targets: Vec<Node>, ways: &BTreeMap<Node, Route>) -> Vec<Tried> {
+    let Some(Route { target, tls, .. }) = ways.get(&node) else { return Vec::new() };
     let connection = match target.connect(tls).await {
         Ok(connection) => connection,
         Err(why) => return vec![Tried::of(format!("the operator to {node}: {why}"))],
     };
     let mut tried = vec![Tried::Well];
     for to in targets {
-        let Some(Way { address, .. }) = ways.get(&to) else { continue };
+        let Some(Route { address, .. }) = ways.get(&to) else { continue };
         let check = timeout(DEADLINE_CHECK, citus::check_connection(&connection, address, PORT)).await;
         let late = || Err(format!("no answer within {} s", DEADLINE_CHECK.as_secs()));
         let Err(why) = check.unwrap_or_else(|_| late()) else { continue };

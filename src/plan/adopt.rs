@@ -17,7 +17,7 @@ use crate::{
 pub fn plan(view: View, plan: &mut Plan) {
     for (key, live) in &view.snapshot.objects {
         let Some((kind, name)) = key.split_once('/') else { continue };
-        if live.ownership != Ownership::Left || live.deleting || !is_wanted(view, kind, name, live) {
+        if live.ownership != Ownership::Left || live.deleting || !is_expected(view, kind, name, live) {
             continue;
         }
         match why_not(view, kind, name, live) {
@@ -46,7 +46,7 @@ pub fn comes_first(view: View, plan: &Plan) -> bool {
 
 /// It has a name that this cluster needs, or is of a worker that was born. Who may make objects may make any number of
 /// them that look like ours.
-fn is_wanted(view: View, kind: &str, name: &str, live: &LiveObject) -> bool {
+fn is_expected(view: View, kind: &str, name: &str, live: &LiveObject) -> bool {
     let cluster = &view.desired.cluster;
     let node = Node::from_object_name(name, &cluster.name);
     let is_asked = node.is_some_and(|node| view.desired.nodes().any(|asked| asked == node));

@@ -75,7 +75,7 @@ pub fn may_be_decommissioned(view: View, node: Node, plan: &mut Plan) -> bool {
         );
         plan.wait(WaitingOn::ContentsUnknown { node, why });
     } else if let Some(found) = foreign_contents(view, node, plan) {
-        plan.problem(Problem::PutAsideRefused { node: name, found: Box::new(found.clone()) });
+        plan.problem(Problem::DecommissionRefused { node: name, found: Box::new(found.clone()) });
     }
     false
 }

@@ -283,7 +283,7 @@ fn may_join(view: View, wanted: &ResolvedSpec, node: Node, postgres: &Postgres, 
         return false;
     }
     if !settings::is_configured(wanted, node, postgres) {
-        plan.wait(WaitingOn::ConfigurationOnItsWay { node });
+        plan.wait(WaitingOn::ConfigurationPending { node });
         return false;
     }
     let coordinator =

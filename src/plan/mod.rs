@@ -126,7 +126,7 @@ pub fn resolve(view: View, plan: &mut Plan) -> ResolvedSpec {
         let inputs = BuildContext { desired: view.desired, operator: &view.snapshot.operator, image: &image };
         Hashes {
             config: resources::config_hash(&inputs, node, &parameters),
-            boot: resources::boot_hash(&inputs, node, &parameters),
+            startup: resources::startup_hash(&inputs, node, &parameters),
             user_template: resources::user_template_hash(&inputs, node),
         }
     };
@@ -151,8 +151,8 @@ pub struct ResolvedSpec {
 pub struct Hashes {
     /// `dialog.config_hash` of a server that has loaded the wanted configuration.
     pub config: String,
-    /// `dialog.boot_hash` of a server that was started with it.
-    pub boot: String,
+    /// `dialog.startup_hash` of a server that was started with it.
+    pub startup: String,
     /// Annotation of a pod made of what the user writes now.
     pub user_template: String,
 }

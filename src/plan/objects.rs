@@ -159,7 +159,7 @@ pub fn update_volumes(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
                 want = as_it_is;
             }
         }
-        if is_forgotten(view, node, name, claim) {
+        if may_be_deleted(view, node, name, claim) {
             let step = KubernetesStep::Delete { kind: want.kind, name: want.name, uid: claim.uid.clone() };
             plan.step(
                 step,
@@ -183,7 +183,7 @@ fn is_being_decommissioned(name: &str, plan: &Plan) -> bool {
 
 /// A drained volume that was to be deleted, of a worker that pg_dist_node has verifiably forgotten.
 #[must_use]
-pub fn is_forgotten(view: View, node: Node, name: &str, claim: &LiveObject) -> bool {
+pub fn may_be_deleted(view: View, node: Node, name: &str, claim: &LiveObject) -> bool {
     let mounted = view.stateful_set(node).is_some() && view.claim(node) == Some(name);
     // Another worker may have its name by now, on another volume.
     let succeeded = view.claim(node).is_some_and(|claim| claim != name);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Plan, Problem, SqlStep, View,
-    problem::{Stays, TableObstacle},
+    problem::{TableObstacle, Unmoved},
 };
 use crate::{
     api::spec::TransferMode,
@@ -43,7 +43,7 @@ pub fn preflight_drain(view: View, nodes: &BTreeSet<i32>, plan: &mut Plan) -> Pr
 
 fn check(view: View, bytes: i64, moves: impl Fn(&Obstacle) -> bool, plan: &mut Plan) -> PreflightOutcome {
     let Some(citus) = view.citus() else { return PreflightOutcome::Nothing };
-    let applies = |obstacle: &&Obstacle| is_in_the_way(view, obstacle, bytes);
+    let applies = |obstacle: &&Obstacle| blocks_moves(view, obstacle, bytes);
     let applying: Vec<&Obstacle> = citus.obstacles.listed.iter().filter(applies).collect();
     let told: Vec<&Obstacle> =
         applying.iter().copied().filter(|obstacle| stops_all(obstacle) || moves(obstacle)).collect();
@@ -56,8 +56,8 @@ fn check(view: View, bytes: i64, moves: impl Fn(&Obstacle) -> bool, plan: &mut P
     // First what everything waits for.
     let (all, some): (Vec<&Obstacle>, Vec<&Obstacle>) =
         told.iter().partition(|obstacle| unlisted || stops_all(obstacle));
-    report(view, &all, Stays::Everything, plan);
-    report(view, &some, if nothing || unlisted { Stays::These } else { Stays::TheseAlone }, plan);
+    report(view, &all, Unmoved::Everything, plan);
+    report(view, &some, if nothing || unlisted { Unmoved::These } else { Unmoved::TheseAlone }, plan);
     if nothing || unlisted {
         return PreflightOutcome::Nothing;
     }
@@ -69,7 +69,7 @@ fn stops_all(obstacle: &Obstacle) -> bool {
     obstacle.reference || obstacle.kind == ObstacleKind::OwnedBySuperuser
 }
 
-fn is_in_the_way(view: View, obstacle: &Obstacle, bytes: i64) -> bool {
+fn blocks_moves(view: View, obstacle: &Obstacle, bytes: i64) -> bool {
     use ObstacleKind as Kind;
     let mode = view.desired.rebalance.transfer_mode;
     match obstacle.kind {
@@ -112,7 +112,7 @@ fn milliseconds(value: &str) -> Option<i64> {
 }
 
 /// One problem for each cure, with all its tables.
-fn report(view: View, told: &[&Obstacle], stays: Stays, plan: &mut Plan) {
+fn report(view: View, told: &[&Obstacle], stays: Unmoved, plan: &mut Plan) {
     let mut found: Vec<TableObstacle> = Vec::new();
     for obstacle in told {
         let one = TableObstacle {

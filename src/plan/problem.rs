@@ -79,7 +79,7 @@ pub enum Problem {
     /// A drained worker has something of people's on it.
     RemovalRefused { node: String, found: Box<Contents> },
     /// A worker that somebody has removed has something of people's on it.
-    PutAsideRefused { node: String, found: Box<Contents> },
+    DecommissionRefused { node: String, found: Box<Contents> },
     /// The data of a worker is not given up.
     ForceRemoveRefused { value: String, why: ForceRemoveRefusal },
     /// A server runs another `wal_level` than it was started with.
@@ -172,13 +172,13 @@ pub struct TableObstacle {
     /// How many others there are.
     pub more: i64,
     /// What does not move because of it.
-    pub stays: Stays,
+    pub stays: Unmoved,
 }
 
 /// What is not moved because of an obstacle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Stays {
+pub enum Unmoved {
     /// Nothing moves.
     Everything,
     /// These tables' shards; all others would move, if they could.
@@ -195,12 +195,12 @@ pub enum DrainRefusal {
     /// `spec.rebalance.mode` is `Off`.
     RebalanceOff,
     /// No worker would stay.
-    NobodyStays,
+    NoWorkerRemains,
     /// People keep something on them.
     Contents(Vec<(String, Contents)>),
     /// A worker that stays has no room. In bytes: to be moved from all that go, then of the worker that stays what it
     /// would get, what it has room for, what is free on its volume and how large that is.
-    NoRoom { node: String, moved: i64, needed: i64, available: i64, free: i64, capacity: i64 },
+    NoSpace { node: String, moved: i64, needed: i64, available: i64, free: i64, capacity: i64 },
 }
 
 /// Why the data of a worker is not given up.

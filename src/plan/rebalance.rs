@@ -246,7 +246,7 @@ fn can_rebalance(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> bool {
             && postgres.rejected.is_none()
             && postgres.pending_restart.is_empty()
         {
-            plan.wait(WaitingOn::ConfigurationOnItsWay { node });
+            plan.wait(WaitingOn::ConfigurationPending { node });
             fit = false;
         }
         if let Some(lack) = settings::lacks_capacity(view, postgres) {

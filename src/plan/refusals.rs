@@ -84,7 +84,7 @@ pub fn plan(view: View, plan: &mut Plan) {
             plan.steps.iter().map(|planned| &planned.step).find(|step| attempt_of(step) == refused.act);
         let wanted = step.is_some() || !refused.act.is_step();
         // The schema and taken names have reasons of their own, at once.
-        if !wanted || refused.failure.is_told_at_once() {
+        if !wanted || refused.failure.is_reported_at_once() {
             continue;
         }
         match step.and_then(|step| growth(view, refused, step)) {
@@ -131,7 +131,7 @@ fn kind(refused: &RepeatedRefusal, step: Option<&Step>) -> RefusalKind {
         Cause::Sqlstate(_) | Cause::Unusable | Cause::Wait => match (&refused.act, step) {
             (Attempt::Plan, _) => RefusalKind::Rebalance,
             (Attempt::Step(_), Some(step)) => statement_kind(step.effect().concerns),
-            (Attempt::Step(_) | Attempt::Look(_) | Attempt::Catalog | Attempt::Schema, _) => {
+            (Attempt::Step(_) | Attempt::Observation(_) | Attempt::Catalog | Attempt::Schema, _) => {
                 RefusalKind::Statement
             }
         },

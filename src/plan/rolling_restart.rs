@@ -37,11 +37,11 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     if cause == RestartCause::Parameters
         && let Some(earlier) = not_loaded_before(view, wanted, node)
     {
-        plan.wait(WaitingOn::ConfigurationOnItsWay { node: earlier });
+        plan.wait(WaitingOn::ConfigurationPending { node: earlier });
         return;
     }
     if !template_is_current(view, wanted, node) {
-        plan.wait(WaitingOn::ConfigurationOnItsWay { node });
+        plan.wait(WaitingOn::ConfigurationPending { node });
         return;
     }
     let Some(pod) = view.pod(node) else { return };
@@ -148,7 +148,7 @@ fn server_cause(
         return (rejected.config_hash != hashes.config).then_some(RestartCause::Parameters);
     }
     // Would it start with anything else than it was started with? If not, a restart heals nothing.
-    let boots_anew = postgres.boot_hash.as_ref() != Some(&hashes.boot);
+    let boots_anew = postgres.startup_hash.as_ref() != Some(&hashes.startup);
     if postgres.wal_level != "logical" {
         if boots_anew {
             return Some(RestartCause::WalLevel);

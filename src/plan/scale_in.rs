@@ -28,7 +28,7 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     let leaving = view.draining_workers();
     let going: Vec<WaitingOn> = leaving
         .iter()
-        .map(|(node, row)| WaitingOn::Leaving { node: *node, shards: view.shards(row) })
+        .map(|(node, row)| WaitingOn::Draining { node: *node, shards: view.shards(row) })
         .collect();
     continue_drain(view, wanted, leaving, plan);
     // What keeps them is said first.
@@ -126,7 +126,7 @@ fn begin_drain(view: View, asked: &Workers, plan: &mut Plan) {
         .iter()
         .any(|missing| !missing.timed_out && !view.is_decommissioned(missing.node));
     if view.remaining_workers().is_empty() && !waiting {
-        refuse(view, asked, DrainRefusal::NobodyStays, plan);
+        refuse(view, asked, DrainRefusal::NoWorkerRemains, plan);
         return;
     }
     if waiting {
@@ -137,7 +137,7 @@ fn begin_drain(view: View, asked: &Workers, plan: &mut Plan) {
         return;
     }
     match lacks_space(view, asked) {
-        Err(why) => plan.wait(WaitingOn::RoomUnknown { why }),
+        Err(why) => plan.wait(WaitingOn::SpaceUnknown { why }),
         Ok(Some(lack)) => refuse(view, asked, lack, plan),
         Ok(None) => {
             for (node, row) in asked {
@@ -175,7 +175,7 @@ fn lacks_space(view: View, asked: &Workers) -> Result<Option<DrainRefusal>, Stri
         let disk = disk.ok_or_else(|| format!("the free space of {} is not known", view.name(node)))?;
         let room = (disk.free - disk.total / 100 * KEPT_FREE_PERCENT).max(0);
         if needed > room {
-            return Ok(Some(DrainRefusal::NoRoom {
+            return Ok(Some(DrainRefusal::NoSpace {
                 node: view.name(node),
                 moved: total,
                 needed,

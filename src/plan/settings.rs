@@ -112,7 +112,7 @@ fn configure(view: View, wanted: &ResolvedSpec, node: Node, postgres: &Postgres,
     if postgres.config_hash.as_ref() == Some(hash) {
         return;
     }
-    plan.wait(WaitingOn::ConfigurationOnItsWay { node });
+    plan.wait(WaitingOn::ConfigurationPending { node });
     if postgres.file_config_hash.as_ref() == Some(hash) {
         plan.step(SqlStep::Reload { node }, "a changed configuration has arrived and is not loaded yet");
     } else if config_map_is_current(view, wanted, node) {

@@ -46,7 +46,7 @@ pub enum WaitingOn {
         node: Node,
     },
     /// The kubelet has not brought a changed ConfigMap yet, or it is not loaded.
-    ConfigurationOnItsWay {
+    ConfigurationPending {
         /// Which node.
         node: Node,
     },
@@ -97,14 +97,14 @@ pub enum WaitingOn {
         timed_out: bool,
     },
     /// A worker is on its way out.
-    Leaving {
+    Draining {
         /// Which worker.
         node: Node,
         /// Shards still on it.
         shards: i64,
     },
     /// Whether those that stay have room for the shards of those that go is not known.
-    RoomUnknown {
+    SpaceUnknown {
         /// Why.
         why: String,
     },
@@ -176,7 +176,7 @@ impl fmt::Display for WaitingOn {
             Self::NotAnswering { node, why } => write!(f, "waiting for {node} to answer: {why}"),
             Self::CatalogUnknown { why } => write!(f, "waiting for the coordinator's catalog: {why}"),
             Self::NodeNotPrepared { node } => write!(f, "preparing {node}"),
-            Self::ConfigurationOnItsWay { node } => {
+            Self::ConfigurationPending { node } => {
                 write!(f, "waiting until {node} has the changed configuration")
             }
             Self::Rolling { node, cause, remaining } => {
@@ -199,9 +199,9 @@ impl fmt::Display for WaitingOn {
             Self::WorkerMissing { node, why, timed_out: true } => {
                 write!(f, "going on without {node}, which did not join in time: {why}")
             }
-            Self::Leaving { node, shards: 0 } => write!(f, "{node} holds no shard any more and is removed"),
-            Self::Leaving { node, shards } => write!(f, "{node} is drained: {shards} shards are on it"),
-            Self::RoomUnknown { why } => {
+            Self::Draining { node, shards: 0 } => write!(f, "{node} holds no shard any more and is removed"),
+            Self::Draining { node, shards } => write!(f, "{node} is drained: {shards} shards are on it"),
+            Self::SpaceUnknown { why } => {
                 write!(f, "nothing is drained before it is known whether those that stay have room: {why}")
             }
             Self::ContentsUnknown { node, why } => {

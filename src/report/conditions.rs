@@ -87,7 +87,7 @@ pub fn with_times(
 #[must_use]
 pub fn ready(view: View) -> ConditionUpdate {
     let unwell = view.unhealthy_members();
-    if let Some(said) = late(view, &unwell) {
+    if let Some(said) = slow_server(view, &unwell) {
         return said;
     }
     if let Some((node, why)) = unwell.first() {
@@ -123,17 +123,18 @@ pub fn ready(view: View) -> ConditionUpdate {
     }
     let serving = format!("the coordinator and {} workers answer", workers.len());
     let Some(reach) = &view.snapshot.reach else { return condition_true("Available", serving) };
-    unreached(reach).unwrap_or_else(|| condition_true("Available", format!("{serving}{}", besides(reach))))
+    unreached(reach)
+        .unwrap_or_else(|| condition_true("Available", format!("{serving}{}", further_findings(reach))))
 }
 
 /// One look that takes too long, at a server whose pod is ready, is much work and no outage: two in a row are.
-fn late(view: View, unwell: &[(Node, String)]) -> Option<ConditionUpdate> {
+fn slow_server(view: View, unwell: &[(Node, String)]) -> Option<ConditionUpdate> {
     let mut why = unwell.iter().map(|(node, why)| format!("{}: {why}", view.name(*node))).next();
     if why.is_none() {
         why = view.snapshot.citus.unknown().map(|why| format!("the coordinator's catalog: {why}"));
     }
     let nodes: BTreeSet<Node> = unwell.iter().map(|(node, _)| *node).collect();
-    let is_late = !view.snapshot.late.is_empty() && nodes.is_subset(&view.snapshot.late);
+    let is_late = !view.snapshot.slow_nodes.is_empty() && nodes.is_subset(&view.snapshot.slow_nodes);
     let why = why.filter(|_| is_late && view.snapshot.status.is_true(ConditionType::Ready))?;
     Some(condition_true(
         "Available",
@@ -169,7 +170,7 @@ fn unreached(reach: &Reach) -> Option<ConditionUpdate> {
 }
 
 /// What is no failure and worth knowing.
-fn besides(reach: &Reach) -> String {
+fn further_findings(reach: &Reach) -> String {
     let untried = match &reach.application {
         Login::Untried(why) => format!("; the application's login is not tried: {why}"),
         Login::Well | Login::PasswordDiffers(_) | Login::Failed(_) => String::new(),
@@ -197,7 +198,7 @@ fn members(view: View<'_>) -> Vec<(Node, ServerCheck<'_>)> {
     std::iter::once(Node::Coordinator).chain(workers).map(|node| (node, view.server(node))).collect()
 }
 
-fn not_seen(view: View, members: &[(Node, ServerCheck)]) -> Option<ConditionUpdate> {
+fn unobserved(view: View, members: &[(Node, ServerCheck)]) -> Option<ConditionUpdate> {
     if members.len() < 2 {
         return Some(condition_unknown("NoWorkers", "no worker is registered yet"));
     }
@@ -233,7 +234,7 @@ pub fn wal_level_logical(view: View) -> ConditionUpdate {
     if !wrong.is_empty() {
         return condition_false("WrongWalLevel", wrong.join(", "));
     }
-    not_seen(view, &members)
+    unobserved(view, &members)
         .unwrap_or_else(|| condition_true("Running", "every node runs wal_level = logical"))
 }
 
@@ -269,7 +270,7 @@ pub fn configuration_applied(view: View, wanted: &ResolvedSpec, plan: &Plan) -> 
             };
         }
     }
-    not_seen(view, &members)
+    unobserved(view, &members)
         .unwrap_or_else(|| condition_true("Running", "every node runs the parameters of the spec"))
 }
 

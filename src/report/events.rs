@@ -163,8 +163,10 @@ fn events_from_steps(transition: &Transition, events: &mut Vec<PendingEvent>) {
                 }
             }
             Step::Sql(SqlStep::ForceRemove { .. }) => {
-                let note =
-                    taken.said.clone().unwrap_or_else(|| "the data of lost workers was given up".to_owned());
+                let note = taken
+                    .detail
+                    .clone()
+                    .unwrap_or_else(|| "the data of lost workers was given up".to_owned());
                 push_event(events, EventReason::WorkerRemoved, None, GIVEN_UP, note);
             }
             Step::Kubernetes(KubernetesStep::Apply { object, .. }) if object.kind == "StatefulSet" => {
@@ -422,7 +424,7 @@ mod tests {
         let apply =
             |name| Step::Kubernetes(KubernetesStep::Apply { object: Box::new(set(name)), uid: "u".into() });
         let done =
-            |name| Outcome { steps: vec![StepOutcome { step: apply(name), result: Ok(()), said: None }] };
+            |name| Outcome { steps: vec![StepOutcome { step: apply(name), result: Ok(()), detail: None }] };
         let plan = Plan { scaled: [(Node::Worker(0), Some("sleeper".to_owned()))].into(), ..Plan::default() };
         let status = DialogClusterStatus::default();
         let told = |name| {
@@ -457,7 +459,7 @@ mod tests {
     ) -> Vec<EventReason> {
         let (plan, rolling, cluster) = (Plan::default(), BTreeMap::new(), cluster());
         let done = Outcome {
-            steps: steps.into_iter().map(|step| StepOutcome { step, result: Ok(()), said: None }).collect(),
+            steps: steps.into_iter().map(|step| StepOutcome { step, result: Ok(()), detail: None }).collect(),
         };
         let transition =
             Transition { before, after, plan: &plan, outcome: &done, rolling: &rolling, cluster: &cluster };
@@ -527,7 +529,7 @@ mod tests {
             cause: RestartCause::WalLevel,
             start_marker: String::new(),
         });
-        let mut done = Outcome { steps: vec![StepOutcome { step: restart, result: Ok(()), said: None }] };
+        let mut done = Outcome { steps: vec![StepOutcome { step: restart, result: Ok(()), detail: None }] };
         let looks =
             [("False", "True"), ("Unknown", "True"), ("True", "True"), ("True", "False"), ("True", "False")];
         let (mut before, mut rolling, mut told) = (status("False", "True"), BTreeMap::new(), 0);
@@ -567,7 +569,7 @@ mod tests {
             (DialogClusterStatus::default(), Plan::default(), BTreeMap::new(), cluster());
         let failure = Failure::new(FailureReason::Postgres, "no");
         let done =
-            Outcome { steps: vec![StepOutcome { step: add.clone(), result: Err(failure), said: None }] };
+            Outcome { steps: vec![StepOutcome { step: add.clone(), result: Err(failure), detail: None }] };
         let transition = Transition {
             before: &before,
             after: &before,
@@ -607,7 +609,7 @@ mod tests {
         let (calm, busy) = (status(NodeState::Active, "False"), status(NodeState::Restarting, "True"));
         let mut rolling = BTreeMap::new();
         let mut told = Vec::new();
-        let done = Outcome { steps: vec![StepOutcome { step: restart, result: Ok(()), said: None }] };
+        let done = Outcome { steps: vec![StepOutcome { step: restart, result: Ok(()), detail: None }] };
         let nothing = Outcome::default();
         for (before, after, done) in [
             (&calm, &busy, &done),

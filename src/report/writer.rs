@@ -38,9 +38,9 @@ pub fn write(
     since: Option<Duration>,
 ) -> StatusWrite {
     if without_bytes(before) == without_bytes(after) {
-        return if bytes_known(before, after) { soon(since) } else { StatusWrite::Skip };
+        return if bytes_known(before, after) { when_due(since) } else { StatusWrite::Skip };
     }
-    if without_numbers(before) == without_numbers(after) { soon(since) } else { StatusWrite::Now }
+    if without_numbers(before) == without_numbers(after) { when_due(since) } else { StatusWrite::Now }
 }
 
 /// What was told before, as long as no number in it has moved by a tenth: bytes and rows come and go with every write of
@@ -58,7 +58,7 @@ pub fn keep_similar_message(before: Option<&str>, now: String) -> String {
     if same { before.to_owned() } else { now }
 }
 
-fn soon(since: Option<Duration>) -> StatusWrite {
+fn when_due(since: Option<Duration>) -> StatusWrite {
     if since.is_none_or(|since| since >= NUMBERS_EVERY) { StatusWrite::Now } else { StatusWrite::Throttled }
 }
 

@@ -56,7 +56,7 @@ pub fn config_map(
         ("output_plugin_libraries.conf", &configuration::output_plugins_conf(inputs, node, parameters)),
         (START_SCRIPT, configuration::START_SCRIPT),
         ("archive.sh", configuration::ARCHIVE_SCRIPT),
-        ("boot-hash", &configuration::boot_hash(inputs, node, parameters)),
+        ("boot-hash", &configuration::startup_hash(inputs, node, parameters)),
     ]);
     if let InitdbPermission::Allowed(locale) = initialise {
         let (key, allowed) = INITIALISE;

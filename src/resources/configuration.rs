@@ -180,9 +180,9 @@ pub fn config_hash(inputs: &BuildContext, node: Node, parameters: &BTreeMap<Stri
     text_hash::hex(&[&conf, &plugins, pg_hba_conf(node), PG_IDENT_CONF])
 }
 
-/// Hash of all a server is started with: its configuration and the start script; the value of `dialog.boot_hash`.
+/// Hash of all a server is started with: its configuration and the start script; the value of `dialog.startup_hash`.
 #[must_use]
-pub fn boot_hash(inputs: &BuildContext, node: Node, parameters: &BTreeMap<String, String>) -> String {
+pub fn startup_hash(inputs: &BuildContext, node: Node, parameters: &BTreeMap<String, String>) -> String {
     text_hash::hex(&[&config_hash(inputs, node, parameters), START_SCRIPT])
 }
 

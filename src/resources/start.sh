@@ -334,7 +334,7 @@ run_server() {
         -c archive_command="sh '$config/archive.sh' '%p' '%f'" \
         -c fsync=on -c full_page_writes=on -c restart_after_crash=on -c default_transaction_read_only=off \
         -c logging_collector=off -c log_destination=stderr \
-        -c dialog.boot_hash="$(cat "$config/boot-hash" 2>/dev/null)" \
+        -c dialog.startup_hash="$(cat "$config/boot-hash" 2>/dev/null)" \
         "$@" >"$pipe" 2>&1 &
     server=$!
     while kill -0 "$server" 2>/dev/null; do

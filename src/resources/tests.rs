@@ -249,7 +249,7 @@ fn hashes_change_with_what_they_are_of_and_with_nothing_else() {
     let hashes = |spec: Value, node| {
         with(spec, |inputs| {
             let parameters = &inputs.desired.parameters;
-            (config_hash(inputs, node, parameters), boot_hash(inputs, node, parameters))
+            (config_hash(inputs, node, parameters), startup_hash(inputs, node, parameters))
         })
     };
     let plain = hashes(json!({}), Node::Worker(0));

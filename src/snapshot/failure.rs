@@ -136,7 +136,7 @@ impl Failure {
     }
     /// Only a person can mend it, and that is told at once.
     #[must_use]
-    pub fn is_told_at_once(&self) -> bool {
+    pub fn is_reported_at_once(&self) -> bool {
         matches!(
             self.reason,
             FailureReason::Schema | FailureReason::Extension | FailureReason::ObjectConflict

@@ -116,7 +116,7 @@ pub struct Snapshot {
     pub reach: Option<Reach>,
     /// Servers of ready pods that took longer than a look may, and did not the time before.
     #[serde(default)]
-    pub late: BTreeSet<Node>,
+    pub slow_nodes: BTreeSet<Node>,
     /// The last status written, for transition times and what was handled.
     pub status: DialogClusterStatus,
 }
@@ -157,7 +157,7 @@ impl Snapshot {
             connections: Vec::new(),
             blocking_sessions: BTreeMap::new(),
             blocking_moves: BTreeMap::new(),
-            late: BTreeSet::new(),
+            slow_nodes: BTreeSet::new(),
             contents: BTreeMap::new(),
             parameter_checks: BTreeMap::new(),
             images: BTreeMap::new(),

@@ -23,8 +23,8 @@ pub struct Postgres {
     pub config_hash: Option<String>,
     /// `dialog.config_hash` in pg_file_settings: the configuration that the kubelet has brought.
     pub file_config_hash: Option<String>,
-    /// `current_setting('dialog.boot_hash')`: the start script and configuration that the server was started with.
-    pub boot_hash: Option<String>,
+    /// `current_setting('dialog.startup_hash')`: the start script and configuration that the server was started with.
+    pub startup_hash: Option<String>,
     /// The server runs with its last good configuration, because it did not start with this one.
     pub rejected: Option<RejectedConfiguration>,
     /// Names of settings with `pending_restart`.

@@ -9,15 +9,15 @@ use super::{Cause, Failure, FailureReason};
 use crate::api::Node;
 
 /// What was refused so often,
-const TIMES: u32 = 3;
+const MIN_FAILURES: u32 = 3;
 /// and over so long, is not going to pass by itself.
-const OVER: SignedDuration = SignedDuration::from_mins(1);
+const MIN_DURATION: SignedDuration = SignedDuration::from_mins(1);
 /// An act that is not planned for a moment, because a server was silent for one look, keeps what is known of it.
-const KEPT: SignedDuration = SignedDuration::from_secs(30);
+const RETENTION: SignedDuration = SignedDuration::from_secs(30);
 /// Two words for the same, in turns, are no news each time: the first stay while they are said so often.
-const SAID: SignedDuration = SignedDuration::from_secs(40);
+const MAX_MESSAGES: SignedDuration = SignedDuration::from_secs(40);
 /// The pause before an act is tried again, doubled each time: the first, the longest, and the longest of a wait.
-const AGAIN: [SignedDuration; 3] =
+const RETRY_PAUSES: [SignedDuration; 3] =
     [SignedDuration::from_millis(500), SignedDuration::from_secs(15), SignedDuration::from_secs(3)];
 
 /// What was tried: a kind of step and what it is about, or a look.
@@ -27,7 +27,7 @@ pub enum Attempt {
     /// A step, as `plan::refusals` names it.
     Step(String),
     /// The look at a node's server.
-    Look(Node),
+    Observation(Node),
     /// The look at the coordinator's Citus catalog.
     Catalog,
     /// The question what Citus would move.
@@ -42,7 +42,7 @@ impl Attempt {
     pub fn is_step(&self) -> bool {
         match self {
             Self::Step(_) => true,
-            Self::Look(_) | Self::Catalog | Self::Plan | Self::Schema => false,
+            Self::Observation(_) | Self::Catalog | Self::Plan | Self::Schema => false,
         }
     }
 }
@@ -75,10 +75,12 @@ impl RepeatedRefusal {
     /// It is not going to pass by itself.
     #[must_use]
     pub fn lasts(&self) -> bool {
-        self.failure.cause.is_refusal() && self.count >= TIMES && self.last.duration_since(self.since) >= OVER
+        self.failure.cause.is_refusal()
+            && self.count >= MIN_FAILURES
+            && self.last.duration_since(self.since) >= MIN_DURATION
     }
     fn again(&self) -> Timestamp {
-        let [first, longest, wait] = AGAIN;
+        let [first, longest, wait] = RETRY_PAUSES;
         let longest = if self.failure.cause.is_refusal() { longest } else { wait };
         let doubled = first.saturating_mul(1 << self.count.saturating_sub(1).min(10)).min(longest);
         self.last.saturating_add(doubled).unwrap_or(self.last)
@@ -116,7 +118,7 @@ impl Refusals {
         };
         (one.count, one.last, one.wanted) = (one.count.saturating_add(1), now, now);
         one.generation = generation;
-        if one.failure.message == failure.message || now.duration_since(one.said) > SAID {
+        if one.failure.message == failure.message || now.duration_since(one.said) > MAX_MESSAGES {
             one.failure = failure.clone();
             one.said = now;
         }
@@ -130,7 +132,7 @@ impl Refusals {
         for one in self.0.iter_mut().filter(|one| acts.contains(&one.act)) {
             one.wanted = now;
         }
-        self.0.retain(|one| now.duration_since(one.wanted) < KEPT);
+        self.0.retain(|one| now.duration_since(one.wanted) < RETENTION);
     }
     /// The last failure of an act that has not succeeded since.
     #[must_use]
@@ -160,7 +162,7 @@ impl Refusals {
         let waits = |one: &RepeatedRefusal| match one.failure.reason {
             FailureReason::LockTimeout => true,
             // A server may just be silent.
-            FailureReason::DeadlineExceeded => one.count > 1 && !matches!(one.act, Attempt::Look(_)),
+            FailureReason::DeadlineExceeded => one.count > 1 && !matches!(one.act, Attempt::Observation(_)),
             _ => false,
         };
         self.0.iter().any(|one| one.failure.cause == Cause::Wait && waits(one))

@@ -32,7 +32,7 @@ async fn seen(server: &Server, database: &str) -> Postgres {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_is_born() {
     let (coordinator, first, second) = tokio::join!(
-        Server::start("shop-coordinator", "dialog.config_hash = 'c1'\ndialog.boot_hash = 'b1'"),
+        Server::start("shop-coordinator", "dialog.config_hash = 'c1'\ndialog.startup_hash = 'b1'"),
         Server::start("shop-worker-0", ""),
         Server::start("shop-worker-1", ""),
     );
@@ -57,7 +57,7 @@ async fn bare_servers_are_prepared(server: &Server) {
     );
     assert!(bare.available_extension.is_some(), "{bare:?}");
     assert_eq!(bare.major, bare.version.split('.').next().unwrap().parse::<u32>().unwrap());
-    assert_eq!((bare.config_hash.as_deref(), bare.boot_hash.as_deref()), (Some("c1"), Some("b1")));
+    assert_eq!((bare.config_hash.as_deref(), bare.startup_hash.as_deref()), (Some("c1"), Some("b1")));
     assert_eq!(bare.settings.get("wal_level").map(String::as_str), Some("logical"));
     assert!(!bare.settings.contains_key("no.such_setting"), "an unknown setting has no value: {bare:?}");
 

@@ -48,7 +48,7 @@ fn no_move_starts_while_a_wrong_wal_level_cannot_be_healed() {
     assert!(does(&world, &seen, "StartRebalance"), "moves do not wait for a parameter that is refused");
     for node in [Node::Coordinator, Node::Worker(1)] {
         let wrong = with_server(&seen, node, |postgres| {
-            (postgres.wal_level, postgres.boot_hash) = ("replica".to_owned(), None);
+            (postgres.wal_level, postgres.startup_hash) = ("replica".to_owned(), None);
         });
         let does = |name| does(&world, &wrong, name);
         assert!(!does("RestartNode") && !does("StartRebalance"), "{node}");

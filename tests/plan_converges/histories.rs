@@ -7,7 +7,7 @@ use super::*;
 
 /// What people and the world do to a cluster.
 #[derive(Clone, Debug)]
-enum Happening {
+enum Event {
     Scale(i32),
     MaxConnections(u32),
     Garbage,
@@ -68,8 +68,8 @@ pub const REFUSABLE: [&str; 22] = [
     "Reload",
 ];
 
-fn happening() -> impl Strategy<Value = Happening> {
-    use Happening::*;
+fn event() -> impl Strategy<Value = Event> {
+    use Event::*;
     prop_oneof![
         3 => (1..6_i32).prop_map(Scale),
         1 => prop_oneof![Just(200_u32), Just(300), Just(1_000_000)].prop_map(MaxConnections),
@@ -121,49 +121,49 @@ fn node(number: u16) -> Node {
     number.checked_sub(1).map_or(Node::Coordinator, Node::Worker)
 }
 
-fn happen(world: &mut World, what: &Happening) {
+fn happen(world: &mut World, what: &Event) {
     match *what {
-        Happening::Scale(replicas) => world.edit(|spec| spec.workers.replicas = replicas),
-        Happening::MaxConnections(value) => {
+        Event::Scale(replicas) => world.edit(|spec| spec.workers.replicas = replicas),
+        Event::MaxConnections(value) => {
             world.edit(|spec| {
                 drop(spec.postgres.parameters.insert("max_connections".to_owned(), value.to_string()))
             });
         }
-        Happening::Garbage => world
+        Event::Garbage => world
             .edit(|spec| drop(spec.postgres.parameters.insert("work_mem".to_owned(), "garbage".to_owned()))),
-        Happening::ClearParameters => world.edit(|spec| spec.postgres.parameters.clear()),
-        Happening::Cpu(workers, coordinator) => ask_for(world, workers, coordinator),
-        Happening::Pause(paused) => world.edit(|spec| spec.paused = paused),
-        Happening::Parallel(moves) => world.edit(|spec| spec.rebalance.max_parallel_moves = moves),
-        Happening::KillPod(number) => drop(world.pods.remove(&node(number))),
-        Happening::Cut(number, ticks) => drop(world.silent.insert(node(number), ticks)),
-        Happening::Tamper(number) => {
+        Event::ClearParameters => world.edit(|spec| spec.postgres.parameters.clear()),
+        Event::Cpu(workers, coordinator) => ask_for(world, workers, coordinator),
+        Event::Pause(paused) => world.edit(|spec| spec.paused = paused),
+        Event::Parallel(moves) => world.edit(|spec| spec.rebalance.max_parallel_moves = moves),
+        Event::KillPod(number) => drop(world.pods.remove(&node(number))),
+        Event::Cut(number, ticks) => drop(world.silent.insert(node(number), ticks)),
+        Event::Tamper(number) => {
             world.tampered.insert(node(number));
             world.pods.remove(&node(number));
         }
-        Happening::AlterSystem(number) => {
+        Event::AlterSystem(number) => {
             let claim = world.pods.get(&node(number)).map(|pod| pod.claim.clone());
             if let Some(data) = claim.and_then(|claim| world.volumes.get_mut(&claim)) {
                 data.auto_conf.insert("wal_retrieve_retry_interval".to_owned(), "9s".to_owned());
             }
         }
-        Happening::MovesFail(fail) => world.moves_fail = fail,
-        Happening::UnheardStop => world.unheard_stop = true,
-        Happening::DropTable(shards) => {
+        Event::MovesFail(fail) => world.moves_fail = fail,
+        Event::UnheardStop => world.unheard_stop = true,
+        Event::DropTable(shards) => {
             let shards: Vec<i64> = world.placements.keys().copied().take(shards).collect();
             world.drop_shards(&shards);
         }
-        Happening::Mode(mode) => world.edit(|spec| spec.rebalance.mode = mode),
-        Happening::WhenScaled(policy) => world.edit(|spec| spec.volumes.when_scaled = policy),
-        Happening::LittleRoom => world.free = world::VOLUME / 10,
-        Happening::Storage(size, expands) => {
+        Event::Mode(mode) => world.edit(|spec| spec.rebalance.mode = mode),
+        Event::WhenScaled(policy) => world.edit(|spec| spec.volumes.when_scaled = policy),
+        Event::LittleRoom => world.free = world::VOLUME / 10,
+        Event::Storage(size, expands) => {
             world.expands = expands;
             world.edit(|spec| spec.workers.template.storage.size = Quantity(format!("{size}Gi")));
         }
-        Happening::Hold(number, ticks) => drop(world.held.insert(node(number), ticks)),
-        Happening::JobByHand => world.start_by_hand(),
+        Event::Hold(number, ticks) => drop(world.held.insert(node(number), ticks)),
+        Event::JobByHand => world.start_by_hand(),
         // Before the coordinator was born nothing is taken over: a person is told what to delete.
-        Happening::LeftBehind => {
+        Event::LeftBehind => {
             let born = |(key, object): (&String, &snapshot::LiveObject)| {
                 key.starts_with("PersistentVolumeClaim/dialogs-coordinator")
                     && object.annotation(keys::SYSTEM_IDENTIFIER).is_some()
@@ -172,19 +172,19 @@ fn happen(world: &mut World, what: &Happening) {
                 world.orphan_and_make_again();
             }
         }
-        Happening::MadeAgain => world.delete_and_make_again(),
-        Happening::CleanupOfNobody(shard) => world.cleanup.push(CleanupRow {
+        Event::MadeAgain => world.delete_and_make_again(),
+        Event::CleanupOfNobody(shard) => world.cleanup.push(CleanupRow {
             record_id: -shard,
             group_id: 1000,
             object_type: 1,
             object_name: format!("public.dialogs_{}", 102_008 + shard),
         }),
-        Happening::Inactive(number) => {
+        Event::Inactive(number) => {
             if let Some(row) = world.nodes.get_mut(usize::from(number)) {
                 (row.active, row.metadata_synced) = (number % 2 == 0, false);
             }
         }
-        Happening::Leftover(number) => {
+        Event::Leftover(number) => {
             let claim = world.pods.get(&node(number)).map(|pod| pod.claim.clone());
             if let Some(data) = claim.and_then(|claim| world.volumes.get_mut(&claim)) {
                 data.leftovers.push(snapshot::Leftover {
@@ -193,7 +193,7 @@ fn happen(world: &mut World, what: &Happening) {
                 });
             }
         }
-        Happening::Lose(number) => {
+        Event::Lose(number) => {
             // A worker that was a member: what is lost before has nothing to lose.
             let row = world
                 .nodes
@@ -204,21 +204,21 @@ fn happen(world: &mut World, what: &Happening) {
                 lose(world, node(number));
             }
         }
-        Happening::Refuse(act, ticks) => drop(world.refuses.insert(act.to_owned(), ticks)),
-        Happening::Theirs(number, theirs) => {
+        Event::Refuse(act, ticks) => drop(world.refuses.insert(act.to_owned(), ticks)),
+        Event::Theirs(number, theirs) => {
             let name = format!("{}.", node(number).object_name("dialogs"));
             // On a member: what comes after its removal comes too late.
             if world.nodes.iter().any(|row| row.name.starts_with(&name)) {
                 world.put(node(number), theirs);
             }
         }
-        Happening::LaggingCache => {
+        Event::LaggingCache => {
             let before = world.objects.clone();
             world.reconcile(None);
             world.stale = Some(before);
         }
-        Happening::OperatorKilled(after) => drop(world.reconcile(Some(after))),
-        Happening::Time(ticks) => {
+        Event::OperatorKilled(after) => drop(world.reconcile(Some(after))),
+        Event::Time(ticks) => {
             for _ in 0..ticks {
                 world.reconcile(None);
                 world.tick();
@@ -227,8 +227,8 @@ fn happen(world: &mut World, what: &Happening) {
     }
 }
 
-fn histories() -> impl Strategy<Value = (i32, Vec<Happening>)> {
-    (1..4_i32, prop::collection::vec(happening(), 1..25))
+fn histories() -> impl Strategy<Value = (i32, Vec<Event>)> {
+    (1..4_i32, prop::collection::vec(event(), 1..25))
 }
 
 /// Other histories each time, but with MODEL_SEED=n: then the same as last time, and others in each half.
@@ -260,7 +260,7 @@ proptest! {
     }
 }
 
-fn converges(workers: i32, history: &[Happening]) {
+fn converges(workers: i32, history: &[Event]) {
     let mut world = World::new(json!({"workers": {"replicas": workers}}));
     for what in history {
         world.log.push(format!("--- {what:?}"));
@@ -325,6 +325,6 @@ fn converges(workers: i32, history: &[Happening]) {
 /// A job whose moves fail goes on for ever when a node of it is lost as well: nothing rests before that is given up.
 #[test]
 fn a_job_with_a_lost_worker_ends_when_it_is_given_up() {
-    use Happening::*;
+    use Event::*;
     converges(1, &[Time(8), MovesFail(true), Scale(3), Time(7), Lose(1), MadeAgain]);
 }

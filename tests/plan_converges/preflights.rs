@@ -192,7 +192,7 @@ fn what_everything_waits_for_is_told_first() {
     citus.obstacles.unlisted = 1;
     let plan = dialog_operator::plan::plan(&world.desired(), &seen);
     let Problem::Obstacle(first) = &plan.problems[0] else { panic!("{:?}", plan.problems) };
-    assert_eq!(first.stays, problem::Stays::Everything);
+    assert_eq!(first.stays, problem::Unmoved::Everything);
     assert!(!plan.steps.iter().any(|planned| planned.step.name() == "PinGroups"), "{:?}", plan.steps);
 }
 

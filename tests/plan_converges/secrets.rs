@@ -253,7 +253,7 @@ fn ready_falls_when_two_looks_in_a_row_take_too_long() {
         if node == Some(Node::Coordinator) || node.is_none() {
             seen.citus = snapshot::Observed::Unknown("no answer within 12 s".to_owned());
         }
-        seen.late = late.iter().copied().collect();
+        seen.slow_nodes = late.iter().copied().collect();
         let status = report::status(&world.desired(), &seen, &Plan::default(), &Outcome::default());
         let ready = status.conditions.into_iter().find(|condition| condition.type_ == "Ready").unwrap();
         (ready.status, ready.message)

@@ -17,7 +17,7 @@ fn status(world: &World, seen: &Snapshot, failed: Option<(Step, FailureReason)>)
     let steps = failed.into_iter().map(|(step, reason)| StepOutcome {
         step,
         result: Err(Failure::new(reason, "no answer within 10 s")),
-        said: None,
+        detail: None,
     });
     report::status(&world.desired(), seen, &plan(&world.desired(), seen), &Outcome { steps: steps.collect() })
 }
@@ -128,15 +128,15 @@ fn holds(now: jiff::Timestamp) -> Vec<WaitingOn> {
         WaitingOn::NotAnswering { node, why: why() },
         WaitingOn::CatalogUnknown { why: why() },
         WaitingOn::NodeNotPrepared { node },
-        WaitingOn::ConfigurationOnItsWay { node },
+        WaitingOn::ConfigurationPending { node },
         WaitingOn::Rolling { node, cause: RestartCause::Parameters, remaining: 2 },
         WaitingOn::RestartWaitsForMoves { node, cause: RestartCause::Parameters },
         WaitingOn::MemberInactive { node },
         WaitingOn::RegisteredNodeSilent { node, why: why() },
         WaitingOn::NotConnected { from: Node::Coordinator, to: node, why: why() },
         WaitingOn::WorkerMissing { node, why: why(), timed_out: false },
-        WaitingOn::Leaving { node, shards: 4 },
-        WaitingOn::RoomUnknown { why: why() },
+        WaitingOn::Draining { node, shards: 4 },
+        WaitingOn::SpaceUnknown { why: why() },
         WaitingOn::ContentsUnknown { node, why: why() },
         WaitingOn::CleanupBlocked { node, objects: 2, sessions: vec!["session 9 of somebody".to_owned()] },
         WaitingOn::HeldUp { node, moves: true, sessions: vec!["pid 9 of somebody".to_owned()] },
@@ -167,7 +167,7 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
         steps: vec![StepOutcome {
             step: failed,
             result: Err(Failure::new(FailureReason::Postgres, "no")),
-            said: None,
+            detail: None,
         }],
     };
     let problem = Problem::ObjectConflict { kind: "Service".to_owned(), name: "dialogs".to_owned() };

@@ -15,7 +15,7 @@ async fn images_that_cannot_be_used_are_refused() {
         let _operator = story.operator();
         let cluster = story.settled_cluster("talk", spec(2)).await;
         cluster.load(1_000).await;
-        let born = cluster.lives().await;
+        let born = cluster.pod_uids().await;
 
         for (image, reason, words) in [
             (&*refused_image("other-major"), "UpgradeNotSupported", "PostgreSQL 99"),
@@ -30,7 +30,7 @@ async fn images_that_cannot_be_used_are_refused() {
             story.figure(image, &message);
             assert!(message.contains(words) && message.contains("spec.image"), "{message}");
             assert!(is(&seen, "Ready", "True"), "the cluster serves");
-            assert_eq!(cluster.lives().await, born, "{image} restarts nobody");
+            assert_eq!(cluster.pod_uids().await, born, "{image} restarts nobody");
             cluster.edit(json!({"image": Value::Null})).await;
             cluster.until_settled(30).await;
         }
@@ -43,7 +43,7 @@ async fn images_that_cannot_be_used_are_refused() {
             },
         )
         .await;
-        assert_eq!(cluster.lives().await, born);
+        assert_eq!(cluster.pod_uids().await, born);
         assert_eq!(cluster.rows().await, 1_000);
     })
     .await;

@@ -20,7 +20,7 @@ async fn bad_parameters_are_refused_and_good_ones_roll_one_by_one() {
         let _operator = story.operator();
         let cluster = Arc::new(story.settled_cluster("talk", spec(2)).await);
         cluster.load(1_000).await;
-        let born = cluster.lives().await;
+        let born = cluster.pod_uids().await;
 
         // Postgres knows no such parameter; cannot take such a value: nothing is restarted, or even changed.
         for (name, value, words) in [
@@ -30,7 +30,7 @@ async fn bad_parameters_are_refused_and_good_ones_roll_one_by_one() {
         ] {
             cluster.edit(json!({"postgres": {"parameters": {name: value}}})).await;
             refused(&cluster, &[name, words]).await;
-            assert_eq!(cluster.lives().await, born, "{name} = {value} restarts nobody");
+            assert_eq!(cluster.pod_uids().await, born, "{name} = {value} restarts nobody");
             cluster.edit(json!({"postgres": {"parameters": {name: Value::Null}}})).await;
             cluster.until_settled(30).await;
         }
@@ -41,7 +41,7 @@ async fn bad_parameters_are_refused_and_good_ones_roll_one_by_one() {
         until_everywhere(&cluster, "citus.max_background_task_executors_per_node", "2").await;
         story.figure_below("a changed maxParallelMoves to loaded on every node", edited.elapsed(), 5.0);
         cluster.until_settled(30).await;
-        assert_eq!(cluster.lives().await, born, "maxParallelMoves is a reload");
+        assert_eq!(cluster.pod_uids().await, born, "maxParallelMoves is a reload");
 
         // Only a start shows it: one worker finds out, comes back with its old values, and nobody follows it.
         cluster.edit(json!({"postgres": {"parameters": {"superuser_reserved_connections": "200"}}})).await;
@@ -51,7 +51,7 @@ async fn bad_parameters_are_refused_and_good_ones_roll_one_by_one() {
         )
         .await;
         story.figure("the words of a start that failed", said);
-        let tried = cluster.lives().await;
+        let tried = cluster.pod_uids().await;
         let changed: Vec<_> = born.iter().filter(|(pod, life)| tried[*pod] != **life).collect();
         assert!(changed.len() <= 1, "at most one worker is restarted: {changed:?}");
         assert_eq!(born["talk-coordinator-0"], tried["talk-coordinator-0"]);
@@ -103,7 +103,7 @@ async fn until_everywhere(cluster: &Cluster, name: &str, value: &str) {
 
 /// Each node was restarted once, each after the one before it was up.
 async fn in_order(cluster: &Cluster, before: &BTreeMap<String, (String, i32)>) {
-    let after = cluster.lives().await;
+    let after = cluster.pod_uids().await;
     let mut starts = Vec::new();
     for node in [Node::Worker(0), Node::Worker(1), Node::Coordinator] {
         let pod = node.pod_name(&cluster.name);

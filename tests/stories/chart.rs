@@ -71,7 +71,7 @@ async fn operator_from_the_chart_makes_a_cluster_and_leaves_it() {
         cluster.until_settled(90).await;
         cluster.assert_even(3).await;
 
-        let lives = cluster.lives().await;
+        let pod_uids = cluster.pod_uids().await;
         helm(&["uninstall", "dialog-operator", "--wait"]);
         let deployments: Api<Deployment> = cluster.api();
         wait::eventually("the operator is gone", Duration::from_mins(1), async || {
@@ -80,7 +80,7 @@ async fn operator_from_the_chart_makes_a_cluster_and_leaves_it() {
         })
         .await;
         cluster.get().await;
-        assert_eq!(cluster.lives().await, lives, "the servers go on without their operator");
+        assert_eq!(cluster.pod_uids().await, pod_uids, "the servers go on without their operator");
         assert_eq!(cluster.rows().await, 1_000);
     })
     .await;

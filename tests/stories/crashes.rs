@@ -27,7 +27,7 @@ async fn killed_at_ten_random_moments_it_still_evens_out() {
         let cluster = story.settled_cluster("talk", spec(1)).await;
         cluster.load(20_000).await;
         let writer = cluster.writer().await;
-        let before = cluster.lives().await;
+        let before = cluster.pod_uids().await;
         let mut workers = 3;
         cluster.edit(json!({"workers": {"replicas": workers}})).await;
 
@@ -62,7 +62,7 @@ async fn killed_at_ten_random_moments_it_still_evens_out() {
         let names: i64 = sql::value(&admin, "SELECT count(DISTINCT nodename) FROM pg_dist_node").await;
         let all = i64::try_from(workers).unwrap() + 1;
         assert_eq!((nodes, names), (all, all), "nobody was registered twice");
-        let after = cluster.lives().await;
+        let after = cluster.pod_uids().await;
         assert!(before.iter().all(|(pod, life)| after.get(pod) == Some(life)), "{before:?} became {after:?}");
         let made = pods_made(&cluster).await;
         assert!(

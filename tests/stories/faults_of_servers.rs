@@ -113,10 +113,10 @@ async fn in_the_middle_of_a_rolling_restart() {
             (Killed(Node::Coordinator), 1, "302"),
             (Killed(Node::Worker(0)), 2, "303"),
         ] {
-            let before = cluster.lives().await;
+            let before = cluster.pod_uids().await;
             cluster.edit(json!({"postgres": {"parameters": {"max_connections": connections}}})).await;
             wait::eventually("the restart is under way", Duration::from_mins(2), async || {
-                let now = cluster.lives().await;
+                let now = cluster.pod_uids().await;
                 let new =
                     now.iter().filter(|(pod, life)| before.get(*pod).is_some_and(|old| old.0 != life.0));
                 let new: Vec<_> = new.map(|(pod, _)| pod.clone()).collect();

@@ -17,7 +17,7 @@ async fn the_rest_goes_on_without_a_worker_that_never_gets_ready() {
         let short = json!({"workers": {"joinTimeout": "25s"}});
         let cluster = story.settled_cluster("talk", with(spec(1), &short)).await;
         cluster.load(1_000).await;
-        let born = cluster.lives().await;
+        let born = cluster.pod_uids().await;
         // Worker 1 gets its pod; then the image has to be pulled for each new one, and there is no registry.
         cluster.edit(json!({"workers": {"replicas": 2}})).await;
         wait::eventually("worker 1 has a pod", Duration::from_secs(30), async || {
@@ -46,7 +46,7 @@ async fn the_rest_goes_on_without_a_worker_that_never_gets_ready() {
         cluster.edit(json!({"imagePullPolicy": "IfNotPresent"})).await;
         cluster.until_settled(120).await;
         cluster.assert_even(3).await;
-        let after = cluster.lives().await;
+        let after = cluster.pod_uids().await;
         assert!(born.iter().all(|(pod, life)| after.get(pod) == Some(life)), "{born:?} became {after:?}");
         assert_eq!(cluster.rows().await, 1_000);
     })

@@ -53,7 +53,7 @@ async fn storage_that_is_refused_blocks_nothing_else() {
         let kept = claims(&cluster, "dialogcluster.dev/decommissioned").await[0].name_any();
 
         // A size that the class cannot give, and a parameter that goes on meanwhile.
-        let lives = cluster.lives().await;
+        let pod_uids = cluster.pod_uids().await;
         cluster
             .edit(json!({
                 "workers": {"storage": {"size": "2Gi"}},
@@ -95,10 +95,10 @@ async fn storage_that_is_refused_blocks_nothing_else() {
 
         cluster.edit(json!({"workers": {"storage": {"size": "1Gi"}}})).await;
         cluster.until_settled_with(2, 60).await;
-        let after = cluster.lives().await;
+        let after = cluster.pod_uids().await;
         for node in [Node::Coordinator, Node::Worker(0)] {
             let pod = node.pod_name(&cluster.name);
-            assert_eq!(after[&pod], lives[&pod], "{pod} was not restarted");
+            assert_eq!(after[&pod], pod_uids[&pod], "{pod} was not restarted");
         }
         assert_eq!(cluster.rows().await, 2_000);
 
@@ -148,7 +148,7 @@ async fn who_refuses_pods_is_told_in_its_own_words() {
         cluster.load(1_000).await;
 
         // Annotations are put on running pods.
-        let lives = cluster.lives().await;
+        let pod_uids = cluster.pod_uids().await;
         let (key, since) = ("cluster-autoscaler.kubernetes.io/safe-to-evict", Instant::now());
         cluster.edit(json!({"workers": {"podAnnotations": {key: "true"}}})).await;
         wait::eventually("the annotation is on the pod", Duration::from_secs(30), async || {
@@ -159,7 +159,7 @@ async fn who_refuses_pods_is_told_in_its_own_words() {
         .await;
         story.figure_below("from podAnnotations to the pod", since.elapsed(), 30.0);
         let (_, seen) = cluster.until_settled(30).await;
-        assert_eq!(cluster.lives().await, lives, "nobody was restarted");
+        assert_eq!(cluster.pod_uids().await, pod_uids, "nobody was restarted");
         assert!(seen.status.unwrap().nodes.iter().all(|node| !node.update_available));
 
         // A tool that lets clusters sleep.
@@ -223,7 +223,7 @@ async fn images_from_a_mirror_are_asked_once_and_rolled_out_once() {
         let audit = Audit::from_now();
         let _operator = story.operator();
         let cluster = story.settled_cluster("talk", small()).await;
-        let born = cluster.lives().await;
+        let born = cluster.pod_uids().await;
         cluster.edit(json!({"image": other})).await;
         cluster
             .until("the image is rolled out", 120, |cluster| {
@@ -232,8 +232,8 @@ async fn images_from_a_mirror_are_asked_once_and_rolled_out_once() {
             .await;
         let (_, seen) = cluster.until_settled(90).await;
         assert!(seen.status.unwrap().nodes.iter().all(|node| !node.update_available));
-        let lives = cluster.lives().await;
-        for (pod, (uid, restarts)) in &lives {
+        let pod_uids = cluster.pod_uids().await;
+        for (pod, (uid, restarts)) in &pod_uids {
             assert!(born[pod].0 != *uid && *restarts == 0, "{pod} was made again, and started once");
         }
         for (name, pod) in cluster.pods().await {
@@ -242,8 +242,8 @@ async fn images_from_a_mirror_are_asked_once_and_rolled_out_once() {
         }
         // Nothing goes round in circles.
         wait::throughout("the pods stay", Duration::from_secs(15), async || {
-            let now = cluster.lives().await;
-            if now == lives { Ok(()) } else { Err(format!("{now:?}")) }
+            let now = cluster.pod_uids().await;
+            if now == pod_uids { Ok(()) } else { Err(format!("{now:?}")) }
         })
         .await;
         let written = audit.writes(&user(&story.namespace));

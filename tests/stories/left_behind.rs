@@ -28,15 +28,15 @@ async fn next_cluster_of_the_name_adopts_what_was_left_behind() {
         let spec = || with(spec(2), &json!({"schema": {"shardCount": 8}}));
         let cluster = story.settled_cluster("talk", spec()).await;
         cluster.load(2_000).await;
-        let (lives, writer) = (cluster.lives().await, cluster.writer().await);
+        let (pod_uids, writer) = (cluster.pod_uids().await, cluster.writer().await);
 
         leave_behind(story, &cluster).await;
-        assert_eq!(cluster.lives().await, lives);
+        assert_eq!(cluster.pod_uids().await, pod_uids);
         let since = Instant::now();
         cluster.create(spec()).await;
         let (settled, _) = cluster.until_settled_with(2, 60).await;
         story.figure("from applied again to settled", crate::harness::seconds(settled - since));
-        assert_eq!(cluster.lives().await, lives, "nobody was restarted");
+        assert_eq!(cluster.pod_uids().await, pod_uids, "nobody was restarted");
         let ledger = writer.stop().await;
         assert_eq!(ledger.phase("all").words, Vec::<String>::new(), "writes that failed");
         cluster.assert_kept(&ledger, 2_000).await;
@@ -67,11 +67,11 @@ async fn next_cluster_of_the_name_adopts_what_was_left_behind() {
         story.figure("what is said of another one", &message);
         let typed = format!("kubectl -n {} delete statefulset {set}", story.namespace);
         assert!(message.contains(&typed), "{message}");
-        assert_eq!(cluster.lives().await, lives, "nobody was restarted");
+        assert_eq!(cluster.pod_uids().await, pod_uids, "nobody was restarted");
         story.kubectl(&["delete", "statefulset", &set]);
         cluster.until_settled_with(2, 90).await;
-        let now = cluster.lives().await;
-        for (pod, life) in &lives {
+        let now = cluster.pod_uids().await;
+        for (pod, life) in &pod_uids {
             assert_eq!(now[pod] == *life, *pod != Node::Worker(1).pod_name(&cluster.name), "{pod}");
         }
         cluster.assert_kept(&ledger, 2_000).await;

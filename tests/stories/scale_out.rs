@@ -24,7 +24,7 @@ async fn one_to_two_to_five_workers_under_load() {
         let cluster = Arc::new(story.settled_cluster("talk", spec(1)).await);
         cluster.load(rows).await;
         let writer = cluster.writer().await;
-        let before = cluster.lives().await;
+        let before = cluster.pod_uids().await;
 
         for (edits, workers) in [(1, 2), (2, 5)] {
             let watch = Watch::start(&cluster, workers).await;
@@ -67,7 +67,7 @@ async fn one_to_two_to_five_workers_under_load() {
         story.figure("longest write", seconds(figures.longest));
         assert_eq!(figures.words, Vec::<String>::new(), "writes that failed");
         cluster.assert_kept(&ledger, rows).await;
-        let after = cluster.lives().await;
+        let after = cluster.pod_uids().await;
         assert!(before.iter().all(|(pod, life)| after.get(pod) == Some(life)), "{before:?} became {after:?}");
         for reason in ["RebalanceStarted", "RebalanceFinished"] {
             cluster.assert_events(reason, 2).await;

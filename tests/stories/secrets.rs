@@ -78,7 +78,7 @@ async fn passwords_ports_and_uris_work_as_people_expect() {
     story("credentials", async |story| {
         let _operator = story.operator();
         let cluster = story.settled_cluster("talk", spec(2)).await;
-        let lives = cluster.lives().await;
+        let pod_uids = cluster.pod_uids().await;
         assert_eq!(forwarded(story, &text(&cluster, "password").await), "dialogs");
 
         for password in ["Neu12345", "it's a+b c/@:%&?=#ä\"\\"] {
@@ -115,7 +115,7 @@ async fn passwords_ports_and_uris_work_as_people_expect() {
         .await;
         story.figure("a password changed by SQL to the Secret's again", changed.elapsed().as_secs());
         cluster.until_settled(60).await;
-        assert_eq!(cluster.lives().await, lives, "nothing was restarted");
+        assert_eq!(cluster.pod_uids().await, pod_uids, "nothing was restarted");
     })
     .await;
 }
@@ -184,7 +184,7 @@ async fn deleted_secrets_come_back_and_authorities_are_awaited() {
         let _operator = story.operator();
         let cluster = story.settled_cluster("talk", spec(2)).await;
         cluster.load(1000).await;
-        let lives = cluster.lives().await;
+        let pod_uids = cluster.pod_uids().await;
 
         delete(&cluster, &LEAVES).await;
         until_there(&cluster, &LEAVES, 30).await;
@@ -223,7 +223,7 @@ async fn deleted_secrets_come_back_and_authorities_are_awaited() {
         cluster.until("all is well again", 120, is_settled).await;
         story.figure_below("authorities restored to all well", restored.elapsed(), 120.0);
         serves(&cluster, 60).await;
-        assert_eq!(cluster.lives().await, lives, "nothing was restarted");
+        assert_eq!(cluster.pod_uids().await, pod_uids, "nothing was restarted");
 
         without_a_copy(story, &cluster).await;
     })

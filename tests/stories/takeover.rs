@@ -20,7 +20,7 @@ async fn a_second_operator_takes_over_and_restarts_nobody() {
         first.until_it_leads().await;
         let second = story.operator();
         let cluster = story.settled_cluster("talk", spec(2)).await;
-        let born = cluster.lives().await;
+        let born = cluster.pod_uids().await;
         assert!(!second.leads(), "one leads");
 
         let ended = Instant::now();
@@ -40,7 +40,7 @@ async fn a_second_operator_takes_over_and_restarts_nobody() {
             17.0,
         );
         acts(&cluster, "2").await;
-        assert_eq!(cluster.lives().await, born, "nobody was restarted");
+        assert_eq!(cluster.pod_uids().await, born, "nobody was restarted");
         assert!(third.stop().await.success());
 
         another_version_takes_over(&cluster, || {
@@ -87,7 +87,7 @@ async fn another_version_takes_over(cluster: &Cluster, start: impl FnOnce() -> O
         }
     })
     .await;
-    let before = cluster.lives().await;
+    let before = cluster.pod_uids().await;
 
     let operator = start();
     operator.until_it_leads().await;
@@ -103,7 +103,7 @@ async fn another_version_takes_over(cluster: &Cluster, start: impl FnOnce() -> O
     let template = sets.get(&set).await.unwrap().spec.unwrap().template.spec.unwrap();
     assert_eq!(template.termination_grace_period_seconds, Some(300), "the template is this version's again");
     wait::throughout("nobody is restarted", Duration::from_secs(5), async || {
-        let now = cluster.lives().await;
+        let now = cluster.pod_uids().await;
         if now == before { Ok(()) } else { Err(format!("{before:?} became {now:?}")) }
     })
     .await;

@@ -27,7 +27,7 @@ async fn a_wrong_wal_level_is_repaired_by_one_restart_before_the_move() {
         assert!(told.message.contains("talk-worker-0 runs wal_level = replica"), "{told:?}");
         let node = seen.status.unwrap().nodes.into_iter().find(|node| node.name == "talk-worker-0").unwrap();
         assert_eq!(node.wal_level.as_deref(), Some("replica"));
-        let before = cluster.lives().await;
+        let before = cluster.pod_uids().await;
 
         let writer = cluster.writer().await;
         cluster.edit(json!({"paused": false, "workers": {"replicas": 2}})).await;
@@ -39,7 +39,7 @@ async fn a_wrong_wal_level_is_repaired_by_one_restart_before_the_move() {
         story.figure("tries that failed during the restart and were repeated", figures.failed_tries);
         story.figure("longest write, the restart included", crate::harness::seconds(figures.longest));
 
-        let after = cluster.lives().await;
+        let after = cluster.pod_uids().await;
         assert_ne!(before["talk-worker-0-0"], after["talk-worker-0-0"], "the worker was restarted");
         assert_eq!(before["talk-coordinator-0"], after["talk-coordinator-0"], "and nobody else");
         cluster.assert_events("NodeRestarted", 1).await;

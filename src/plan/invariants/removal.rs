@@ -147,7 +147,7 @@ pub(super) fn force_removes_requested(view: View, node: Node) -> Result<(), Viol
 
 pub(super) fn deletes_removed_only(view: View, kind: &str, name: &str) -> Result<(), Violation> {
     if kind == "PersistentVolumeClaim" {
-        // Not by the planner's own `is_forgotten`: the two are to differ when one of them is wrong.
+        // Not by the planner's own `may_be_deleted`: the two are to differ when one of them is wrong.
         let claim = view.claims().find(|(_, claim, _)| *claim == name);
         let why = match claim {
             None => "it is not ours",

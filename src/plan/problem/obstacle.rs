@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Stays, TableObstacle, words::NAMED};
+use super::{TableObstacle, Unmoved, words::NAMED};
 use crate::snapshot::ObstacleKind;
 
 impl fmt::Display for TableObstacle {
@@ -11,9 +11,9 @@ impl fmt::Display for TableObstacle {
         // A statement has its own end.
         let end = if words.ends_with(';') { "" } else { "." };
         let stays = match self.stays {
-            Stays::Everything => "No shard is moved before that",
-            Stays::These => "Shards of these tables would stay where they are, and what moves with them",
-            Stays::TheseAlone => {
+            Unmoved::Everything => "No shard is moved before that",
+            Unmoved::These => "Shards of these tables would stay where they are, and what moves with them",
+            Unmoved::TheseAlone => {
                 "Shards of these tables stay where they are, and what moves with them; all others move"
             }
         };

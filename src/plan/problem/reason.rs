@@ -149,7 +149,7 @@ impl Problem {
             Self::ScaleInRefused { .. }
             | Self::DrainHalted
             | Self::RemovalRefused { .. }
-            | Self::PutAsideRefused { .. } => ProblemReason::ScaleInRefused,
+            | Self::DecommissionRefused { .. } => ProblemReason::ScaleInRefused,
             Self::ForceRemoveRefused { .. } => ProblemReason::ForceRemoveRefused,
             Self::WalLevelOverridden { .. } => ProblemReason::WalLevelOverridden,
             Self::NodeCannotStart { .. } | Self::MetadataUnknown { .. } => ProblemReason::NodeCannotStart,

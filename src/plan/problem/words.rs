@@ -155,7 +155,7 @@ impl fmt::Display for Problem {
                 "{node} is drained and cannot be removed: {}. It stays registered, without shards. {CURE}.",
                 contents::found(node, found)
             ),
-            Self::PutAsideRefused { node, found } => write!(
+            Self::DecommissionRefused { node, found } => write!(
                 f,
                 "{node} was a member, is no longer one, and cannot be put aside: {}. {CURE}.",
                 contents::found(node, found)
@@ -220,7 +220,7 @@ fn first(names: impl Iterator<Item = String>) -> String {
 }
 
 /// What may be deleted to make room under a quota; nothing when there is nothing.
-fn room(unused_claims: &BTreeSet<String>) -> String {
+fn no_space(unused_claims: &BTreeSet<String>) -> String {
     if unused_claims.is_empty() {
         return String::new();
     }
@@ -292,12 +292,12 @@ impl fmt::Display for DrainRefusal {
             Self::RebalanceOff => f.write_str(
                 "spec.rebalance.mode is Off, and a drain moves shards; set it to Auto, or set spec.workers.replicas back",
             ),
-            Self::NobodyStays => f.write_str("no worker would stay that could take their shards"),
+            Self::NoWorkerRemains => f.write_str("no worker would stay that could take their shards"),
             Self::Contents(all) => {
                 let all: Vec<String> = all.iter().map(|(node, found)| contents::found(node, found)).collect();
                 write!(f, "{}. {CURE}, or set spec.workers.replicas back", all.join(". "))
             }
-            Self::NoRoom { node, moved, needed, available, free, capacity } => write!(
+            Self::NoSpace { node, moved, needed, available, free, capacity } => write!(
                 f,
                 "{} are to be moved, about {} to each worker that stays, including a quarter for work, and {node} has room for {} ({} free of {}, {} % of which Citus keeps free). Grow spec.workers.storage.size, or set spec.workers.replicas back",
                 size(*moved),
@@ -365,7 +365,7 @@ impl fmt::Display for LastingRefusal {
         let cure = match self.kind {
             RefusalKind::Kubernetes => format!(
                 "Raise the quota, or correct the policy, the webhook or the right that it names{}",
-                room(&self.unused_claims)
+                no_space(&self.unused_claims)
             ),
             RefusalKind::Login => format!(
                 "PostgresObserver at the server's log (`kubectl logs {pod}`), and undo what was changed: a setting of the role postgres or of the database, pg_hba.conf, or the certificates in the Secrets"
@@ -398,7 +398,7 @@ impl fmt::Display for GrowthRefusal {
             sentence(&self.message),
             self.cause,
             self.since.strftime("%H:%M:%SZ"),
-            room(&self.unused_claims)
+            no_space(&self.unused_claims)
         )
     }
 }

@@ -82,19 +82,19 @@ impl ReconcilingReason {
             WaitingOn::PodNotReady { .. }
             | WaitingOn::NotAnswering { .. }
             | WaitingOn::CatalogUnknown { .. } => Some(Self::WaitingForPods),
-            WaitingOn::ConfigurationOnItsWay { .. } => Some(Self::ApplyingConfiguration),
+            WaitingOn::ConfigurationPending { .. } => Some(Self::ApplyingConfiguration),
             WaitingOn::Rolling { .. } | WaitingOn::RestartWaitsForMoves { .. } => Some(Self::RollingRestart),
             WaitingOn::NodeNotPrepared { .. }
             | WaitingOn::MemberInactive { .. }
             | WaitingOn::RegisteredNodeSilent { .. }
             | WaitingOn::NotConnected { .. }
             | WaitingOn::WorkerMissing { .. } => Some(Self::RegisteringWorkers),
-            WaitingOn::Leaving { shards: 0, .. } | WaitingOn::CleanupBlocked { .. } => {
+            WaitingOn::Draining { shards: 0, .. } | WaitingOn::CleanupBlocked { .. } => {
                 Some(Self::RemovingWorkers)
             }
-            WaitingOn::Leaving { .. } | WaitingOn::RoomUnknown { .. } | WaitingOn::ContentsUnknown { .. } => {
-                Some(Self::DrainingWorkers)
-            }
+            WaitingOn::Draining { .. }
+            | WaitingOn::SpaceUnknown { .. }
+            | WaitingOn::ContentsUnknown { .. } => Some(Self::DrainingWorkers),
             WaitingOn::InspectingImage { .. } => Some(Self::Validating),
             WaitingOn::SchemaSource { .. } => Some(Self::ApplyingSchema),
         }

@@ -51,7 +51,7 @@ impl World {
             done.steps.push(dialog_operator::act::StepOutcome {
                 step: planned.step.clone(),
                 result,
-                said: None,
+                detail: None,
             });
         }
         if killed_after.is_some() {

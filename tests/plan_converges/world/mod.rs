@@ -69,7 +69,7 @@ pub enum Theirs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub hash: String,
-    pub boot_hash: String,
+    pub startup_hash: String,
     pub parameters: BTreeMap<String, String>,
     pub wal_level: String,
 }

@@ -96,13 +96,13 @@ impl World {
         let live = self.objects.get(&format!("ConfigMap/{}", node.object_name("dialogs")))?;
         let conf = live.json["data"]["postgresql.conf"].as_str()?;
         let config_hash = conf.rsplit("dialog.config_hash = '").next()?.split('\'').next()?.to_owned();
-        let boot_hash = live.json["data"]["boot-hash"].as_str()?.trim().to_owned();
+        let startup_hash = live.json["data"]["boot-hash"].as_str()?.trim().to_owned();
         let parameters = dialog_operator::resources::parameters_of(&live.json)?;
         let tampered = self.tampered.contains(&node);
         let wal_level = if tampered { "replica" } else { "logical" }.to_owned();
-        let boot_hash = if tampered { "tampered".to_owned() } else { boot_hash };
+        let startup_hash = if tampered { "tampered".to_owned() } else { startup_hash };
         Some((
-            Config { hash: config_hash, boot_hash, parameters, wal_level },
+            Config { hash: config_hash, startup_hash, parameters, wal_level },
             dialog_operator::resources::may_initialise(&live.json),
         ))
     }

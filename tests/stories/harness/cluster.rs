@@ -217,7 +217,7 @@ impl Cluster {
     }
 
     /// Which pod each node has, and how often its server was started in it: the same again means that nothing restarted.
-    pub async fn lives(&self) -> BTreeMap<String, (String, i32)> {
+    pub async fn pod_uids(&self) -> BTreeMap<String, (String, i32)> {
         let life = |pod: &Pod| {
             let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
             let restarts = statuses.and_then(|all| all.first()).map_or(0, |one| one.restart_count);

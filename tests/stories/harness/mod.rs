@@ -100,26 +100,26 @@ pub struct Story {
 
 /// Tells a story in a namespace of its own, and shows everything that is known when it fails.
 pub async fn story(name: &str, tell: impl AsyncFnOnce(&Story)) {
-    tell_at(take_seat(false).await, name, tell).await;
+    tell_at(take_slot(false).await, name, tell).await;
 }
 
 /// The same for a story that disturbs the whole machine: no other one is told meanwhile, by this process or another.
 pub async fn story_alone(name: &str, tell: impl AsyncFnOnce(&Story)) {
-    tell_at(take_seat(true).await, name, tell).await;
+    tell_at(take_slot(true).await, name, tell).await;
 }
 
 /// The right to tell a story, until this is dropped.
-struct Seat {
-    _seats: SemaphorePermit<'static>,
+struct Slot {
+    _slots: SemaphorePermit<'static>,
     _machine: File,
 }
 
-async fn take_seat(alone: bool) -> Seat {
-    static SEATS: OnceLock<Semaphore> = OnceLock::new();
+async fn take_slot(alone: bool) -> Slot {
+    static SLOTS: OnceLock<Semaphore> = OnceLock::new();
     let all = u32::try_from(setting("STORIES_PARALLEL", 2)).unwrap();
-    let seats = SEATS.get_or_init(|| Semaphore::new(usize::try_from(all).unwrap()));
-    let seats = seats.acquire_many(if alone { all } else { 1 }).await.unwrap();
-    Seat { _seats: seats, _machine: tokio::task::spawn_blocking(move || machine(alone)).await.unwrap() }
+    let slots = SLOTS.get_or_init(|| Semaphore::new(usize::try_from(all).unwrap()));
+    let slots = slots.acquire_many(if alone { all } else { 1 }).await.unwrap();
+    Slot { _slots: slots, _machine: tokio::task::spawn_blocking(move || machine(alone)).await.unwrap() }
 }
 
 /// A lock that is shared by all that tell stories on this machine, or held by one. Each waits for its turn, so that who
@@ -133,14 +133,14 @@ fn machine(alone: bool) -> File {
     stories
 }
 
-async fn tell_at(seat: Seat, name: &str, tell: impl AsyncFnOnce(&Story)) {
+async fn tell_at(slot: Slot, name: &str, tell: impl AsyncFnOnce(&Story)) {
     let story = Story::begin(name).await;
     let told = AssertUnwindSafe(tell(&story)).catch_unwind().await;
     if told.is_err() || setting("STORY_ACCOUNT", 0) == 1 {
-        eprintln!("{}", story.account());
+        eprintln!("{}", story.diagnostics());
     }
     story.end().await;
-    drop(seat);
+    drop(slot);
     if let Err(panic) = told {
         std::panic::resume_unwind(panic);
     }
@@ -220,7 +220,7 @@ impl Story {
     }
 
     /// Everything that tells why a story failed.
-    fn account(&self) -> String {
+    fn diagnostics(&self) -> String {
         let mut text = format!("==== story {}, namespace {}\n", self.name, self.namespace);
         for arguments in [
             &["get", "dialogclusters", "-o", "yaml"][..],
