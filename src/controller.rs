@@ -190,12 +190,15 @@ async fn reconcile(cluster: Arc<GuardedCluster>, operator: Arc<Operator>) -> Res
             queued.with(|queued| queued.requeue.after_failure())
         }
         Ok(Err(_)) => {
-            tracing::error!("a bug: this look at the cluster panicked, see above; it is begun anew");
+            tracing::error!("a bug: the reconcile panicked, see above; it is retried");
             context.metrics.reconcile_failed("Panic");
             queued.with(|queued| queued.requeue.after_failure())
         }
         Err(_) => {
-            tracing::warn!(seconds = DEADLINE.as_secs(), "a reconcile took too long and is begun anew");
+            tracing::warn!(
+                seconds = DEADLINE.as_secs(),
+                "a reconcile exceeded its deadline and is started again"
+            );
             context.metrics.reconcile_failed("DeadlineExceeded");
             queued.with(|queued| queued.requeue.after_failure())
         }

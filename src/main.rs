@@ -91,8 +91,8 @@ fn main() -> anyhow::Result<()> {
         Command::Plan { file } => {
             let text =
                 std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            let PlanInput { desired, snapshot } =
-                serde_json::from_str(&text).with_context(|| format!("{} is no snapshot", file.display()))?;
+            let PlanInput { desired, snapshot } = serde_json::from_str(&text)
+                .with_context(|| format!("{} is not a snapshot", file.display()))?;
             print!("{}", render_plan(&plan(&desired, &snapshot)));
             Ok(())
         }
@@ -170,7 +170,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<()> {
         tasks.wait().await;
     });
     if ended.await.is_err() {
-        tracing::warn!(seconds = SHUTDOWN.as_secs(), "something did not end in time and is dropped");
+        tracing::warn!(seconds = SHUTDOWN.as_secs(), "something did not end in time and was aborted");
     }
     Ok(())
 }
@@ -213,7 +213,7 @@ mod tests {
             render_plan(&plan),
             "problem StrategyUnknown: spec.rebalance.strategy: luck: no such strategy. Use a row of pg_dist_rebalance_strategy.\n\
              step    recovering prepared transactions: before each job\n\
-             hold    rebalance job 4 runs\n"
+             hold    rebalance job 4 is running\n"
         );
     }
 

@@ -160,7 +160,7 @@ async fn run_step(executor: &Executor<'_>, step: &Step) -> Result<Option<String>
     if executor.context.stop.is_cancelled() {
         return Err(Failure::new(
             FailureReason::ShuttingDown,
-            "the operator is being shut down; its successor goes on",
+            "the operator is shutting down; its successor continues",
         ));
     }
     if step.effect().disruptive {

@@ -259,7 +259,7 @@ pub(super) async fn checkpoint(executor: &Executor<'_>, node: Node) {
             tracing::info!(error = failure.message, %node, "no checkpoint before the restart");
         }
         Err(_) => {
-            tracing::info!(%node, "the checkpoint before the restart takes too long and goes on without us");
+            tracing::info!(%node, "the checkpoint before the restart takes long; the restart does not wait for it");
         }
     }
 }

@@ -166,7 +166,7 @@ pub mod keys {
     pub const LOCALE: &str = "dialogcluster.dev/locale";
     /// Annotation of an object: hash of what the operator rendered, so that a removed field is noticed as well.
     pub const APPLIED_HASH: &str = "dialogcluster.dev/applied-hash";
-    /// Annotation of a pod template: hash of what the *user* wrote about the pod. A pod with another one is due a restart.
+    /// Annotation of a pod template: hash of what the *user* wrote about the pod. A pod with another one needs a restart.
     pub const USER_TEMPLATE_HASH: &str = "dialogcluster.dev/user-template-hash";
     /// Annotation of a pod template: hash of it, but for what is changed on running pods.
     pub const POD_TEMPLATE_HASH: &str = "dialogcluster.dev/pod-template-hash";

@@ -151,7 +151,7 @@ pub enum NodeState {
     Active,
     /// Its shards are moved away.
     Draining,
-    /// It holds no shard any more.
+    /// It holds no shards.
     Drained,
     /// It is removed.
     Removing,

@@ -1,4 +1,4 @@
-//! Reads: who keeps Citus from dropping what moves left behind, and who holds up a move or a step, in sentences for
+//! Reads: who keeps Citus from dropping orphaned objects, and who holds up a move or a step, in sentences for
 //! people. Nobody is disturbed here.
 
 use jiff::Timestamp;
@@ -139,7 +139,7 @@ struct BlockingSession {
 /// # Errors
 /// Any [`SqlError`].
 pub async fn lock_holders(connection: &Connection, objects: &[&str]) -> Result<Vec<String>, SqlError> {
-    let (client, call) = connection.call("the look at who holds locks", READ).await?;
+    let (client, call) = connection.call("the query for lock holders", READ).await?;
     let row = call.wait(client.query_typed_one(LOCK_HOLDERS, &[(&objects, Type::TEXT_ARRAY)])).await?;
     let holders: Vec<BlockingSession> = call.json(&row)?;
     Ok(holders.iter().map(|holder| holder.sentence(connection.node())).collect())
@@ -151,7 +151,7 @@ pub async fn lock_holders(connection: &Connection, objects: &[&str]) -> Result<V
 /// # Errors
 /// Any [`SqlError`].
 pub async fn blockers(connection: &Connection, ask: &BlockersQuestion<'_>) -> Result<Vec<String>, SqlError> {
-    let (client, call) = connection.call("the look at who holds others up", READ).await?;
+    let (client, call) = connection.call("the query for blocking sessions", READ).await?;
     let parameters = [
         (&ask.gpids as _, Type::INT8_ARRAY),
         (&ask.pids as _, Type::INT4_ARRAY),

@@ -181,14 +181,15 @@ pub async fn observe_contents(
     ask: &ContentsQuestion<'_>,
 ) -> Result<Contents, SqlError> {
     let server: Server = {
-        let (client, call) = connection.call("the look at what else is there", READ).await?;
+        let (client, call) = connection.call("the query for other contents", READ).await?;
         let row = call.wait(client.query_typed_one(SERVER, &[])).await?;
         call.json(&row)?
     };
     let objects = if server.objects { OBJECTS } else { NO_OBJECTS };
     let own = statement(&format!("{KNOWN}{CLEANUP}"), objects, "NULL");
     let inside: Inside = {
-        let (mut client, call) = connection.call("the look at tables that Citus does not know", READ).await?;
+        let (mut client, call) =
+            connection.call("the query for tables that Citus does not know", READ).await?;
         let transaction = begin(&mut client, &call, READ, READ).await?;
         // Citus would hide what bears a shard's name.
         call.wait(transaction.batch_execute("SET LOCAL citus.override_table_visibility = off")).await?;
@@ -217,7 +218,7 @@ pub async fn observe_contents(
 /// # Errors
 /// Any [`SqlError`].
 pub async fn observe_copies(coordinator: &Connection, group: i32) -> Result<Vec<Copies>, SqlError> {
-    let (client, call) = coordinator.call("the look at shards with copies", READ).await?;
+    let (client, call) = coordinator.call("the query for shards with copies", READ).await?;
     let row = call.wait(client.query_typed_one(COPIES, &[(&group, Type::INT4)])).await?;
     let copies: Vec<Copies> = call.json(&row)?;
     Ok(copies.into_iter().map(|copied| Copies { table: words(&copied.table), ..copied }).collect())
@@ -250,7 +251,7 @@ async fn other(target: &Target, tls: &Tls, options: &str, database: Database) ->
 
 async fn observe_inside(target: &Target, tls: &Tls, options: &str) -> Result<Inside, SqlError> {
     let connection = target.connect_with(tls, options).await?;
-    let (client, call) = connection.call("the look at another database", READ).await?;
+    let (client, call) = connection.call("the query of another database", READ).await?;
     let row = call.wait(client.query_typed_one(HAS_CITUS, &[])).await?;
     let has_citus: bool = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
     let statement = if has_citus {

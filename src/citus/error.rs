@@ -48,7 +48,7 @@ pub enum SqlError {
         words: Box<ServerMessage>,
     },
     /// No answer within the deadline of the call. The connection is given up; what was asked may still have happened.
-    #[error("{node} gave no answer to {operation} within {seconds} s")]
+    #[error("{node} did not answer {operation} within {seconds} s")]
     DeadlineExceeded {
         /// The node.
         node: String,

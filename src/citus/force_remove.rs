@@ -142,7 +142,7 @@ pub async fn force_remove(
     workers: &[(&str, u16)],
 ) -> Result<ForceRemoved, SqlError> {
     const LOCK: &str = "LOCK TABLE pg_dist_node IN EXCLUSIVE MODE";
-    let (mut client, call) = coordinator.call("the giving up of a worker", LONG_WRITE).await?;
+    let (mut client, call) = coordinator.call("the force-removal of a worker", LONG_WRITE).await?;
     let addresses = workers.iter().map(|(host, port)| (*host, i32::from(*port)));
     let (hosts, ports): (Vec<_>, Vec<_>) = addresses.unzip();
     let nodes: &[Parameter<'_>] = &[(&hosts, Type::TEXT_ARRAY), (&ports, Type::INT4_ARRAY)];

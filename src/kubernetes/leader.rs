@@ -116,7 +116,7 @@ impl Elector {
             match look.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, lease = self.candidate.name, "the Lease could not be looked after");
+                    tracing::warn!(%error, lease = self.candidate.name, "the Lease could not be acquired or renewed");
                 }
                 Err(_) => {
                     tracing::warn!(lease = self.candidate.name, "the Lease could not be renewed in time");

@@ -55,7 +55,7 @@ pub fn foreign_contents<'a>(view: View<'a>, node: Node, plan: &mut Plan) -> Opti
             None
         }
         None => {
-            plan.wait(WaitingOn::ContentsUnknown { node, why: "it was not looked at yet".to_owned() });
+            plan.wait(WaitingOn::ContentsUnknown { node, why: "it was not checked yet".to_owned() });
             None
         }
     }

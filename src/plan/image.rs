@@ -70,7 +70,7 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
             let pod = resources::inspection_pod_name(&view.desired.cluster, asked);
             if view.object("Pod", &pod).is_none() {
                 let step = KubernetesStep::InspectImage { image: asked.to_owned() };
-                plan.step(step, "a new image is asked what is in it before anything restarts");
+                plan.step(step, "a new image is inspected before anything restarts");
             }
             plan.wait(WaitingOn::InspectingImage { image: asked.to_owned() });
             running.to_owned()
@@ -97,7 +97,7 @@ fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
                 None => {
                     plan.wait(WaitingOn::NotAnswering {
                     node: Node::Coordinator,
-                    why: format!("spec.image: {asked} has to have the versions that run, and no server has told them yet"),
+                    why: format!("spec.image: {asked} must have the versions that are running, and no server has reported them yet"),
                 });
                     running.to_owned()
                 }
@@ -150,11 +150,11 @@ fn delete_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
             .and_then(|image| view.snapshot.images.get(image))
             .is_some_and(|seen| seen.known().is_some());
         let why = if !waits || answered {
-            "the image has been asked, or nobody wants it any more"
+            "the image was inspected, or is no longer wanted"
         } else if image.is_some_and(|image| is_outdated(view, image)) {
-            "the image is asked again with what the spec says now"
+            "the image is inspected again with the current spec"
         } else if was_evicted(view, object) {
-            "the machine sent the pod away before it could answer"
+            "the pod was evicted before it could answer"
         } else {
             continue;
         };

@@ -133,7 +133,7 @@ fn record_identity(view: View, wanted: &ResolvedSpec, node: Node, postgres: &Pos
     }
     let system_identifier = postgres.system_identifier.clone();
     let step = KubernetesStep::RecordIdentity { node, system_identifier, claim: claim.to_owned() };
-    plan.step(step, format!("{} was born; its volume is never initialised again", view.name(node)));
+    plan.step(step, format!("{} was initialised; its volume is never initialised again", view.name(node)));
     let inputs = wanted.inputs(view);
     let map = resources::config_map(&inputs, node, &wanted.parameters, InitdbPermission::Forbidden);
     if let Some(live) = view.owned("ConfigMap", &map.name) {

@@ -259,7 +259,7 @@ fn incomplete_volumes(view: View) -> Option<Problem> {
     Some(Problem::CoordinatorVolumeMissing { claim })
 }
 
-/// A worker that is no longer asked for and was never registered: nothing of the cluster's data can be on it.
+/// A worker that is no longer wanted and was never registered: nothing of the cluster's data can be on it.
 fn was_never_registered(view: View, node: Node) -> bool {
     let asked = view.desired.nodes().any(|asked| asked == node);
     !asked && view.is_no_member(node)
@@ -285,7 +285,7 @@ fn remove(view: View, node: Node, plan: &mut Plan) {
         return;
     }
     let why =
-        if retired { "was drained and removed" } else { "is no longer asked for and was never registered" };
+        if retired { "was drained and removed" } else { "is no longer wanted and was never registered" };
     for kind in ["StatefulSet", "ConfigMap", "Service"] {
         if let Some(object) = view.owned(kind, &name).filter(|object| !object.deleting) {
             let step =

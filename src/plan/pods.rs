@@ -44,7 +44,7 @@ impl<'a> View<'a> {
     pub(super) fn why_still_there(&self, pod: &Pod) -> String {
         match (pod.deletion_timestamp, &pod.node_name) {
             (Some(by), Some(machine)) if self.is_overdue(pod) => format!(
-                "pod {} was to have ended by {by}, and its machine {machine} does not say that it has. If {machine} is gone for good, `kubectl delete node {machine}`: the pod is made again where its volume can be mounted",
+                "pod {} should have ended by {by}, and its Kubernetes node {machine} does not confirm that. If {machine} is gone for good, `kubectl delete node {machine}`: the pod is then created again where its volume can be mounted",
                 pod.name
             ),
             _ => format!("pod {} is being deleted", pod.name),

@@ -153,7 +153,7 @@ pub fn strategy(view: View, leave: &PreflightOutcome, plan: &mut Plan) -> Option
         PreflightOutcome::All => {
             if citus.pins.is_some() {
                 let pins = Pins { base: base.clone(), groups: Vec::new() };
-                plan.step(SqlStep::PinGroups(pins), "no group has to stay where it is any more");
+                plan.step(SqlStep::PinGroups(pins), "no colocation group has to stay pinned");
             }
             Some(Strategy::OfTheSpec)
         }

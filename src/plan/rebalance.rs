@@ -208,7 +208,7 @@ fn unplannable(view: View, why: &PlanUnknown, plan: &mut Plan) {
     }
 }
 
-/// Every worker is there or given up waiting for, nobody is due a restart, and every member runs what a move needs.
+/// Every worker is there or given up waiting for, nobody needs a restart, and every member runs what a move needs.
 fn can_rebalance(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> bool {
     // Missing workers have their own Hold; three workers added at once make one rebalance.
     let waiting = view.missing_workers().iter().any(|missing| !missing.timed_out);

@@ -21,7 +21,7 @@ pub fn attempt_of(step: &Step) -> Attempt {
     let about = match step {
         // The first write and later ones are refused for the same.
         Step::Kubernetes(KubernetesStep::Create(object) | KubernetesStep::Apply { object, .. }) => {
-            return Attempt::Step(format!("StatusWrite {}", object.key()));
+            return Attempt::Step(format!("Write {}", object.key()));
         }
         Step::Kubernetes(step) => about_object(step),
         Step::Sql(step) => about_statement(step),

@@ -45,7 +45,7 @@ fn stale_cleanup_records(citus: &Citus, plan: &mut Plan) {
         more => format!(" and {more} more"),
     };
     let why = format!(
-        "{}{more} was left on a node that is no member any more: as long as pg_dist_cleanup has it, no move of it can succeed",
+        "{}{more} was left on a node that is no longer a member: as long as pg_dist_cleanup has it, no move of it can succeed",
         names.join(", ")
     );
     plan.step(
@@ -81,7 +81,7 @@ fn inactive_workers(view: View, plan: &mut Plan) {
         plan.step(
             SqlStep::ActivateNode { node, address: view.address(node) },
             format!(
-                "{} answers as who it should be, and pg_dist_node says active: {}, metadata synced: {synced}",
+                "{} answers with the recorded system identifier, and pg_dist_node says active: {}, metadata synced: {synced}",
                 view.name(node),
                 row.active
             ),

@@ -46,7 +46,7 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     }
     let Some(pod) = view.pod(node) else { return };
     plan.wait(WaitingOn::Rolling { node, cause, remaining: due.len() - 1 });
-    let why = format!("{} is due a restart ({cause}), {} more after it", view.name(node), due.len() - 1);
+    let why = format!("{} needs a restart ({cause}), {} more to go", view.name(node), due.len() - 1);
     let booted = start_marker(view, wanted, node);
     plan.step(
         KubernetesStep::RestartNode { node, pod_uid: pod.uid.clone(), cause, start_marker: booted },
@@ -177,7 +177,7 @@ fn waits_for_moves(view: View, node: Node, cause: RestartCause, plan: &mut Plan)
     plan.wait(WaitingOn::RestartWaitsForMoves { node, cause });
     if !view.move_runs() && job.can_be_stopped() && (fails || cause == RestartCause::WalLevel) {
         let why = format!(
-            "{} is due a restart ({cause}), and the moves of job {} only wait for their next try",
+            "{} needs a restart ({cause}), and the moves of job {} only wait for their next try",
             view.name(node),
             job.id
         );

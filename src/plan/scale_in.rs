@@ -47,7 +47,7 @@ fn continue_drain(view: View, wanted: &ResolvedSpec, leaving: Workers, plan: &mu
         // `shouldhaveshards` never changes under a job: Citus would try its moves for ever.
         if is_unwanted(view, job) && job.can_be_stopped() {
             let why =
-                format!("job {} moves shards to or from workers that the spec now wants otherwise", job.id);
+                format!("job {} moves shards to a worker that is to go, or from one that is to stay", job.id);
             plan.step(SqlStep::StopRebalance { job: job.id }, why);
         }
         return;
@@ -141,8 +141,7 @@ fn begin_drain(view: View, asked: &Workers, plan: &mut Plan) {
         Ok(Some(lack)) => refuse(view, asked, lack, plan),
         Ok(None) => {
             for (node, row) in asked {
-                let why =
-                    format!("{} is no longer asked for: no shard is put on it any more", view.name(*node));
+                let why = format!("{} is no longer wanted: no new shard is placed on it", view.name(*node));
                 plan.step(should_have_shards(view, *node, row, false), why);
             }
         }
@@ -208,21 +207,20 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
         plan.wait(WaitingOn::CleanupBlocked { node: *node, objects: left(row), sessions });
     }
     if !dirty.is_empty() {
-        plan.step(SqlStep::CleanUpOrphans, "what the moves left on a leaving worker has to go before it is removed: a row of pg_dist_cleanup that outlives its node stops every later move of that shard");
+        plan.step(SqlStep::CleanUpOrphans, "orphaned objects on a draining worker are dropped before it is removed: a row of pg_dist_cleanup that outlives its node blocks every later move of that shard");
     }
     let mut free = clean;
     free.retain(|node, _| may_be_removed(view, *node, plan));
     if free.is_empty() {
         return false;
     }
-    plan.step(SqlStep::RecoverTransactions, "transactions prepared on a leaving worker are ended first");
+    plan.step(SqlStep::RecoverTransactions, "transactions prepared on a draining worker are recovered first");
     for node in free.into_keys() {
         let reclaim = view.desired.volumes.when_scaled;
         let claim = view.claim(node).map(ToOwned::to_owned);
         let kept = claim.clone().filter(|_| reclaim == VolumePolicy::Retain);
         if !view.is_decommissioned(node) {
-            let why =
-                format!("{} holds no shard any more and nothing that moves left behind", view.name(node));
+            let why = format!("{} holds no shards and no orphaned objects", view.name(node));
             plan.step(decommission(view, node, reclaim), why);
         }
         let address = view.address(node);

@@ -44,7 +44,7 @@ pub fn plan(view: View, plan: &mut Plan) {
     match &view.snapshot.schema_sql {
         Observed::Known(schema) => plan.step(
             SqlStep::ApplySchema { hash: schema.hash.clone() },
-            "all workers asked for have joined and there are no tables yet",
+            "all requested workers have joined and there are no tables yet",
         ),
         Observed::Unknown(why) => plan.wait(WaitingOn::SchemaSource { why: why.clone() }),
     }

@@ -70,11 +70,11 @@ fn check_parameter(view: View, name: &str, value: &str, plan: &mut Plan) {
     match server {
         Some(node) => plan.step(
             SqlStep::CheckParameter { node, name: name.to_owned(), value: value.to_owned() },
-            "a changed value is tried on one server before it goes anywhere",
+            "a changed value is checked on one server before it is rolled out",
         ),
         None => plan.wait(WaitingOn::NotAnswering {
             node: Node::Coordinator,
-            why: "no server answers that could try the changed parameters".to_owned(),
+            why: "no server answers that could check the changed parameters".to_owned(),
         }),
     }
 }

@@ -165,29 +165,30 @@ pub enum WaitingOn {
 }
 
 impl fmt::Display for WaitingOn {
+    #[allow(clippy::too_many_lines)] // one arm a wait
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Paused { steps: 0 } => write!(f, "paused"),
             Self::Paused { steps } => write!(f, "paused: {steps} changes wait until spec.paused is false"),
             Self::FormerObjects { object } => {
-                write!(f, "waiting until {object} of an earlier cluster of this name is gone")
+                write!(f, "waiting for {object} of a deleted cluster of this name to be removed")
             }
             Self::PodNotReady { node, why } => write!(f, "waiting for {node}: {why}"),
             Self::NotAnswering { node, why } => write!(f, "waiting for {node} to answer: {why}"),
             Self::CatalogUnknown { why } => write!(f, "waiting for the coordinator's catalog: {why}"),
             Self::NodeNotPrepared { node } => write!(f, "preparing {node}"),
             Self::ConfigurationPending { node } => {
-                write!(f, "waiting until {node} has the changed configuration")
+                write!(f, "waiting for {node} to load the changed configuration")
             }
             Self::Rolling { node, cause, remaining } => {
-                write!(f, "restarting {node} ({cause}), {remaining} more after it")
+                write!(f, "restarting {node} ({cause}), {remaining} more to go")
             }
             Self::RestartWaitsForMoves { node, cause } => {
-                write!(f, "the restart of {node} ({cause}) waits until no shard is moved")
+                write!(f, "the restart of {node} ({cause}) waits for running moves to finish")
             }
             Self::MemberInactive { node } => write!(
                 f,
-                "no worker can be registered while {node} is inactive in pg_dist_node: it would not learn where that one's shards are"
+                "no worker can be registered while {node} is inactive in pg_dist_node: its metadata would miss that worker's shards"
             ),
             Self::RegisteredNodeSilent { node, why } => {
                 write!(f, "no worker can be registered while {node} does not answer: {why}")
@@ -197,31 +198,34 @@ impl fmt::Display for WaitingOn {
                 write!(f, "waiting for {node} to join: {why}")
             }
             Self::WorkerMissing { node, why, timed_out: true } => {
-                write!(f, "going on without {node}, which did not join in time: {why}")
+                write!(f, "proceeding without {node}, which did not join in time: {why}")
             }
-            Self::Draining { node, shards: 0 } => write!(f, "{node} holds no shard any more and is removed"),
-            Self::Draining { node, shards } => write!(f, "{node} is drained: {shards} shards are on it"),
+            Self::Draining { node, shards: 0 } => write!(f, "{node} holds no shards and is being removed"),
+            Self::Draining { node, shards } => write!(f, "{node} is draining: {shards} shards left"),
             Self::SpaceUnknown { why } => {
-                write!(f, "nothing is drained before it is known whether those that stay have room: {why}")
+                write!(f, "no drain starts until the free space of the remaining workers is known: {why}")
             }
             Self::ContentsUnknown { node, why } => {
-                write!(f, "{node} does not go before it is known what else people keep on it: {why}")
+                write!(f, "{node} is not removed until it is known what else is stored on it: {why}")
             }
             Self::CleanupBlocked { node, objects, sessions } if sessions.is_empty() => {
-                write!(f, "{node} is removed when Citus has dropped {objects} objects that moves left on it")
+                write!(
+                    f,
+                    "{node} cannot be removed yet: Citus has still to drop {objects} orphaned objects on it"
+                )
             }
             Self::CleanupBlocked { node, objects, sessions } => write!(
                 f,
-                "{node} is removed when {objects} objects that moves left on it are dropped, which is kept from it by {}",
+                "{node} cannot be removed yet: {objects} orphaned objects on it are locked by {}",
                 sessions.join("; ")
             ),
-            Self::HeldUp { sessions, .. } => write!(f, "held up by {}", sessions.join("; ")),
-            Self::JobRunning { job } => write!(f, "rebalance job {job} runs"),
+            Self::HeldUp { sessions, .. } => write!(f, "blocked by {}", sessions.join("; ")),
+            Self::JobRunning { job } => write!(f, "rebalance job {job} is running"),
             Self::RebalancePause { state, until } => {
                 let until = until.round(jiff::Unit::Second).unwrap_or(*until);
                 write!(f, "the last rebalance ended {state}; the next one starts at {until}")
             }
-            Self::InspectingImage { image } => write!(f, "asking {image} what is in it"),
+            Self::InspectingImage { image } => write!(f, "inspecting {image}"),
             Self::VolumesGrow { volumes, moves } => volumes_grow(f, volumes, *moves),
             Self::SchemaSource { why } => write!(f, "waiting for the schema: {why}"),
         }
@@ -229,6 +233,6 @@ impl fmt::Display for WaitingOn {
 }
 
 fn volumes_grow(f: &mut fmt::Formatter<'_>, volumes: &str, moves: bool) -> fmt::Result {
-    let when = if moves { "these volumes grow when no shard is moved" } else { "these volumes are growing" };
+    let when = if moves { "these volumes grow once no shard is moving" } else { "these volumes are growing" };
     write!(f, "{when}: {volumes}")
 }

@@ -138,7 +138,7 @@ fn slow_server(view: View, unwell: &[(Node, String)]) -> Option<ConditionUpdate>
     let why = why.filter(|_| is_late && view.snapshot.status.is_true(ConditionType::Ready))?;
     Some(condition_true(
         "Available",
-        format!("{why}; its pod is ready, and one look that takes too long says nothing yet"),
+        format!("{why}; its pod is ready, and one slow answer is no outage yet"),
     ))
 }
 
@@ -249,7 +249,7 @@ pub fn configuration_applied(view: View, wanted: &ResolvedSpec, plan: &Plan) -> 
         return condition_false("ConfigurationRejected", problem.to_string());
     }
     if wanted.parameters != view.desired.parameters {
-        return condition_false("ValidatingParameters", "changed parameters are tried on one server first");
+        return condition_false("ValidatingParameters", "changed parameters are checked on one server first");
     }
     let members = members(view);
     for (node, server) in &members {

@@ -145,13 +145,13 @@ fn events_from_steps(transition: &Transition, events: &mut Vec<PendingEvent>) {
         match &taken.step {
             Step::Sql(SqlStep::SetShouldHaveShards { node, should: false, shards, .. }) => {
                 let note =
-                    format!("{} is drained: {shards} shards move to the workers that stay", name(node));
+                    format!("{} is draining: {shards} shards move to the remaining workers", name(node));
                 push_event(events, EventReason::DrainStarted, Some(*node), &node.to_string(), note);
             }
             Step::Sql(SqlStep::RemoveNode { node, kept, .. }) => {
-                let note = format!("{} holds no shard any more", name(node));
+                let note = format!("{} holds no shards", name(node));
                 push_event(events, EventReason::WorkerDrained, Some(*node), &node.to_string(), note);
-                let note = format!("{} is no member any more", name(node));
+                let note = format!("{} is no longer a member", name(node));
                 push_event(events, EventReason::WorkerRemoved, Some(*node), &node.to_string(), note);
                 if let Some(claim) = kept {
                     let note = format!(

@@ -262,7 +262,7 @@ pub(super) fn non_empty_map(map: &BTreeMap<String, String>) -> Option<BTreeMap<S
     (!map.is_empty()).then(|| map.clone())
 }
 
-/// Hash of what the *user* wrote about a node's pod: a pod that carries another one is due a restart.
+/// Hash of what the *user* wrote about a node's pod: a pod that carries another one needs a restart.
 ///
 /// Labels and annotations are changed on running pods (`pod_metadata`). Nothing of the operator's own making is in it, so that an operator upgrade restarts no node; how and with which
 /// credentials the image is pulled is no reason to restart a pod that has it; and `1000m` is `1`.

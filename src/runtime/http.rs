@@ -65,7 +65,7 @@ async fn ready(State(pages): State<Arc<HttpState>>) -> Response {
     if waiting.is_empty() {
         return "ok".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("caches still to be filled: {}", waiting.join(", ")))
+    (StatusCode::SERVICE_UNAVAILABLE, format!("caches not synced yet: {}", waiting.join(", ")))
         .into_response()
 }
 
@@ -81,7 +81,7 @@ async fn snapshot(
     }
     match (pages.snapshot)(&namespace, &name) {
         Some(json) => ([(CONTENT_TYPE, "application/json")], json).into_response(),
-        None => (StatusCode::NOT_FOUND, "this operator has not looked at such a cluster").into_response(),
+        None => (StatusCode::NOT_FOUND, "this operator has not reconciled such a cluster").into_response(),
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
         let server = tokio::spawn(serve(listener, Arc::new(pages), stop.clone()));
 
         let answer = fetch(address, "/readyz").await;
-        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("filled: Pod"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("synced yet: Pod"), "{answer}");
         assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         CACHES_SYNCED.store(true, Ordering::SeqCst);
         assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));

@@ -46,8 +46,8 @@ fn a_worker_that_is_refused_keeps_nothing_else_from_being_done() {
         ("AddNode worker-1", "RegistrationRefused"),
         ("BootstrapNode worker-1", "StatementRefused"),
         ("RecordIdentity worker-1", "StatementRefused"),
-        ("StatusWrite PersistentVolumeClaim/dialogs-worker-1", "KubernetesRefused"),
-        ("StatusWrite StatefulSet/dialogs-worker-1", "KubernetesRefused"),
+        ("Write PersistentVolumeClaim/dialogs-worker-1", "KubernetesRefused"),
+        ("Write StatefulSet/dialogs-worker-1", "KubernetesRefused"),
     ] {
         let mut world = born(1);
         world.refuses.insert(refused.to_owned(), u32::MAX);
@@ -92,7 +92,7 @@ fn a_worker_that_is_refused_keeps_nothing_else_from_being_done() {
 fn a_refusal_for_the_cluster_stops_what_stands_on_it_alone() {
     // What is refused, whether workers join, and whether shards move.
     for (refused, joins, moves) in [
-        ("StatusWrite ServiceAccount", true, true),
+        ("Write ServiceAccount", true, true),
         ("StartRebalance", true, false),
         ("RecoverTransactions", true, false),
         ("AddNode", false, false),
@@ -136,7 +136,7 @@ fn a_removal_that_is_refused_keeps_no_other_worker() {
 #[test]
 fn no_worker_is_born_before_its_coordinator_has_a_volume() {
     let mut world = World::new(json!({"workers": {"replicas": 2}}));
-    world.refuses.insert("StatusWrite PersistentVolumeClaim/dialogs-coordinator".to_owned(), u32::MAX);
+    world.refuses.insert("Write PersistentVolumeClaim/dialogs-coordinator".to_owned(), u32::MAX);
     passes(&mut world, 90);
     assert!(world.pods.contains_key(&Node::Worker(1)), "workers start meanwhile");
     assert_eq!(stalled(&world).0, "KubernetesRefused", "{:?}", stalled(&world));

@@ -211,7 +211,7 @@ fn who_holds_up_what_goes_on_is_told() {
     seen.blocking_moves = [(Node::Worker(0), vec![who.to_owned()])].into();
     let moving = status(&world, &seen, None);
     let (state, reason, words) = said(&moving, "Balanced");
-    assert!(words.ends_with(&format!("moves done; held up by {who}")), "{words}");
+    assert!(words.ends_with(&format!("moves done; blocked by {who}")), "{words}");
     assert_eq!((state, reason, said(&moving, "Stalled").0), ("False", "Rebalancing", "False"));
     assert_eq!(said(&moving, "Reconciling").0, "False");
 
@@ -220,6 +220,6 @@ fn who_holds_up_what_goes_on_is_told() {
     seen.blocking_moves = [(Node::Coordinator, vec![who.to_owned()])].into();
     let failed = Step::Sql(SqlStep::AddNode { node: Node::Worker(1), address: "elsewhere".to_owned() });
     let joining = status(&world, &seen, Some((failed, FailureReason::LockTimeout)));
-    assert!(said(&joining, "Reconciling").2.ends_with(&format!("; held up by {who}")), "{joining:?}");
+    assert!(said(&joining, "Reconciling").2.ends_with(&format!("; blocked by {who}")), "{joining:?}");
     assert_eq!(said(&joining, "Stalled").0, "False");
 }

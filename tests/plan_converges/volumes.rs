@@ -161,7 +161,7 @@ fn volumes_are_judged_by_what_they_have() {
         assert_eq!(written, asks.into_iter().collect::<Vec<_>>(), "{row}");
         if let Some(told @ Problem::GrowthFailed { message, .. }) = plan.problems.first() {
             assert_eq!(message, "no space in pool.");
-            assert!(told.to_string().contains("no space in pool. Mend"), "{told}");
+            assert!(told.to_string().contains("no space in pool. Fix"), "{told}");
         }
     }
     // In an event, from drivers that write no condition.
@@ -218,7 +218,7 @@ fn volume_refused_by_a_quota_is_told_with_kept_ones() {
     let kept = drained(&world).into_iter();
     let kept: Vec<String> = kept.map(|(key, _)| key.replace("PersistentVolumeClaim/", "")).collect();
     assert_eq!(kept.len(), 2);
-    world.refuses.insert("StatusWrite PersistentVolumeClaim/dialogs-worker-2".to_owned(), u32::MAX);
+    world.refuses.insert("Write PersistentVolumeClaim/dialogs-worker-2".to_owned(), u32::MAX);
     world.edit(|spec| spec.workers.replicas = 3);
     passes(&mut world, 90);
     let (reason, message) = stalled(&world);

@@ -265,7 +265,7 @@ async fn who_holds_up_moves_is_named() {
             let pid = opened(&client, statement).await;
             let asked = Instant::now();
             cluster.scale(workers).await;
-            let who = format!("held up by pid {pid} {who}, application_name story, in a transaction since 2");
+            let who = format!("blocked by pid {pid} {who}, application_name story, in a transaction since 2");
             let (told, seen) = cluster
                 .until(&who, 120, |cluster| {
                     condition(cluster, kind).is_some_and(|one| one.message.contains(&who))

@@ -12,9 +12,11 @@ impl fmt::Display for TableObstacle {
         let end = if words.ends_with(';') { "" } else { "." };
         let stays = match self.stays {
             Unmoved::Everything => "No shard is moved before that",
-            Unmoved::These => "Shards of these tables would stay where they are, and what moves with them",
+            Unmoved::These => {
+                "Shards of these tables and those colocated with them would stay where they are"
+            }
             Unmoved::TheseAlone => {
-                "Shards of these tables stay where they are, and what moves with them; all others move"
+                "Shards of these tables and those colocated with them stay where they are; all others move"
             }
         };
         let (named, others) = self.tables.split_at(self.tables.len().min(NAMED));

@@ -29,7 +29,7 @@ impl fmt::Display for Problem {
                 if kind == "StatefulSet" {
                     write!(
                         f,
-                        "PostgresObserver at it: `kubectl -n {namespace} get statefulset {name} -o yaml`. If its volume claim is the right one: `kubectl -n {namespace} delete statefulset {name}`; it is created again on the same volume, and its pod restarts once."
+                        "Look at it: `kubectl -n {namespace} get statefulset {name} -o yaml`. If its volume claim is the right one: `kubectl -n {namespace} delete statefulset {name}`; it is created again on the same volume, and its pod restarts once."
                     )
                 } else {
                     let kind = kind.to_lowercase();
@@ -144,7 +144,7 @@ impl fmt::Display for Problem {
             ),
             Self::ScaleInRefused { workers, staying, registered, why } => write!(
                 f,
-                "spec.workers.replicas: {staying} of {registered} workers are to stay, and {} cannot be drained: {why}. Nothing was changed; they serve.",
+                "spec.workers.replicas: {staying} of {registered} workers are to remain, and {} cannot be drained: {why}. Nothing was changed; all workers keep serving.",
                 workers.join(", ")
             ),
             Self::DrainHalted => f.write_str(
@@ -157,7 +157,7 @@ impl fmt::Display for Problem {
             ),
             Self::DecommissionRefused { node, found } => write!(
                 f,
-                "{node} was a member, is no longer one, and cannot be put aside: {}. {CURE}.",
+                "{node} was a member, is no longer one, and cannot be decommissioned: {}. {CURE}.",
                 contents::found(node, found)
             ),
             Self::ForceRemoveRefused { value, why } => write!(
@@ -186,7 +186,7 @@ impl fmt::Display for Problem {
             Self::GrowthRefused(refusal) => refusal.fmt(f),
             Self::GrowthFailed { claim, has, wanted, field, message } => write!(
                 f,
-                "volume claim {claim} was to grow from {has} to {wanted}: {}. Mend what is named, or set spec.{field}.storage.size back to {has}. Everything else goes on.",
+                "volume claim {claim} was to grow from {has} to {wanted}: {}. Fix what is named, or set spec.{field}.storage.size back to {has}. Everything else goes on.",
                 sentence(message)
             ),
             Self::StorageCannotShrink { field, wanted, larger, largest } => write!(
@@ -203,7 +203,7 @@ impl fmt::Display for Problem {
 }
 
 /// What there is to do about what people keep on a worker.
-const CURE: &str = "It would go with the worker, and a kept volume is never used again: move it away if it is wanted, and drop it there; the scale-in goes on by itself within 30 s";
+const CURE: &str = "It would be lost with the worker, because a kept volume is never used again: move it elsewhere if you need it, then drop it there; the scale-in goes on by itself within 30 s";
 
 /// Without its full stop.
 fn sentence(message: &str) -> &str {
@@ -225,7 +225,7 @@ fn no_space(unused_claims: &BTreeSet<String>) -> String {
         return String::new();
     }
     format!(
-        "; or make room: volume claims of drained workers are kept ({}), never used again, and may be deleted if you need nothing on them: {}",
+        "; or free some space: volume claims of drained workers are kept ({}), never used again, and may be deleted if you need nothing on them: {}",
         unused_claims.len(),
         first(unused_claims.iter().cloned())
     )
@@ -292,14 +292,14 @@ impl fmt::Display for DrainRefusal {
             Self::RebalanceOff => f.write_str(
                 "spec.rebalance.mode is Off, and a drain moves shards; set it to Auto, or set spec.workers.replicas back",
             ),
-            Self::NoWorkerRemains => f.write_str("no worker would stay that could take their shards"),
+            Self::NoWorkerRemains => f.write_str("no worker would remain to take their shards"),
             Self::Contents(all) => {
                 let all: Vec<String> = all.iter().map(|(node, found)| contents::found(node, found)).collect();
                 write!(f, "{}. {CURE}, or set spec.workers.replicas back", all.join(". "))
             }
             Self::NoSpace { node, moved, needed, available, free, capacity } => write!(
                 f,
-                "{} are to be moved, about {} to each worker that stays, including a quarter for work, and {node} has room for {} ({} free of {}, {} % of which Citus keeps free). Grow spec.workers.storage.size, or set spec.workers.replicas back",
+                "{} must be moved, about {} to each remaining worker (a quarter of it for work), and {node} has space for {} ({} free of {}, {} % of which Citus keeps free). Grow spec.workers.storage.size, or set spec.workers.replicas back",
                 size(*moved),
                 size(*needed),
                 size(*available),
@@ -368,15 +368,15 @@ impl fmt::Display for LastingRefusal {
                 no_space(&self.unused_claims)
             ),
             RefusalKind::Login => format!(
-                "PostgresObserver at the server's log (`kubectl logs {pod}`), and undo what was changed: a setting of the role postgres or of the database, pg_hba.conf, or the certificates in the Secrets"
+                "Look at the server's log (`kubectl logs {pod}`), and undo what was changed: a setting of the role postgres or of the database, pg_hba.conf, or the certificates in the Secrets"
             ),
             RefusalKind::Registration | RefusalKind::Rebalance | RefusalKind::Statement => {
-                format!("Mend what it names (`kubectl exec -it {pod} -- psql {database}`)")
+                format!("Fix what it names (`kubectl exec -it {pod} -- psql {database}`)")
             }
         };
         write!(
             f,
-            "{} ({}, again and again since {}). {cure}. It is retried all the time, and everything that does not need it goes on.",
+            "{} ({}, repeatedly since {}). {cure}. It keeps being retried, and everything that does not depend on it goes on.",
             sentence(&self.message),
             self.cause,
             self.since.strftime("%H:%M:%SZ")
@@ -392,7 +392,7 @@ impl fmt::Display for GrowthRefusal {
         );
         write!(
             f,
-            "these volumes are to have {} and cannot grow: {}: {} ({}, again and again since {}). {back} the storage class grow its volumes (allowVolumeExpansion), or raise the quota that is named{}. It is retried all the time, and everything else goes on; a new worker's volume is as large as these.",
+            "these volumes are to have {} and cannot grow: {}: {} ({}, repeatedly since {}). {back} the storage class grow its volumes (allowVolumeExpansion), or raise the quota that is named{}. It keeps being retried, and everything else goes on; a new worker's volume is as large as these.",
             self.wanted,
             first(self.claims.iter().map(|(claim, asked)| format!("{claim} ({asked})"))),
             sentence(&self.message),

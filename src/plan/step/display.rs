@@ -20,16 +20,16 @@ impl fmt::Display for KubernetesStep {
             Self::Apply { object, .. } => write!(f, "applying {}", object.key()),
             Self::CreateSecret(kind) => write!(f, "creating the Secret for {kind}"),
             Self::SetConnectionKeys { .. } => {
-                f.write_str("bringing the application's Secret up to its password")
+                f.write_str("updating the connection keys of the application's Secret")
             }
-            Self::InspectImage { image } => write!(f, "asking {image} what is in it"),
+            Self::InspectImage { image } => write!(f, "inspecting {image}"),
             Self::Adopt { kind, name, .. } => write!(f, "taking over {kind}/{name}"),
             Self::DeleteInspectionPod { pod } => write!(f, "removing pod {pod}"),
-            Self::RefreshConfiguration { node, .. } => write!(f, "hurrying the configuration of {node}"),
+            Self::RefreshConfiguration { node, .. } => write!(f, "refreshing the ConfigMap of {node}"),
             Self::PatchPod { node, .. } => write!(f, "labelling the pod of {node}"),
-            Self::RecordIdentity { node, .. } => write!(f, "recording who {node} is"),
+            Self::RecordIdentity { node, .. } => write!(f, "recording the system identifier of {node}"),
             Self::RestartNode { node, cause, .. } => write!(f, "restarting {node} ({cause})"),
-            Self::Decommission { node, .. } => write!(f, "putting the volume of {node} aside"),
+            Self::Decommission { node, .. } => write!(f, "decommissioning the volume of {node}"),
             Self::Delete { kind, name, .. } => write!(f, "deleting {kind} {name}"),
         }
     }
@@ -39,30 +39,32 @@ impl fmt::Display for SqlStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BootstrapNode { node, .. } => write!(f, "preparing {node}"),
-            Self::GrantRights { node, owner } => write!(f, "giving {owner} its rights on {node}"),
+            Self::GrantRights { node, owner } => write!(f, "granting {owner} its rights on {node}"),
             Self::Reload { node } => write!(f, "reloading {node}"),
             Self::ResetAlterSystem { node, names } => write!(f, "resetting {} on {node}", names.join(", ")),
-            Self::CheckParameter { node, name, .. } => write!(f, "trying {name} on {node}"),
+            Self::CheckParameter { node, name, .. } => write!(f, "checking {name} on {node}"),
             Self::SetCoordinatorHost { address } => {
-                write!(f, "telling Citus the coordinator's address {address}")
+                write!(f, "setting the coordinator's host to {address}")
             }
             Self::AddNode { node, .. } => write!(f, "registering {node}"),
-            Self::CreateExtension { name } => write!(f, "making the extension {name}"),
-            Self::CreateOwner { owner, .. } => write!(f, "making the role {owner}"),
+            Self::CreateExtension { name } => write!(f, "creating extension {name}"),
+            Self::CreateOwner { owner, .. } => write!(f, "creating role {owner}"),
             Self::ApplySchema { .. } => f.write_str("applying the schema"),
-            Self::SetShouldHaveShards { node, should: true, .. } => write!(f, "giving {node} shards again"),
-            Self::SetShouldHaveShards { node, should: false, .. } => {
-                write!(f, "putting no shards on {node} any more")
+            Self::SetShouldHaveShards { node, should: true, .. } => {
+                write!(f, "allowing shards on {node} again")
             }
-            Self::CleanUpOrphans => f.write_str("dropping what moves left behind"),
+            Self::SetShouldHaveShards { node, should: false, .. } => {
+                write!(f, "allowing no new shards on {node}")
+            }
+            Self::CleanUpOrphans => f.write_str("dropping orphaned objects"),
             Self::RemoveNode { node, .. } => write!(f, "removing {node}"),
             Self::ForceRemove { workers } => {
                 let names: Vec<String> = workers.iter().map(|(node, _)| node.to_string()).collect();
-                write!(f, "giving up the data of {}", names.join(", "))
+                write!(f, "force-removing {}", names.join(", "))
             }
             Self::ActivateNode { node, .. } => write!(f, "activating {node}"),
             Self::DeleteStaleCleanupRecords { records } => {
-                write!(f, "forgetting {} rows of pg_dist_cleanup", records.len())
+                write!(f, "deleting {} stale rows of pg_dist_cleanup", records.len())
             }
             Self::DropLeftovers { node, leftovers } => {
                 write!(f, "dropping {} leftovers of moves on {node}", leftovers.len())
@@ -72,9 +74,9 @@ impl fmt::Display for SqlStep {
                 write!(f, "starting a drain of {moves} shards")
             }
             Self::StartRebalance { moves, .. } => write!(f, "starting a rebalance of {moves} moves"),
-            Self::PinGroups(pins) if pins.groups.is_empty() => f.write_str("letting all groups move again"),
+            Self::PinGroups(pins) if pins.groups.is_empty() => f.write_str("unpinning all colocation groups"),
             Self::PinGroups(pins) => {
-                write!(f, "keeping {} colocation groups where they are", pins.groups.len())
+                write!(f, "pinning {} colocation groups", pins.groups.len())
             }
             Self::StopRebalance { job } => write!(f, "stopping rebalance job {job}"),
         }

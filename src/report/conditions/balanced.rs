@@ -64,13 +64,13 @@ fn is_balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
         let shards = view.shards(row);
         return condition_false(
             "Draining",
-            format!("{} is to be removed: {shards} shards are on it", view.name(*node)),
+            format!("{} is to be removed: {shards} shards left", view.name(*node)),
         );
     }
     if let Some((node, _)) = view.remaining_workers().iter().find(|(_, row)| !row.should_have_shards) {
         return condition_false(
             "Draining",
-            format!("{} may have no shards yet, and is wanted again", view.name(*node)),
+            format!("{} is wanted again, and accepts no shards yet", view.name(*node)),
         );
     }
     if citus.schema_hash.is_none() {

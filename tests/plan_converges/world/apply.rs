@@ -72,7 +72,7 @@ impl World {
             .find(|refused| matches!(&act, Attempt::Step(act) if act.starts_with(refused.as_str())));
         let result = match refused {
             Some(refused) => {
-                Err(Self::refusal(refused.starts_with("StatusWrite"), format!("{refused} is refused")))
+                Err(Self::refusal(refused.starts_with("Write"), format!("{refused} is refused")))
             }
             None => self.obey(step),
         };
