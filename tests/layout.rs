@@ -529,6 +529,114 @@ fn names_of_tests_are_short() {
     none(&long, "a test's name is subject, condition and expectation, and no longer than 60 characters");
 }
 
+/// Words that names no longer have: the field's terms took their place (the glossary of ARCHITECTURE.md).
+const RETIRED_WORDS: &[&str] = &[
+    "aside",
+    "begun",
+    "beside",
+    "besides",
+    "booted",
+    "born",
+    "doing",
+    "door",
+    "fit",
+    "forgotten",
+    "hands",
+    "hangs",
+    "harmed",
+    "heal",
+    "heals",
+    "hurry",
+    "lane",
+    "lanes",
+    "mend",
+    "mended",
+    "newborn",
+    "obey",
+    "pace",
+    "retire",
+    "retired",
+    "retires",
+    "said",
+    "say",
+    "seat",
+    "soon",
+    "stranger",
+    "strangers",
+    "tell",
+    "tidy",
+    "told",
+    "trials",
+    "unborn",
+    "unwell",
+    "whom",
+];
+
+/// The words of a name: `is_free` and `IsFree` have two.
+fn words(name: &str) -> Vec<String> {
+    let mut words = vec![];
+    for part in name.split('_') {
+        let mut word = String::new();
+        for letter in part.chars() {
+            if letter.is_ascii_uppercase() && word.chars().any(|c| c.is_ascii_lowercase()) {
+                words.push(std::mem::take(&mut word));
+            }
+            word.push(letter);
+        }
+        words.push(word);
+    }
+    words.into_iter().map(|word| word.to_lowercase()).collect()
+}
+
+/// The name that a line of code gives to a function, a type, a constant, a module, a field or a variant.
+fn named(line: &str) -> Option<&str> {
+    let plain = line.trim_start();
+    let name =
+        |text: &'_ str| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().map(str::len);
+    let keywords = ["fn ", "struct ", "enum ", "trait ", "const ", "static ", "type ", "mod "];
+    for keyword in keywords {
+        let start = if plain.starts_with(keyword) {
+            Some(0)
+        } else {
+            plain.find(&format!(" {keyword}")).map(|at| at + 1)
+        };
+        let Some(rest) = start.map(|start| &plain[start + keyword.len()..]) else { continue };
+        return name(rest).map(|length| &rest[..length]);
+    }
+    let rest = plain.strip_prefix("pub ").unwrap_or(plain);
+    let length = name(rest)?;
+    let is_member = ["", ",", " {", "("]
+        .contains(&rest[length..].get(..2.min(rest.len() - length)).unwrap_or("").trim_end())
+        && rest.starts_with(|c: char| c.is_ascii_uppercase())
+        || rest[length..].starts_with(": ");
+    is_member.then(|| &rest[..length])
+}
+
+#[test]
+fn names_have_no_retired_word() {
+    assert_eq!(words("is_Free"), ["is", "free"]);
+    assert_eq!(words("WaitingOn"), ["waiting", "on"]);
+    assert_eq!(words("MAX_KEPT"), ["max", "kept"]);
+    let lines = [
+        "pub(super) async fn hurry(",
+        "    pub hurry: bool,",
+        "    Retire {",
+        "    Retire,",
+        "const BOOTED: u8 = 1;",
+    ];
+    assert_eq!(lines.map(named), ["hurry", "hurry", "Retire", "Retire", "BOOTED"].map(Some));
+    assert_eq!(named("        hurry(view);"), None);
+    let mut broken = vec![];
+    for source in sources() {
+        let retired = |name: &str| words(name).iter().any(|word| RETIRED_WORDS.contains(&word.as_str()));
+        let names = source.code.lines().filter_map(named).filter(|name| retired(name));
+        broken.extend(names.map(|name| format!("{}: {name}", source.path)));
+        let module = source.module().into_iter().filter(|part| retired(part));
+        broken.extend(module.map(|part| format!("{}: {part}", source.path)));
+    }
+    none(&broken, "these words were replaced by the field's: see the glossary of ARCHITECTURE.md");
+}
+
 #[test]
 fn nothing_is_left_for_later() {
     let mut broken = vec![];

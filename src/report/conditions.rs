@@ -61,21 +61,22 @@ pub fn all(
 /// Merges with the conditions of before: `lastTransitionTime` moves only when the status does.
 #[must_use]
 pub fn with_times(
-    said: Vec<(ConditionType, ConditionUpdate)>,
+    updates: Vec<(ConditionType, ConditionUpdate)>,
     before: &[Condition],
     generation: i64,
     now: jiff::Timestamp,
 ) -> Vec<Condition> {
-    said.into_iter()
-        .map(|(kind, said)| {
+    updates
+        .into_iter()
+        .map(|(kind, updates)| {
             let kind: &str = kind.into();
-            let kept = before.iter().find(|old| old.type_ == kind && old.status == said.status);
+            let kept = before.iter().find(|old| old.type_ == kind && old.status == updates.status);
             Condition {
                 type_: kind.to_owned(),
-                status: said.status.to_owned(),
-                reason: said.reason,
+                status: updates.status.to_owned(),
+                reason: updates.reason,
                 // The API allows 32,768 bytes; a long list of words from many nodes is cut on a character.
-                message: said.message.chars().take(4096).collect(),
+                message: updates.message.chars().take(4096).collect(),
                 last_transition_time: kept.map_or(Time(now), |old| old.last_transition_time.clone()),
                 observed_generation: Some(generation),
             }
@@ -87,8 +88,8 @@ pub fn with_times(
 #[must_use]
 pub fn ready(view: View) -> ConditionUpdate {
     let unwell = view.unhealthy_members();
-    if let Some(said) = slow_server(view, &unwell) {
-        return said;
+    if let Some(updates) = slow_server(view, &unwell) {
+        return updates;
     }
     if let Some((node, why)) = unwell.first() {
         return condition_false("NodeNotAnswering", format!("{}: {why}", view.name(*node)));

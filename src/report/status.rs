@@ -28,13 +28,13 @@ pub fn status(desired: &Desired, snapshot: &Snapshot, plan: &Plan, outcome: &Out
     let plan = &plan;
     let view = View { desired, snapshot };
     let wanted = resolve(view, &mut Plan::default());
-    let mut said = conditions::all(view, &wanted, plan, outcome);
-    let phase = phase(view, plan, &said);
-    let mut message = message(view, plan, outcome, &said);
+    let mut updates = conditions::all(view, &wanted, plan, outcome);
+    let phase = phase(view, plan, &updates);
+    let mut message = message(view, plan, outcome, &updates);
     // Its numbers are bytes and rows, which move with every write of a client.
     if plan.problems.first().is_some_and(|problem| problem.reason() == ProblemReason::ScaleInRefused) {
         message = writer::keep_similar_message(snapshot.status.message.as_deref(), message);
-        keep_similar_messages(&snapshot.status, ConditionType::Stalled, &mut said);
+        keep_similar_messages(&snapshot.status, ConditionType::Stalled, &mut updates);
     }
     let nodes: Vec<NodeStatus> = view.nodes().into_iter().map(|node| node_status(view, plan, node)).collect();
     let workers = || view.nodes().into_iter().filter(|node| node.is_worker());
@@ -44,7 +44,7 @@ pub fn status(desired: &Desired, snapshot: &Snapshot, plan: &Plan, outcome: &Out
         phase: Some(phase),
         message: Some(message),
         conditions: conditions::with_times(
-            said,
+            updates,
             &snapshot.status.conditions,
             desired.generation,
             snapshot.now,
@@ -87,12 +87,12 @@ pub fn invalid(
 ) -> DialogClusterStatus {
     let plan =
         Plan { problems: vec![Problem::InvalidSpec { message: invalid.to_string() }], ..Plan::default() };
-    let said = vec![
+    let updates = vec![
         (ConditionType::Reconciling, conditions::reconciling(&plan, &Outcome::default())),
         (ConditionType::Stalled, conditions::stalled(&plan)),
     ];
     let mut status = before.clone();
-    let told = conditions::with_times(said, &before.conditions, generation, now);
+    let told = conditions::with_times(updates, &before.conditions, generation, now);
     status.conditions.retain(|old| told.iter().all(|new| new.type_ != old.type_));
     status.conditions.extend(told);
     status.observed_generation = Some(generation);
@@ -105,19 +105,19 @@ pub fn invalid(
 fn keep_similar_messages(
     before: &DialogClusterStatus,
     kind: ConditionType,
-    said: &mut [(ConditionType, conditions::ConditionUpdate)],
+    updates: &mut [(ConditionType, conditions::ConditionUpdate)],
 ) {
     let told = before.condition(kind).map(|before| before.message.as_str());
-    for (_, said) in said.iter_mut().filter(|(of, _)| *of == kind) {
-        said.message = writer::keep_similar_message(told, std::mem::take(&mut said.message));
+    for (_, updates) in updates.iter_mut().filter(|(of, _)| *of == kind) {
+        updates.message = writer::keep_similar_message(told, std::mem::take(&mut updates.message));
     }
 }
 
-fn is(said: &[(ConditionType, conditions::ConditionUpdate)], kind: ConditionType) -> bool {
-    said.iter().any(|(name, said)| *name == kind && said.status == "True")
+fn is(updates: &[(ConditionType, conditions::ConditionUpdate)], kind: ConditionType) -> bool {
+    updates.iter().any(|(name, updates)| *name == kind && updates.status == "True")
 }
 
-fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::ConditionUpdate)]) -> Phase {
+fn phase(view: View, plan: &Plan, updates: &[(ConditionType, conditions::ConditionUpdate)]) -> Phase {
     let born = view.citus().is_some_and(|citus| citus.schema_hash.is_some());
     let hold = |wanted: fn(&WaitingOn) -> bool| plan.waits.iter().any(wanted);
     let step = |wanted: fn(&Step) -> bool| plan.steps.iter().any(|planned| wanted(&planned.step));
@@ -151,7 +151,7 @@ fn phase(view: View, plan: &Plan, said: &[(ConditionType, conditions::ConditionU
         || step(|step| matches!(step, Step::Sql(SqlStep::AddNode { .. })))
     {
         Phase::Joining
-    } else if is(said, ConditionType::Ready) {
+    } else if is(updates, ConditionType::Ready) {
         Phase::Ready
     } else {
         // A node of a cluster that was born is away for a reason that is not the operator's.
@@ -163,7 +163,7 @@ fn message(
     view: View,
     plan: &Plan,
     outcome: &Outcome,
-    said: &[(ConditionType, conditions::ConditionUpdate)],
+    updates: &[(ConditionType, conditions::ConditionUpdate)],
 ) -> String {
     let text = if let Some(problem) = plan.problems.first() {
         problem.to_string()
@@ -186,10 +186,10 @@ fn message(
     } else if let Some(hold) = plan.waits.first() {
         hold.to_string()
     } else {
-        let balanced = said
+        let balanced = updates
             .iter()
             .find(|(kind, _)| *kind == ConditionType::Balanced)
-            .map(|(_, said)| said.message.as_str());
+            .map(|(_, updates)| updates.message.as_str());
         balanced.unwrap_or("nothing to do").to_owned()
     };
     text.chars().take(1024).collect()

@@ -15,7 +15,7 @@ const MIN_DURATION: SignedDuration = SignedDuration::from_mins(1);
 /// An act that is not planned for a moment, because a server was silent for one look, keeps what is known of it.
 const RETENTION: SignedDuration = SignedDuration::from_secs(30);
 /// Two words for the same, in turns, are no news each time: the first stay while they are said so often.
-const MAX_MESSAGES: SignedDuration = SignedDuration::from_secs(40);
+const MESSAGE_RETENTION: SignedDuration = SignedDuration::from_secs(40);
 /// The pause before an act is tried again, doubled each time: the first, the longest, and the longest of a wait.
 const RETRY_PAUSES: [SignedDuration; 3] =
     [SignedDuration::from_millis(500), SignedDuration::from_secs(15), SignedDuration::from_secs(3)];
@@ -64,7 +64,7 @@ pub struct RepeatedRefusal {
     /// The last time.
     pub last: Timestamp,
     /// When these words were said last.
-    said: Timestamp,
+    message_at: Timestamp,
     /// When it was wanted last.
     wanted: Timestamp,
     /// For which generation of the spec it was tried last.
@@ -110,7 +110,7 @@ impl Refusals {
                 count: 1,
                 since: now,
                 last: now,
-                said: now,
+                message_at: now,
                 wanted: now,
                 generation,
             });
@@ -118,9 +118,9 @@ impl Refusals {
         };
         (one.count, one.last, one.wanted) = (one.count.saturating_add(1), now, now);
         one.generation = generation;
-        if one.failure.message == failure.message || now.duration_since(one.said) > MAX_MESSAGES {
+        if one.failure.message == failure.message || now.duration_since(one.message_at) > MESSAGE_RETENTION {
             one.failure = failure.clone();
-            one.said = now;
+            one.message_at = now;
         }
     }
     /// An act succeeded: nothing of it is kept.

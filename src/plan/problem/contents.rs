@@ -7,10 +7,10 @@ const NAMED: usize = 5;
 
 /// `on dialogs-worker-2 is ...`.
 pub(super) fn found(node: &str, contents: &Contents) -> String {
-    format!("on {node} is {}", said(contents).join("; "))
+    format!("on {node} is {}", description(contents).join("; "))
 }
 
-fn said(contents: &Contents) -> Vec<String> {
+fn description(contents: &Contents) -> Vec<String> {
     let mut parts: Vec<String> = contents.databases.iter().take(NAMED).map(database).collect();
     let more = contents.databases.len().saturating_sub(NAMED);
     if more > 0 {
@@ -131,7 +131,7 @@ mod tests {
             ..Contents::default()
         };
         assert_eq!(
-            said(&contents),
+            description(&contents),
             [
                 "the database analytics with 4 shards with about 497 rows as a member of another Citus cluster of 3 nodes",
                 "the database old, into which nobody can look (it lets nobody in)",

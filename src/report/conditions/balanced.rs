@@ -17,16 +17,16 @@ use crate::{
 /// moves.
 #[must_use]
 pub fn balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
-    let mut said = is_balanced(view, plan, outcome);
+    let mut updates = is_balanced(view, plan, outcome);
     let also = |hold: &&WaitingOn| {
         matches!(hold, WaitingOn::RebalancePause { .. } | WaitingOn::HeldUp { moves: true, .. })
     };
     for hold in plan.waits.iter().filter(also).map(ToString::to_string) {
-        if !said.message.contains(&hold) {
-            let _ = write!(said.message, "; {hold}");
+        if !updates.message.contains(&hold) {
+            let _ = write!(updates.message, "; {hold}");
         }
     }
-    said
+    updates
 }
 
 fn is_balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {

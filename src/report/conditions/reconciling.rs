@@ -104,22 +104,22 @@ impl ReconcilingReason {
 /// Something of the observed generation is not there yet. Whatever is first, all that is waited for is said.
 #[must_use]
 pub fn reconciling(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
-    let mut said = reconciles(plan, outcome);
+    let mut updates = reconciles(plan, outcome);
     let mut others: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for hold in plan.waits.iter().filter(|hold| ReconcilingReason::of_wait(hold).is_some()) {
         others.entry(hold.into()).or_default().push(hold.to_string());
     }
     for alike in others.into_values() {
         for hold in alike.iter().take(OF_EACH_KIND) {
-            if !said.message.contains(hold) {
-                let _ = write!(said.message, "; {hold}");
+            if !updates.message.contains(hold) {
+                let _ = write!(updates.message, "; {hold}");
             }
         }
         if alike.len() > OF_EACH_KIND {
-            let _ = write!(said.message, " (and {} more like this)", alike.len() - OF_EACH_KIND);
+            let _ = write!(updates.message, " (and {} more like this)", alike.len() - OF_EACH_KIND);
         }
     }
-    said
+    updates
 }
 
 fn reconciles(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
