@@ -15,7 +15,7 @@ use kube::{
     },
     core::Status,
 };
-use kubernetes::{InstalledCrd, client, crd_in_group, repository, run, tool, unique};
+use kubernetes::{InstalledCrd, client, crd_in_group, documents, repository, run, tool, unique};
 use serde_json::{Value, json};
 
 /// The API server with our CustomResourceDefinition, for one test.
@@ -77,7 +77,7 @@ fn no_failures(failures: &[String]) {
 
 #[test]
 fn the_file_is_what_the_program_prints() {
-    let printed = serde_saphyr::to_string(&api::crd()).unwrap();
+    let printed = serde_yaml::to_string(&api::crd()).unwrap();
     for file in ["crds/dialogclusters.yaml", "charts/dialog-operator/files/dialogclusters.yaml"] {
         let kept = std::fs::read_to_string(repository(file)).unwrap();
         let line = kept.lines().zip(printed.lines()).position(|(kept, printed)| kept != printed);
@@ -329,8 +329,7 @@ async fn the_samples_are_accepted() {
     let mut samples = 0;
     for entry in std::fs::read_dir(repository("infrastructure/samples")).unwrap() {
         let path = entry.unwrap().path();
-        let objects: Vec<Value> =
-            serde_saphyr::from_multiple(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let objects: Vec<Value> = documents(&std::fs::read_to_string(&path).unwrap());
         for object in objects.iter().filter(|object| object["kind"] == "DialogCluster") {
             assert_eq!(object["apiVersion"], format!("{}/v1alpha1", api::GROUP));
             let made = contract.apply(&format!("sample{samples}"), object["spec"].clone()).await;

@@ -1,23 +1,11 @@
-//! Names and values inside a statement, where PostgreSQL takes no parameters. Nothing else builds SQL from text.
+//! Names and values inside a statement, where PostgreSQL takes no parameters: libpq's rules, as postgres-protocol has
+//! them. Nothing else builds SQL from text.
 
-/// An identifier, quoted.
-pub(super) fn ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
+pub(super) use postgres_protocol::escape::{escape_identifier as ident, escape_literal as literal};
 
 /// The name of a setting: `citus.shard_count` is two identifiers.
 pub(super) fn setting(name: &str) -> String {
     name.split('.').map(ident).collect::<Vec<_>>().join(".")
-}
-
-/// A string constant. The form with `E` only where a backslash needs it, as `quote_literal()` does.
-pub(super) fn literal(value: &str) -> String {
-    let quoted = value.replace('\'', "''");
-    if quoted.contains('\\') {
-        format!(" E'{}'", quoted.replace('\\', "\\\\"))
-    } else {
-        format!("'{quoted}'")
-    }
 }
 
 #[cfg(test)]
