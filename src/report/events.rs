@@ -35,6 +35,7 @@ pub enum EventReason {
     DrainStarted,
     WorkerDrained,
     WorkerRemoved,
+    WorkerForceRemoved,
     VolumeRetained,
     ScaleInRefused,
     ConfigurationRejected,
@@ -46,7 +47,10 @@ impl EventReason {
     /// Somebody should look at it.
     fn is_worrying(self) -> bool {
         match self {
-            Self::RebalanceFailing | Self::ScaleInRefused | Self::ConfigurationRejected => true,
+            Self::RebalanceFailing
+            | Self::ScaleInRefused
+            | Self::ConfigurationRejected
+            | Self::WorkerForceRemoved => true,
             Self::NodeCreated
             | Self::WorkerJoined
             | Self::RollingRestartStarted
@@ -66,9 +70,6 @@ impl EventReason {
         }
     }
 }
-
-/// What the event is about that says that data went.
-const GIVEN_UP: &str = "ForceRemoved";
 
 /// An event that is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,7 +168,7 @@ fn events_from_steps(transition: &Transition, events: &mut Vec<PendingEvent>) {
                     .detail
                     .clone()
                     .unwrap_or_else(|| "the data of lost workers was given up".to_owned());
-                push_event(events, EventReason::WorkerRemoved, None, GIVEN_UP, note);
+                push_event(events, EventReason::WorkerForceRemoved, None, "", note);
             }
             Step::Kubernetes(KubernetesStep::Apply { object, .. }) if object.kind == "StatefulSet" => {
                 events_from_scaling(transition, &object.name, events);
@@ -366,7 +367,7 @@ impl PendingEvent {
     /// As Kubernetes wants it.
     #[must_use]
     pub fn event(&self, cluster: &ClusterId) -> Event {
-        let worrying = self.about == GIVEN_UP || self.reason.is_worrying();
+        let worrying = self.reason.is_worrying();
         let secondary = self.node.map(|node| ObjectReference {
             api_version: Some("apps/v1".to_owned()),
             kind: Some("StatefulSet".to_owned()),
@@ -580,6 +581,9 @@ mod tests {
         };
         assert_eq!(all(&transition), []);
         assert_eq!(between(&before, &before, vec![add]), [EventReason::WorkerJoined]);
+        let lost = Step::Sql(SqlStep::ForceRemove { workers: vec![] });
+        assert_eq!(between(&before, &before, vec![lost]), [EventReason::WorkerForceRemoved]);
+        assert!(EventReason::WorkerForceRemoved.is_worrying());
     }
 
     #[test]
