@@ -73,7 +73,7 @@ SELECT json_build_object(
   'ownerMayCreate', (SELECT has_database_privilege(r.oid, d.oid, 'CREATE')
       AND (current_database() <> $4 OR has_schema_privilege(r.oid, 'public', 'USAGE, CREATE'))
     FROM pg_roles r, pg_database d WHERE rolname = $6 AND datname = $4),
-  'inDoubt', (SELECT count(*) FROM pg_prepared_xacts
+  'preparedTransactions', (SELECT count(*) FROM pg_prepared_xacts
     WHERE gid ^@ 'citus_' AND prepared < clock_timestamp() - interval '1 s'))"
 );
 

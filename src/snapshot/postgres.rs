@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// One node's PostgreSQL, seen over its own database.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+// SQL gives it: a name that is changed on one side only must not become a field that is never filled.
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Postgres {
     /// `system_identifier` of `pg_control_system()`.
     pub system_identifier: String,
@@ -56,10 +57,8 @@ pub struct Postgres {
     /// no timeouts, ...), and the one that runs jobs is no superuser.
     pub role_pinned: bool,
     /// The application's role may create in its database and in `public`; `None` as long as it does not exist.
-    #[serde(default)]
     pub owner_may_create: Option<bool>,
     /// Transactions of Citus that have been prepared here for more than a second, and are neither committed nor undone.
-    #[serde(default)]
     pub prepared_transactions: i64,
     /// Bytes free and in all on the data volume (`citus_local_disk_space_stats()`).
     pub disk: Option<Disk>,
