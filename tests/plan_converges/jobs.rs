@@ -105,7 +105,7 @@ fn a_cluster_with_strategy_in_its_name_has_a_strategy() {
     let mut world = world;
     let mut seen = world.observe();
     let words =
-        "my-strategy-coordinator gave no answer to the look at the Citus catalog within 10 s".to_owned();
+        "my-strategy-coordinator did not answer the look at the Citus catalog within 10 s".to_owned();
     let refused = PlanUnknown::Refused { sqlstate: "XX000".to_owned(), words: words.clone() };
     for (why, problem) in [
         (PlanUnknown::NotAnswered(words.clone()), None),

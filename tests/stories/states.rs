@@ -103,7 +103,7 @@ async fn states_that_a_catalog_can_be_in_are_healed() {
         cluster.assert_even(3).await;
         assert_eq!(cluster.rows().await, 5_000);
         let logged = operator.logged();
-        for step in ["ForgetCleanup", "ActivateNode", "DropLeftovers"] {
+        for step in ["DeleteStaleCleanupRecords", "ActivateNode", "DropLeftovers"] {
             assert!(count(&logged, &format!("step=\"{step}\"")) > 0, "{step} was not done by the operator");
         }
     })
