@@ -1,5 +1,5 @@
 //! What is refused again and again: it becomes a problem in the words of whoever refuses it, and everything that does not
-//! need it goes on. Which steps need which others is `act::concurrency`'.
+//! need it goes on. Which steps need which others is `act::concurrency`'s.
 
 use std::collections::BTreeSet;
 
