@@ -104,8 +104,7 @@ fn a_cluster_with_strategy_in_its_name_has_a_strategy() {
     let world = uneven(&[]);
     let mut world = world;
     let mut seen = world.observe();
-    let words =
-        "my-strategy-coordinator did not answer the look at the Citus catalog within 10 s".to_owned();
+    let words = "my-strategy-coordinator did not answer the look at the Citus catalog within 10 s".to_owned();
     let refused = PlanUnknown::Refused { sqlstate: "XX000".to_owned(), words: words.clone() };
     for (why, problem) in [
         (PlanUnknown::NotAnswered(words.clone()), None),

@@ -147,6 +147,28 @@ fn nobody_is_removed_while_another_member_is_silent() {
 }
 
 #[test]
+fn nobody_gets_shards_again_while_a_member_is_silent() {
+    let mut world = born(3);
+    world.edit(|spec| spec.workers.replicas = 2);
+    until(&mut world, "the drain is done", |world| {
+        let job = world.job.as_ref().map(|model| &model.job);
+        job.is_some_and(|job| job.id > 0 && !job.is_open()) && !world.nodes[3].should_have_shards
+    });
+    world.edit(|spec| spec.workers.replicas = 3);
+    let given = |world: &World| world.nodes[3].should_have_shards;
+    let asks = |snapshot: &Snapshot, world: &World| {
+        let plan = plan(&world.desired(), snapshot);
+        plan.steps.iter().any(|planned| planned.step.name() == "SetShouldHaveShards")
+    };
+    assert!(asks(&world.observe(), &world) && !given(&world));
+    world.silent.insert(Node::Worker(0), 2);
+    assert!(!asks(&world.observe(), &world), "Citus refuses it as long as a member is silent");
+    settle(&mut world);
+    assert!(given(&world));
+    assert_serves(&world);
+}
+
+#[test]
 fn an_operator_with_another_cluster_domain_removes_nobody() {
     let mut world = born(3);
     world.cluster_domain = "example.internal".to_owned();
