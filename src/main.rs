@@ -112,7 +112,7 @@ fn render_plan(plan: &Plan) -> String {
     let problems = plan.problems.iter().map(|problem| format!("problem {}: {problem}", problem.reason()));
     lines.extend(problems);
     lines.extend(plan.steps.iter().map(|planned| format!("step    {}: {}", planned.step, planned.why)));
-    lines.extend(plan.waits.iter().map(|hold| format!("hold    {hold}")));
+    lines.extend(plan.waits.iter().map(|wait| format!("wait    {wait}")));
     if lines.is_empty() {
         lines.push("nothing to do, nothing to wait for".to_owned());
     }
@@ -213,7 +213,7 @@ mod tests {
             render_plan(&plan),
             "problem StrategyUnknown: spec.rebalance.strategy: luck: no such strategy. Use a row of pg_dist_rebalance_strategy.\n\
              step    recovering prepared transactions: before each job\n\
-             hold    rebalance job 4 is running\n"
+             wait    rebalance job 4 is running\n"
         );
     }
 

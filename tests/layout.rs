@@ -769,6 +769,7 @@ fn the_reference_has_every_name_that_users_read() {
         variants("src/report/conditions/reconciling.rs", "ReconcilingReason"),
         variants("src/report/events.rs", "EventReason"),
         variants("src/api/status.rs", "NodeState"),
+        variants("src/api/status.rs", "Phase"),
         variants("src/api/status.rs", "ConditionType"),
         literals("src/report/conditions.rs", &updates),
         literals("src/report/conditions/balanced.rs", &updates),

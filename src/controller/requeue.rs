@@ -52,7 +52,7 @@ impl RequeuePolicy {
         }
         let waited = self.waited(&plan.waits);
         let moving = snapshot.citus.known().and_then(|citus| citus.job.as_ref()).is_some_and(Job::is_open);
-        let holds = plan.waits.iter().filter_map(|hold| after_wait(hold, waited, snapshot.now));
+        let holds = plan.waits.iter().filter_map(|wait| after_wait(wait, waited, snapshot.now));
         holds.chain(moving.then_some(JOB_POLL_INTERVAL)).min().unwrap_or(RESYNC_INTERVAL)
     }
 
@@ -98,13 +98,13 @@ fn doubled(times: u32) -> Duration {
 
 /// How soon a wait may be over. What has lasted for minutes will not end within the next tenth of a second; and the
 /// end of most waits wakes us by a change of a pod.
-fn after_wait(hold: &WaitingOn, waited: Duration, now: Timestamp) -> Option<Duration> {
+fn after_wait(wait: &WaitingOn, waited: Duration, now: Timestamp) -> Option<Duration> {
     let soon = if waited < Duration::from_mins(1) {
         POLL_INTERVAL
     } else {
         (waited / 60).clamp(JOB_POLL_INTERVAL, RESYNC_INTERVAL)
     };
-    match hold {
+    match wait {
         WaitingOn::Paused { .. } => None,
         WaitingOn::JobRunning { .. } | WaitingOn::RestartWaitsForMoves { .. } => Some(JOB_POLL_INTERVAL),
         WaitingOn::RebalancePause { until, .. } => {
@@ -158,8 +158,8 @@ mod tests {
             steps: vec![StepOutcome { step: SqlStep::RecoverTransactions.into(), result, detail: None }],
         }
     }
-    fn waits(hold: WaitingOn) -> Plan {
-        Plan { waits: vec![hold], ..Plan::default() }
+    fn waits(wait: WaitingOn) -> Plan {
+        Plan { waits: vec![wait], ..Plan::default() }
     }
 
     #[test]
@@ -197,11 +197,11 @@ mod tests {
 
     #[test]
     fn a_step_that_fails_slows_down_nothing_else() {
-        let hold = waits(WaitingOn::NotAnswering { node: Node::Worker(0), why: "silent".into() });
+        let wait = waits(WaitingOn::NotAnswering { node: Node::Worker(0), why: "silent".into() });
         let failed = did(Err(Failure::new(FailureReason::Postgres, "no")));
         let mut pace = RequeuePolicy::default();
         for _ in 0..8 {
-            assert_eq!(pace.after(&desired(), &nothing(), (&hold, &failed)), POLL_INTERVAL);
+            assert_eq!(pace.after(&desired(), &nothing(), (&wait, &failed)), POLL_INTERVAL);
         }
     }
 
@@ -218,14 +218,14 @@ mod tests {
 
     #[test]
     fn a_wait_that_lasts_is_looked_at_less_often() {
-        let hold = WaitingOn::NotAnswering { node: Node::Worker(0), why: "silent".into() };
+        let wait = WaitingOn::NotAnswering { node: Node::Worker(0), why: "silent".into() };
         let mut pace = RequeuePolicy::default();
         assert_eq!(
-            pace.after(&desired(), &nothing(), (&waits(hold.clone()), &Outcome::default())),
+            pace.after(&desired(), &nothing(), (&waits(wait.clone()), &Outcome::default())),
             POLL_INTERVAL
         );
-        assert_eq!(after_wait(&hold, Duration::from_mins(5), nothing().now), Some(Duration::from_secs(5)));
-        assert_eq!(after_wait(&hold, Duration::from_hours(1), nothing().now), Some(RESYNC_INTERVAL));
+        assert_eq!(after_wait(&wait, Duration::from_mins(5), nothing().now), Some(Duration::from_secs(5)));
+        assert_eq!(after_wait(&wait, Duration::from_hours(1), nothing().now), Some(RESYNC_INTERVAL));
         assert_eq!(after_wait(&WaitingOn::Paused { steps: 1 }, Duration::ZERO, nothing().now), None);
     }
 }

@@ -245,11 +245,11 @@ fn known_by_other_names(view: View, citus: &Citus, plan: &mut Plan) -> bool {
 
 /// One registered node that is down makes every membership call of Citus fail.
 fn all_members_answer(view: View, plan: &mut Plan) -> bool {
-    let unwell = view.unhealthy_members();
-    for (node, why) in &unwell {
+    let unhealthy = view.unhealthy_members();
+    for (node, why) in &unhealthy {
         plan.wait(WaitingOn::RegisteredNodeSilent { node: *node, why: why.clone() });
     }
-    unwell.is_empty()
+    unhealthy.is_empty()
 }
 
 fn add_workers(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {

@@ -210,7 +210,7 @@ fn unplannable(view: View, why: &PlanUnknown, plan: &mut Plan) {
 
 /// Every worker is there or given up waiting for, nobody needs a restart, and every member runs what a move needs.
 fn can_rebalance(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> bool {
-    // Missing workers have their own Hold; three workers added at once make one rebalance.
+    // Missing workers have a wait of their own; three workers added at once make one rebalance.
     let waiting = view.missing_workers().iter().any(|missing| !missing.timed_out);
     let rolling = !rolling_restart::nodes_to_restart(view, wanted, &mut Plan::default()).is_empty();
     // One that is refused again and again is not waited for.
@@ -231,9 +231,9 @@ fn can_rebalance(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> bool {
         | Concern::ForceRemoval
         | Concern::Repair => false,
     });
-    let unwell = view.unhealthy_members();
-    let harmed = plan.problems.iter().any(|problem| problem.reason().consequence().nothing_moves);
-    if waiting || rolling || joining || harmed || !unwell.is_empty() {
+    let unhealthy = view.unhealthy_members();
+    let blocked = plan.problems.iter().any(|problem| problem.reason().consequence().nothing_moves);
+    if waiting || rolling || joining || blocked || !unhealthy.is_empty() {
         return false;
     }
     let members = std::iter::once(crate::api::Node::Coordinator).chain(view.registered_workers().into_keys());

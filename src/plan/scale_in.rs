@@ -1,5 +1,5 @@
 //! Fewer workers: those that go are emptied by a job of Citus, looked at, and only then removed. What cannot be done
-//! safely is refused with its numbers. A worker that is wanted again gets its shards back, as long as it was not retired.
+//! safely is refused with its numbers. A worker that is wanted again gets its shards back, as long as it was not decommissioned.
 
 use std::collections::BTreeMap;
 
@@ -32,8 +32,8 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
         .collect();
     continue_drain(view, wanted, leaving, plan);
     // What keeps them is said first.
-    for hold in going {
-        plan.wait(hold);
+    for wait in going {
+        plan.wait(wait);
     }
 }
 
@@ -60,8 +60,9 @@ fn continue_drain(view: View, wanted: &ResolvedSpec, leaving: Workers, plan: &mu
         let step = should_have_shards(view, node, row, true);
         plan.step(step, format!("{} is wanted again and gets shards", view.name(node)));
     }
-    let (asked, told): (Workers, Workers) = leaving.into_iter().partition(|(_, row)| row.should_have_shards);
-    let (full, empty): (Workers, Workers) = told.into_iter().partition(|(_, row)| view.shards(row) > 0);
+    let (asked, decided): (Workers, Workers) =
+        leaving.into_iter().partition(|(_, row)| row.should_have_shards);
+    let (full, empty): (Workers, Workers) = decided.into_iter().partition(|(_, row)| view.shards(row) > 0);
     if remove(view, &empty, plan) {
         return;
     }

@@ -300,7 +300,7 @@ impl<'a> View<'a> {
     /// another name, or of which nobody can tell.
     #[must_use]
     pub fn unhealthy_peers(&self, node: Node) -> Vec<(Node, String)> {
-        let mut unwell = self.unhealthy_members();
+        let mut unhealthy = self.unhealthy_members();
         for other in self.nodes().into_iter().filter(|other| self.may_be_member(*other)) {
             if self.registration(other).is_none()
                 && other.is_worker()
@@ -308,11 +308,11 @@ impl<'a> View<'a> {
                 | ServerCheck::Unreachable(why)
                 | ServerCheck::IdentityMismatch(why) = self.server(other)
             {
-                unwell.push((other, why));
+                unhealthy.push((other, why));
             }
         }
-        unwell.retain(|(other, _)| *other != node);
-        unwell
+        unhealthy.retain(|(other, _)| *other != node);
+        unhealthy
     }
     /// The open rebalance job, if there is one.
     #[must_use]

@@ -87,11 +87,11 @@ pub fn with_times(
 /// The database serves.
 #[must_use]
 pub fn ready(view: View) -> ConditionUpdate {
-    let unwell = view.unhealthy_members();
-    if let Some(updates) = slow_server(view, &unwell) {
+    let unhealthy = view.unhealthy_members();
+    if let Some(updates) = slow_server(view, &unhealthy) {
         return updates;
     }
-    if let Some((node, why)) = unwell.first() {
+    if let Some((node, why)) = unhealthy.first() {
         return condition_false("NodeNotAnswering", format!("{}: {why}", view.name(*node)));
     }
     let Some(citus) = view.citus() else {
@@ -129,12 +129,12 @@ pub fn ready(view: View) -> ConditionUpdate {
 }
 
 /// One look that takes too long, at a server whose pod is ready, is much work and no outage: two in a row are.
-fn slow_server(view: View, unwell: &[(Node, String)]) -> Option<ConditionUpdate> {
-    let mut why = unwell.iter().map(|(node, why)| format!("{}: {why}", view.name(*node))).next();
+fn slow_server(view: View, unhealthy: &[(Node, String)]) -> Option<ConditionUpdate> {
+    let mut why = unhealthy.iter().map(|(node, why)| format!("{}: {why}", view.name(*node))).next();
     if why.is_none() {
         why = view.snapshot.citus.unknown().map(|why| format!("the coordinator's catalog: {why}"));
     }
-    let nodes: BTreeSet<Node> = unwell.iter().map(|(node, _)| *node).collect();
+    let nodes: BTreeSet<Node> = unhealthy.iter().map(|(node, _)| *node).collect();
     let is_late = !view.snapshot.slow_nodes.is_empty() && nodes.is_subset(&view.snapshot.slow_nodes);
     let why = why.filter(|_| is_late && view.snapshot.status.is_true(ConditionType::Ready))?;
     Some(condition_true(

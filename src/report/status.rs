@@ -119,7 +119,7 @@ fn is(updates: &[(ConditionType, conditions::ConditionUpdate)], kind: ConditionT
 
 fn phase(view: View, plan: &Plan, updates: &[(ConditionType, conditions::ConditionUpdate)]) -> Phase {
     let born = view.citus().is_some_and(|citus| citus.schema_hash.is_some());
-    let hold = |wanted: fn(&WaitingOn) -> bool| plan.waits.iter().any(wanted);
+    let wait = |wanted: fn(&WaitingOn) -> bool| plan.waits.iter().any(wanted);
     let step = |wanted: fn(&Step) -> bool| plan.steps.iter().any(|planned| wanted(&planned.step));
     if view.desired.paused {
         Phase::Paused
@@ -129,7 +129,7 @@ fn phase(view: View, plan: &Plan, updates: &[(ConditionType, conditions::Conditi
         Phase::Blocked
     } else if view.stateful_set(Node::Coordinator).is_none() {
         Phase::Pending
-    } else if hold(|hold| matches!(hold, WaitingOn::Rolling { .. })) {
+    } else if wait(|wait| matches!(wait, WaitingOn::Rolling { .. })) {
         Phase::Restarting
     } else if view.draining_workers().values().any(|row| view.shards(row) > 0)
         || view.open_job().is_some_and(|job| job::purpose(view, job) == Purpose::Drain)
@@ -147,7 +147,7 @@ fn phase(view: View, plan: &Plan, updates: &[(ConditionType, conditions::Conditi
         Phase::Rebalancing
     } else if !born && !view.snapshot.status.nodes.iter().any(|node| node.node_id.is_some()) {
         Phase::Provisioning
-    } else if hold(|hold| matches!(hold, WaitingOn::WorkerMissing { timed_out: false, .. }))
+    } else if wait(|wait| matches!(wait, WaitingOn::WorkerMissing { timed_out: false, .. }))
         || step(|step| matches!(step, Step::Sql(SqlStep::AddNode { .. })))
     {
         Phase::Joining
@@ -169,22 +169,22 @@ fn message(
         problem.to_string()
     } else if let Some((step, failure)) = outcome.failure() {
         format!("{} failed and is tried again: {}", step, failure.message)
-    } else if let Some(hold) =
-        plan.waits.iter().find(|hold| matches!(hold, WaitingOn::Paused { .. } | WaitingOn::Rolling { .. }))
+    } else if let Some(wait) =
+        plan.waits.iter().find(|wait| matches!(wait, WaitingOn::Paused { .. } | WaitingOn::Rolling { .. }))
     {
-        hold.to_string()
+        wait.to_string()
     } else if let Some(job) = view.open_job() {
         job::last_error(view, job).unwrap_or_else(|| job::progress(view, job))
-    } else if let Some(hold) = plan.waits.iter().find(|hold| matches!(hold, WaitingOn::CleanupBlocked { .. }))
+    } else if let Some(wait) = plan.waits.iter().find(|wait| matches!(wait, WaitingOn::CleanupBlocked { .. }))
     {
-        hold.to_string()
+        wait.to_string()
     // Whether evictions are allowed is nobody's concern who reads what happens.
     } else if let Some(planned) =
         plan.steps.iter().find(|planned| planned.step.effect().concerns != Concern::Evictions)
     {
         format!("{}: {}", planned.step, planned.why)
-    } else if let Some(hold) = plan.waits.first() {
-        hold.to_string()
+    } else if let Some(wait) = plan.waits.first() {
+        wait.to_string()
     } else {
         let balanced = updates
             .iter()
@@ -225,7 +225,7 @@ fn node_status(view: View, plan: &Plan, node: Node) -> NodeStatus {
 
 fn node_state(view: View, plan: &Plan, node: Node) -> NodeState {
     let rolling =
-        plan.waits.iter().any(|hold| matches!(hold, WaitingOn::Rolling { node: now, .. } if *now == node));
+        plan.waits.iter().any(|wait| matches!(wait, WaitingOn::Rolling { node: now, .. } if *now == node));
     let member = view.registration(node).is_some();
     let leaving = view.draining_workers().get(&node).copied();
     match view.server(node) {

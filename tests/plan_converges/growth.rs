@@ -108,7 +108,7 @@ fn no_worker_is_registered_before_it_is_reached_both_ways() {
         let (from, to) = (check.from, check.to);
         let holds = plan(&world.desired(), &cut).waits;
         assert!(!does(&world, &cut, "AddNode"), "{from} does not reach {to}");
-        let told = |hold: &WaitingOn| matches!(hold, WaitingOn::NotConnected { from: f, to: t, .. } if (*f, *t) == (from, to));
+        let told = |wait: &WaitingOn| matches!(wait, WaitingOn::NotConnected { from: f, to: t, .. } if (*f, *t) == (from, to));
         assert!(holds.iter().any(told), "{from} to {to}: {holds:?}");
     }
     seen.connections.clear();

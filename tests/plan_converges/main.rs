@@ -69,7 +69,7 @@ fn settle_and(world: &mut World, mut look: impl FnMut(&World, &Plan)) -> u32 {
 fn pause(plan: &Plan) -> Option<jiff::Timestamp> {
     plan.waits
         .iter()
-        .find_map(|hold| if let WaitingOn::RebalancePause { until, .. } = hold { Some(*until) } else { None })
+        .find_map(|wait| if let WaitingOn::RebalancePause { until, .. } = wait { Some(*until) } else { None })
 }
 
 fn condition(world: &World, kind: &str) -> String {

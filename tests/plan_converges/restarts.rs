@@ -21,7 +21,7 @@ fn no_node_is_restarted_while_moves_run() {
     let mut waited = false;
     while world.job.as_ref().is_some_and(|model| model.job.is_open()) {
         let plan = world.reconcile(None);
-        waited |= plan.waits.iter().any(|hold| matches!(hold, WaitingOn::RestartWaitsForMoves { .. }));
+        waited |= plan.waits.iter().any(|wait| matches!(wait, WaitingOn::RestartWaitsForMoves { .. }));
         assert_eq!(world.restarts, before, "{:?}", plan.steps);
         world.tick();
     }
@@ -248,7 +248,7 @@ fn a_pod_that_is_refused_is_told_in_the_words_of_who_refuses_it() {
     };
     let waits = refused(12, 30);
     assert_eq!(waits.problems, []);
-    assert!(waits.waits.iter().any(|hold| hold.to_string().contains(words)), "{:?}", waits.waits);
+    assert!(waits.waits.iter().any(|wait| wait.to_string().contains(words)), "{:?}", waits.waits);
     let stalls = refused(13, 60);
     let Problem::PodRefused { message, .. } = &stalls.problems[0] else { panic!("{:?}", stalls.problems) };
     assert_eq!(message, words);

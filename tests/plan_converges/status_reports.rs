@@ -156,7 +156,7 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
     let mut world = born(2);
     let mut seen = world.observe();
     let holds = holds(seen.now);
-    let names: BTreeSet<&str> = holds.iter().map(|hold| hold.into()).collect();
+    let names: BTreeSet<&str> = holds.iter().map(|wait| wait.into()).collect();
     assert_eq!(names, WaitingOn::VARIANTS.iter().copied().collect(), "a kind of wait is not in this table");
     let job = snapshot::Job { id: 4, state: snapshot::JobState::Running, ..snapshot::Job::default() };
     let idle = seen.clone();
@@ -172,11 +172,11 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
     };
     let problem = Problem::ObjectConflict { kind: "Service".to_owned(), name: "dialogs".to_owned() };
     let other = WaitingOn::CatalogUnknown { why: "something else".to_owned() };
-    for hold in &holds {
-        let (text, what) = (hold.to_string(), <&str>::from(hold));
-        let alone = Plan { waits: vec![hold.clone()], ..Plan::default() };
-        let first = if matches!(hold, WaitingOn::Paused { .. }) { vec![] } else { vec![other.clone()] };
-        let second = Plan { waits: [first, vec![hold.clone()]].concat(), ..Plan::default() };
+    for wait in &holds {
+        let (text, what) = (wait.to_string(), <&str>::from(wait));
+        let alone = Plan { waits: vec![wait.clone()], ..Plan::default() };
+        let first = if matches!(wait, WaitingOn::Paused { .. }) { vec![] } else { vec![other.clone()] };
+        let second = Plan { waits: [first, vec![wait.clone()]].concat(), ..Plan::default() };
         let stalled = Plan { problems: vec![problem.clone()], ..alone.clone() };
         for (plan, done) in [
             (&alone, &Outcome::default()),
@@ -184,11 +184,11 @@ fn each_wait_is_named_by_reconciling_or_balanced() {
             (&alone, &failed),
             (&stalled, &failed),
         ] {
-            let seen = if matches!(hold, WaitingOn::JobRunning { .. }) { &seen } else { &idle };
+            let seen = if matches!(wait, WaitingOn::JobRunning { .. }) { &seen } else { &idle };
             let status = report::status(&world.desired(), seen, plan, done);
             let (reconciling, balanced) = (said(&status, "Reconciling"), said(&status, "Balanced"));
             let named = reconciling.2.contains(&text) || balanced.2.contains(&text);
-            let told = match hold {
+            let told = match wait {
                 WaitingOn::Paused { .. } => !plan.problems.is_empty() || reconciling.1 == "Paused",
                 WaitingOn::JobRunning { .. } => balanced.1 == "Rebalancing" || balanced.1 == "Retrying",
                 _ => named,

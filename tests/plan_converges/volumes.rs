@@ -145,7 +145,7 @@ fn volumes_are_judged_by_what_they_have() {
         let problems: Vec<String> =
             plan.problems.iter().map(|problem| problem.reason().to_string()).collect();
         assert_eq!(problems, problem.into_iter().collect::<Vec<_>>(), "{row}");
-        let held = plan.waits.iter().any(|hold| matches!(hold, WaitingOn::VolumesGrow { moves: false, .. }));
+        let held = plan.waits.iter().any(|wait| matches!(wait, WaitingOn::VolumesGrow { moves: false, .. }));
         assert_eq!(held, waits, "{row}: {:?}", plan.waits);
         let written: Vec<_> = plan
             .steps
@@ -196,7 +196,7 @@ fn a_growth_waits_until_no_shard_is_moved_and_says_so() {
     let seen = world.observe();
     let plan = plan(&world.desired(), &seen);
     assert!(
-        plan.waits.iter().any(|hold| matches!(hold, WaitingOn::VolumesGrow { moves: true, .. })),
+        plan.waits.iter().any(|wait| matches!(wait, WaitingOn::VolumesGrow { moves: true, .. })),
         "{plan:?}"
     );
     assert!(!does(&world, &seen, "Apply"));

@@ -18,12 +18,12 @@ use crate::{
 #[must_use]
 pub fn balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
     let mut updates = is_balanced(view, plan, outcome);
-    let also = |hold: &&WaitingOn| {
-        matches!(hold, WaitingOn::RebalancePause { .. } | WaitingOn::HeldUp { moves: true, .. })
+    let also = |wait: &&WaitingOn| {
+        matches!(wait, WaitingOn::RebalancePause { .. } | WaitingOn::HeldUp { moves: true, .. })
     };
-    for hold in plan.waits.iter().filter(also).map(ToString::to_string) {
-        if !updates.message.contains(&hold) {
-            let _ = write!(updates.message, "; {hold}");
+    for wait in plan.waits.iter().filter(also).map(ToString::to_string) {
+        if !updates.message.contains(&wait) {
+            let _ = write!(updates.message, "; {wait}");
         }
     }
     updates
@@ -79,7 +79,7 @@ fn is_balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
     if let Some(waiting) = plan
         .waits
         .iter()
-        .find(|hold| matches!(hold, WaitingOn::RebalancePause { .. } | WaitingOn::Rolling { .. }))
+        .find(|wait| matches!(wait, WaitingOn::RebalancePause { .. } | WaitingOn::Rolling { .. }))
     {
         return condition_false("RebalanceBackoff", waiting.to_string());
     }

@@ -71,8 +71,8 @@ impl ReconcilingReason {
 
     /// What is waited for before everything of the generation is there. Moves are told by `Balanced`; what a pause says is
     /// said already.
-    fn of_wait(hold: &WaitingOn) -> Option<Self> {
-        match hold {
+    fn of_wait(wait: &WaitingOn) -> Option<Self> {
+        match wait {
             WaitingOn::JobRunning { .. }
             | WaitingOn::RebalancePause { .. }
             | WaitingOn::Paused { .. }
@@ -106,13 +106,13 @@ impl ReconcilingReason {
 pub fn reconciling(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
     let mut updates = reconciles(plan, outcome);
     let mut others: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for hold in plan.waits.iter().filter(|hold| ReconcilingReason::of_wait(hold).is_some()) {
-        others.entry(hold.into()).or_default().push(hold.to_string());
+    for wait in plan.waits.iter().filter(|wait| ReconcilingReason::of_wait(wait).is_some()) {
+        others.entry(wait.into()).or_default().push(wait.to_string());
     }
     for alike in others.into_values() {
-        for hold in alike.iter().take(OF_EACH_KIND) {
-            if !updates.message.contains(hold) {
-                let _ = write!(updates.message, "; {hold}");
+        for wait in alike.iter().take(OF_EACH_KIND) {
+            if !updates.message.contains(wait) {
+                let _ = write!(updates.message, "; {wait}");
             }
         }
         if alike.len() > OF_EACH_KIND {
@@ -146,8 +146,8 @@ fn reconciles(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
     let step = plan.steps.iter().find_map(|planned| {
         Some((Reason::of_step(planned.step.effect().concerns)?, format!("{}: {}", planned.step, planned.why)))
     });
-    let hold = || plan.waits.iter().find_map(|hold| Some((Reason::of_wait(hold)?, hold.to_string())));
-    match step.or_else(hold) {
+    let wait = || plan.waits.iter().find_map(|wait| Some((Reason::of_wait(wait)?, wait.to_string())));
+    match step.or_else(wait) {
         Some((reason, message)) => condition_true(reason.into(), message),
         None => condition_false(Reason::UpToDate.into(), "the generation is fully reconciled"),
     }
