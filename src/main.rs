@@ -85,7 +85,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Run(arguments) => tokio::runtime::Runtime::new()?.block_on(run(arguments)),
         Command::Crd => {
-            println!("{}", serde_yaml::to_string(&api::crd())?);
+            println!("{}", serde_saphyr::to_string(&api::crd())?);
             Ok(())
         }
         Command::Plan { file } => {

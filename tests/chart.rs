@@ -13,7 +13,7 @@ use std::{
 };
 
 use dialog_operator::api;
-use kubernetes::{documents, repository, run, said, tool, tool_path, unique};
+use kubernetes::{repository, run, said, tool, tool_path, unique};
 use serde_json::{Value, json};
 
 fn chart() -> PathBuf {
@@ -33,7 +33,8 @@ fn template(settings: &[&str]) -> Output {
 fn objects(settings: &[&str]) -> Vec<Value> {
     let output = template(settings);
     assert!(output.status.success(), "{}", said(&output));
-    let objects: Vec<Value> = documents(&String::from_utf8(output.stdout).unwrap());
+    let objects: Vec<Value> =
+        serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap();
     objects.into_iter().filter(|object| !object.is_null()).collect()
 }
 
@@ -54,7 +55,7 @@ fn lint() {
 #[test]
 fn the_chart_has_the_version_of_the_program() {
     let chart: Value =
-        serde_yaml::from_str(&fs::read_to_string(chart().join("Chart.yaml")).unwrap()).unwrap();
+        serde_saphyr::from_str(&fs::read_to_string(chart().join("Chart.yaml")).unwrap()).unwrap();
     assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
 }
 
@@ -105,7 +106,7 @@ fn every_value_is_in_the_schema_and_in_the_readme() {
     let values = fs::read_to_string(chart().join("values.yaml")).unwrap();
     let schema: Value =
         serde_json::from_str(&fs::read_to_string(chart().join("values.schema.json")).unwrap()).unwrap();
-    let parsed: Value = serde_yaml::from_str(&values).unwrap();
+    let parsed: Value = serde_saphyr::from_str(&values).unwrap();
     let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     let mut in_schema = names(&schema["properties"]);
     in_schema.remove("global");

@@ -22,7 +22,7 @@ fn infrastructure() -> std::path::PathBuf {
 
 fn compose() -> Value {
     let text = fs::read_to_string(infrastructure().join("docker-compose.yaml")).unwrap();
-    serde_yaml::from_str(&text).unwrap()
+    serde_saphyr::from_str(&text).unwrap()
 }
 
 /// `-c name=value` in a service's command.

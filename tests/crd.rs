@@ -15,7 +15,7 @@ use kube::{
     },
     core::Status,
 };
-use kubernetes::{InstalledCrd, client, crd_in_group, documents, repository, run, tool, unique};
+use kubernetes::{InstalledCrd, client, crd_in_group, repository, run, tool, unique};
 use serde_json::{Value, json};
 
 /// The API server with our CustomResourceDefinition, for one test.
@@ -75,9 +75,21 @@ fn no_failures(failures: &[String]) {
     assert!(failures.is_empty(), "{} rows:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// kubectl and the API server's YAML read these words, without quotes, as booleans: `spec.rebalance.mode: Off` was one.
+#[test]
+fn words_that_kubernetes_reads_as_booleans_are_quoted() {
+    let printed = serde_saphyr::to_string(&api::crd()).unwrap();
+    let is_bare = |line: &&str| {
+        let value = line.trim_start().trim_start_matches("- ").rsplit(": ").next().unwrap();
+        ["y", "n", "yes", "no", "on", "off"].contains(&value.to_lowercase().as_str())
+    };
+    assert_eq!(printed.lines().filter(is_bare).collect::<Vec<_>>(), Vec::<&str>::new());
+    assert!(printed.contains("\"Off\"") || printed.contains("'Off'"), "the mode Off is in it");
+}
+
 #[test]
 fn the_file_is_what_the_program_prints() {
-    let printed = serde_yaml::to_string(&api::crd()).unwrap();
+    let printed = serde_saphyr::to_string(&api::crd()).unwrap();
     for file in ["crds/dialogclusters.yaml", "charts/dialog-operator/files/dialogclusters.yaml"] {
         let kept = std::fs::read_to_string(repository(file)).unwrap();
         let line = kept.lines().zip(printed.lines()).position(|(kept, printed)| kept != printed);
@@ -329,7 +341,8 @@ async fn the_samples_are_accepted() {
     let mut samples = 0;
     for entry in std::fs::read_dir(repository("infrastructure/samples")).unwrap() {
         let path = entry.unwrap().path();
-        let objects: Vec<Value> = documents(&std::fs::read_to_string(&path).unwrap());
+        let objects: Vec<Value> =
+            serde_saphyr::from_multiple(&std::fs::read_to_string(&path).unwrap()).unwrap();
         for object in objects.iter().filter(|object| object["kind"] == "DialogCluster") {
             assert_eq!(object["apiVersion"], format!("{}/v1alpha1", api::GROUP));
             let made = contract.apply(&format!("sample{samples}"), object["spec"].clone()).await;
