@@ -588,28 +588,23 @@ fn words(name: &str) -> Vec<String> {
     words.into_iter().map(|word| word.to_lowercase()).collect()
 }
 
+const KEYWORDS: &[&str] = &["fn", "struct", "enum", "trait", "const", "static", "type", "mod"];
+
 /// The name that a line of code gives to a function, a type, a constant, a module, a field or a variant.
 fn named(line: &str) -> Option<&str> {
-    let plain = line.trim_start();
-    let name =
-        |text: &'_ str| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().map(str::len);
-    let keywords = ["fn ", "struct ", "enum ", "trait ", "const ", "static ", "type ", "mod "];
-    for keyword in keywords {
-        let start = if plain.starts_with(keyword) {
-            Some(0)
-        } else {
-            plain.find(&format!(" {keyword}")).map(|at| at + 1)
-        };
-        let Some(rest) = start.map(|start| &plain[start + keyword.len()..]) else { continue };
-        return name(rest).map(|length| &rest[..length]);
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: Vec<&str> = line.split(|c| !is_name(c)).filter(|word| !word.is_empty()).collect();
+    // `const fn a` names a.
+    let item = words.windows(2).find(|pair| KEYWORDS.contains(&pair[0]) && !KEYWORDS.contains(&pair[1]));
+    if let Some(pair) = item {
+        return Some(pair[1]);
     }
-    let rest = plain.strip_prefix("pub ").unwrap_or(plain);
-    let length = name(rest)?;
-    let is_member = ["", ",", " {", "("]
-        .contains(&rest[length..].get(..2.min(rest.len() - length)).unwrap_or("").trim_end())
-        && rest.starts_with(|c: char| c.is_ascii_uppercase())
-        || rest[length..].starts_with(": ");
-    is_member.then(|| &rest[..length])
+    let member = line.trim_start();
+    let member = member.strip_prefix("pub ").unwrap_or(member);
+    let (name, rest) = member.split_at(member.find(|c| !is_name(c)).unwrap_or(member.len()));
+    let is_variant = name.starts_with(|c: char| c.is_ascii_uppercase())
+        && (rest.is_empty() || [",", " {", "("].iter().any(|after| rest.starts_with(after)));
+    (is_variant || rest.starts_with(": ")).then_some(name)
 }
 
 #[test]
@@ -618,13 +613,17 @@ fn names_have_no_retired_word() {
     assert_eq!(words("WaitingOn"), ["waiting", "on"]);
     assert_eq!(words("MAX_KEPT"), ["max", "kept"]);
     let lines = [
-        "pub(super) async fn hurry(",
-        "    pub hurry: bool,",
-        "    Retire {",
-        "    Retire,",
-        "const BOOTED: u8 = 1;",
+        ("pub(super) async fn hurry(", "hurry"),
+        ("pub(super) const fn hurry(", "hurry"),
+        ("    pub hurry: bool,", "hurry"),
+        ("    Retire {", "Retire"),
+        ("    Retire(u8),", "Retire"),
+        ("    Retire,", "Retire"),
+        ("const BOOTED: u8 = 1;", "BOOTED"),
     ];
-    assert_eq!(lines.map(named), ["hurry", "hurry", "Retire", "Retire", "BOOTED"].map(Some));
+    for (line, name) in lines {
+        assert_eq!(named(line), Some(name), "{line}");
+    }
     assert_eq!(named("        hurry(view);"), None);
     let mut broken = vec![];
     for source in sources() {

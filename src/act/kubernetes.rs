@@ -83,19 +83,29 @@ pub(super) async fn apply(executor: &Executor<'_>, object: &Manifest, uid: &str)
     Ok(())
 }
 
+/// A patch of an object's metadata, which the next look sees although the cache may not show it yet.
+async fn write_metadata(
+    executor: &Executor<'_>,
+    address: ObjectKey<'_>,
+    uid: &str,
+    metadata: &Value,
+) -> Result<(), Failure> {
+    let answer = executor.context.client.patch_metadata(address, uid, metadata).await;
+    let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
+    executor.observed.with(|observed| observed.wrote(format!("{}/{}", address.kind, address.name), answer));
+    Ok(())
+}
+
 /// Its owner, and nothing else of it: what else is to be so the next plan says.
 pub(super) async fn adopt(executor: &Executor<'_>, kind: &str, name: &str, uid: &str) -> Result<(), Failure> {
     let address = executor.address(api_version(kind), kind, name);
-    let snapshot = executor.snapshot.objects.get(&format!("{kind}/{name}"));
+    let live = executor.snapshot.objects.get(&format!("{kind}/{name}"));
     let notes = json!({
         "ownerReferences": [resources::owner(&executor.desired.cluster)],
         // Nobody else has taken it since.
-        "resourceVersion": snapshot.and_then(|snapshot| snapshot.json.pointer("/metadata/resourceVersion")),
+        "resourceVersion": live.and_then(|live| live.json.pointer("/metadata/resourceVersion")),
     });
-    let answer = executor.context.client.patch_metadata(address, uid, &notes).await;
-    let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-    executor.observed.with(|observed| observed.wrote(format!("{kind}/{name}"), answer));
-    Ok(())
+    write_metadata(executor, address, uid, &notes).await
 }
 
 pub(super) async fn inspect_image(executor: &Executor<'_>, image: &str) -> Result<(), Failure> {
@@ -105,7 +115,7 @@ pub(super) async fn inspect_image(executor: &Executor<'_>, image: &str) -> Resul
 
 pub(super) async fn delete_inspection_pod(executor: &Executor<'_>, pod: &str) -> Result<(), Failure> {
     match executor.snapshot.objects.get(&format!("Pod/{pod}")) {
-        Some(snapshot) => delete(executor, "Pod", pod, &snapshot.uid).await,
+        Some(live) => delete(executor, "Pod", pod, &live.uid).await,
         None => Ok(()),
     }
 }
@@ -142,17 +152,15 @@ pub(super) async fn record_identity(
     for (version, kind, name) in [("v1", "PersistentVolumeClaim", claim), ("apps/v1", "StatefulSet", &set)] {
         let key = format!("{kind}/{name}");
         let address = executor.address(version, kind, name);
-        let Some(snapshot) = executor.snapshot.objects.get(&key) else {
+        let Some(live) = executor.snapshot.objects.get(&key) else {
             let message = format!("{address} was not seen, so nothing can be written down on it");
             return Err(Failure::new(FailureReason::Conflict, message));
         };
-        if snapshot.annotation(keys::SYSTEM_IDENTIFIER) == Some(system_identifier) {
+        if live.annotation(keys::SYSTEM_IDENTIFIER) == Some(system_identifier) {
             continue;
         }
         let notes = json!({ "annotations": { keys::SYSTEM_IDENTIFIER: system_identifier } });
-        let answer = executor.context.client.patch_metadata(address, &snapshot.uid, &notes).await;
-        let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-        executor.observed.with(|observed| observed.wrote(key, answer));
+        write_metadata(executor, address, &live.uid, &notes).await?;
     }
     Ok(())
 }
@@ -174,19 +182,13 @@ pub(super) async fn decommission(
         ("apps/v1", "StatefulSet", set.as_str(), json!({ "annotations": { keys::DECOMMISSIONED: mark } }));
     for (version, kind, name, notes) in of_claim.into_iter().chain([of_set]) {
         let key = format!("{kind}/{name}");
-        let Some(snapshot) = executor.snapshot.objects.get(&key) else { continue };
+        let Some(live) = executor.snapshot.objects.get(&key) else { continue };
         // The first mark says when.
-        if snapshot
-            .label(keys::DECOMMISSIONED)
-            .or_else(|| snapshot.annotation(keys::DECOMMISSIONED))
-            .is_some()
-        {
+        if live.label(keys::DECOMMISSIONED).or_else(|| live.annotation(keys::DECOMMISSIONED)).is_some() {
             continue;
         }
         let address = executor.address(version, kind, name);
-        let answer = executor.context.client.patch_metadata(address, &snapshot.uid, &notes).await;
-        let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-        executor.observed.with(|observed| observed.wrote(key, answer));
+        write_metadata(executor, address, &live.uid, &notes).await?;
     }
     Ok(())
 }
@@ -195,12 +197,9 @@ pub(super) async fn record_restart(executor: &Executor<'_>, node: Node, booted: 
     let set = node.object_name(&executor.desired.cluster.name);
     let key = format!("StatefulSet/{set}");
     let address = executor.address("apps/v1", "StatefulSet", &set);
-    let Some(snapshot) = executor.snapshot.objects.get(&key) else { return Ok(()) };
+    let Some(live) = executor.snapshot.objects.get(&key) else { return Ok(()) };
     let notes = json!({ "annotations": { keys::LAST_STARTED_WITH: booted } });
-    let answer = executor.context.client.patch_metadata(address, &snapshot.uid, &notes).await;
-    let answer = answer.map_err(|refusal| Failure::refused(&address, &refusal))?;
-    executor.observed.with(|observed| observed.wrote(key, answer));
-    Ok(())
+    write_metadata(executor, address, &live.uid, &notes).await
 }
 
 pub(super) async fn delete_pod(executor: &Executor<'_>, node: Node, pod_uid: &str) -> Result<(), Failure> {

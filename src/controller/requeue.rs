@@ -29,7 +29,7 @@ pub struct RequeuePolicy {
     failures: u32,
     repeats: u32,
     steps: Vec<Step>,
-    holds: Option<(Vec<WaitingOn>, Instant)>,
+    waits: Option<(Vec<WaitingOn>, Instant)>,
 }
 
 impl RequeuePolicy {
@@ -52,8 +52,8 @@ impl RequeuePolicy {
         }
         let waited = self.waited(&plan.waits);
         let moving = snapshot.citus.known().and_then(|citus| citus.job.as_ref()).is_some_and(Job::is_open);
-        let holds = plan.waits.iter().filter_map(|wait| after_wait(wait, waited, snapshot.now));
-        holds.chain(moving.then_some(JOB_POLL_INTERVAL)).min().unwrap_or(RESYNC_INTERVAL)
+        let waits = plan.waits.iter().filter_map(|wait| after_wait(wait, waited, snapshot.now));
+        waits.chain(moving.then_some(JOB_POLL_INTERVAL)).min().unwrap_or(RESYNC_INTERVAL)
     }
 
     /// The pause after a failure.
@@ -81,11 +81,11 @@ impl RequeuePolicy {
     }
 
     /// For how long the same has been waited for.
-    fn waited(&mut self, holds: &[WaitingOn]) -> Duration {
-        match &self.holds {
-            Some((same, since)) if same == holds => since.elapsed(),
+    fn waited(&mut self, waits: &[WaitingOn]) -> Duration {
+        match &self.waits {
+            Some((same, since)) if same == waits => since.elapsed(),
             _ => {
-                self.holds = Some((holds.to_vec(), Instant::now()));
+                self.waits = Some((waits.to_vec(), Instant::now()));
                 Duration::ZERO
             }
         }
@@ -148,10 +148,8 @@ mod tests {
             .unwrap()
     }
     fn nothing() -> Snapshot {
-        {
-            let operator = OperatorConfig { default_image: String::new(), cluster_domain: String::new() };
-            Snapshot::empty(&operator, Timestamp::now())
-        }
+        let operator = OperatorConfig { default_image: String::new(), cluster_domain: String::new() };
+        Snapshot::empty(&operator, Timestamp::now())
     }
     fn did(result: Result<(), Failure>) -> Outcome {
         Outcome {

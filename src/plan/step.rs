@@ -337,9 +337,9 @@ impl Plan {
         self.steps.push(PlannedStep { step: step.into(), why: why.into() });
     }
     /// Adds a wait.
-    pub fn wait(&mut self, hold: WaitingOn) {
-        if !self.waits.contains(&hold) {
-            self.waits.push(hold);
+    pub fn wait(&mut self, wait: WaitingOn) {
+        if !self.waits.contains(&wait) {
+            self.waits.push(wait);
         }
     }
     /// Adds a problem.

@@ -68,15 +68,15 @@ pub fn with_times(
 ) -> Vec<Condition> {
     updates
         .into_iter()
-        .map(|(kind, updates)| {
+        .map(|(kind, update)| {
             let kind: &str = kind.into();
-            let kept = before.iter().find(|old| old.type_ == kind && old.status == updates.status);
+            let kept = before.iter().find(|old| old.type_ == kind && old.status == update.status);
             Condition {
                 type_: kind.to_owned(),
-                status: updates.status.to_owned(),
-                reason: updates.reason,
+                status: update.status.to_owned(),
+                reason: update.reason,
                 // The API allows 32,768 bytes; a long list of words from many nodes is cut on a character.
-                message: updates.message.chars().take(4096).collect(),
+                message: update.message.chars().take(4096).collect(),
                 last_transition_time: kept.map_or(Time(now), |old| old.last_transition_time.clone()),
                 observed_generation: Some(generation),
             }
@@ -88,8 +88,8 @@ pub fn with_times(
 #[must_use]
 pub fn ready(view: View) -> ConditionUpdate {
     let unhealthy = view.unhealthy_members();
-    if let Some(updates) = slow_server(view, &unhealthy) {
-        return updates;
+    if let Some(update) = slow_server(view, &unhealthy) {
+        return update;
     }
     if let Some((node, why)) = unhealthy.first() {
         return condition_false("NodeNotAnswering", format!("{}: {why}", view.name(*node)));

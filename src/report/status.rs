@@ -108,13 +108,13 @@ fn keep_similar_messages(
     updates: &mut [(ConditionType, conditions::ConditionUpdate)],
 ) {
     let told = before.condition(kind).map(|before| before.message.as_str());
-    for (_, updates) in updates.iter_mut().filter(|(of, _)| *of == kind) {
-        updates.message = writer::keep_similar_message(told, std::mem::take(&mut updates.message));
+    for (_, update) in updates.iter_mut().filter(|(of, _)| *of == kind) {
+        update.message = writer::keep_similar_message(told, std::mem::take(&mut update.message));
     }
 }
 
 fn is(updates: &[(ConditionType, conditions::ConditionUpdate)], kind: ConditionType) -> bool {
-    updates.iter().any(|(name, updates)| *name == kind && updates.status == "True")
+    updates.iter().any(|(name, update)| *name == kind && update.status == "True")
 }
 
 fn phase(view: View, plan: &Plan, updates: &[(ConditionType, conditions::ConditionUpdate)]) -> Phase {
@@ -189,7 +189,7 @@ fn message(
         let balanced = updates
             .iter()
             .find(|(kind, _)| *kind == ConditionType::Balanced)
-            .map(|(_, updates)| updates.message.as_str());
+            .map(|(_, update)| update.message.as_str());
         balanced.unwrap_or("nothing to do").to_owned()
     };
     text.chars().take(1024).collect()

@@ -127,14 +127,20 @@ fn an_unreachable_worker_is_not_removed() {
     assert_eq!(world.nodes.len(), 2);
 }
 
-#[test]
-fn nobody_is_removed_while_another_member_is_silent() {
+/// Two of three workers are to stay; the third has lost its shards, and is not removed yet.
+fn drained_and_still_a_member() -> World {
     let mut world = born(3);
     world.edit(|spec| spec.workers.replicas = 2);
     until(&mut world, "the drain is done", |world| {
         let job = world.job.as_ref().map(|model| &model.job);
         job.is_some_and(|job| job.id > 0 && !job.is_open()) && !world.nodes[3].should_have_shards
     });
+    world
+}
+
+#[test]
+fn nobody_is_removed_while_another_member_is_silent() {
+    let mut world = drained_and_still_a_member();
     for _ in 0..60 {
         world.silent.insert(Node::Worker(0), 2);
         world.reconcile(None);
@@ -148,12 +154,7 @@ fn nobody_is_removed_while_another_member_is_silent() {
 
 #[test]
 fn nobody_gets_shards_again_while_a_member_is_silent() {
-    let mut world = born(3);
-    world.edit(|spec| spec.workers.replicas = 2);
-    until(&mut world, "the drain is done", |world| {
-        let job = world.job.as_ref().map(|model| &model.job);
-        job.is_some_and(|job| job.id > 0 && !job.is_open()) && !world.nodes[3].should_have_shards
-    });
+    let mut world = drained_and_still_a_member();
     world.edit(|spec| spec.workers.replicas = 3);
     let given = |world: &World| world.nodes[3].should_have_shards;
     let asks = |snapshot: &Snapshot, world: &World| {

@@ -1,12 +1,10 @@
 //! The invariants of workers that go: what is decommissioned, removed, given up and deleted. The list of all is in
 //! `invariants.rs`.
 
-use super::{
-    super::{KubernetesStep, Plan, ServerCheck, SqlStep, Step, View},
-    Violation, violation,
-};
+use super::{Violation, violation};
 use crate::{
     api::{Node, names::keys},
+    plan::{KubernetesStep, Plan, PlannedStep, ServerCheck, SqlStep, Step, View, force_remove},
     snapshot::{Contents, Observed},
 };
 
@@ -25,7 +23,7 @@ pub(super) fn decommissions_empty(
     // Before the first registration: who does not answer and is given up by name has no row to go.
     let unborn = view.citus().is_some_and(|citus| citus.nodes.iter().all(|row| row.group_id == 0));
     let forgotten = unborn && force_removes_requested(view, node).is_ok();
-    if given_up || forgotten || removed && super::super::force_remove::is_requested(view, node) {
+    if given_up || forgotten || removed && force_remove::is_requested(view, node) {
         Ok(())
     } else if removed || is_empty(view, node) {
         loses_no_foreign_contents(view, node)
@@ -53,7 +51,7 @@ pub(super) fn writes_no_decommissioned(
     kind: &str,
     name: &str,
 ) -> Result<(), Violation> {
-    let marked = |planned: &super::super::PlannedStep| matches!(&planned.step, Step::Kubernetes(KubernetesStep::Decommission { claim: Some(claim), .. }) if claim == name);
+    let marked = |planned: &PlannedStep| matches!(&planned.step, Step::Kubernetes(KubernetesStep::Decommission { claim: Some(claim), .. }) if claim == name);
     if kind == "PersistentVolumeClaim" && plan.steps.iter().take(position).any(marked) {
         return Err(violation(8, "a volume that was just put aside is not written as it was seen", name));
     }
@@ -124,12 +122,11 @@ pub(super) fn removes_decommissioned(
 pub(super) fn force_removes_requested(view: View, node: Node) -> Result<(), Violation> {
     let asked = view.desired.force_remove.as_deref();
     let handled = view.snapshot.status.handled.get(keys::FORCE_REMOVE).map(String::as_str);
-    let named =
-        asked.and_then(|value| super::super::force_remove::parse_request(view, value)).is_some_and(|named| {
-            named.iter().any(|(of, identity)| {
-                *of == node && super::super::force_remove::recorded_identity(view, node) == *identity
-            })
-        });
+    let named = asked.and_then(|value| force_remove::parse_request(view, value)).is_some_and(|named| {
+        named
+            .iter()
+            .any(|(of, identity)| *of == node && force_remove::recorded_identity(view, node) == *identity)
+    });
     let answers = matches!(
         view.server(node),
         ServerCheck::Verified(_) | ServerCheck::Unrecorded(_) | ServerCheck::IdentityMismatch(_)

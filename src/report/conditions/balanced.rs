@@ -17,16 +17,16 @@ use crate::{
 /// moves.
 #[must_use]
 pub fn balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
-    let mut updates = is_balanced(view, plan, outcome);
+    let mut update = is_balanced(view, plan, outcome);
     let also = |wait: &&WaitingOn| {
         matches!(wait, WaitingOn::RebalancePause { .. } | WaitingOn::HeldUp { moves: true, .. })
     };
     for wait in plan.waits.iter().filter(also).map(ToString::to_string) {
-        if !updates.message.contains(&wait) {
-            let _ = write!(updates.message, "; {wait}");
+        if !update.message.contains(&wait) {
+            let _ = write!(update.message, "; {wait}");
         }
     }
-    updates
+    update
 }
 
 fn is_balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {

@@ -104,22 +104,22 @@ impl ReconcilingReason {
 /// Something of the observed generation is not there yet. Whatever is first, all that is waited for is said.
 #[must_use]
 pub fn reconciling(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
-    let mut updates = reconciles(plan, outcome);
+    let mut update = reconciles(plan, outcome);
     let mut others: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for wait in plan.waits.iter().filter(|wait| ReconcilingReason::of_wait(wait).is_some()) {
         others.entry(wait.into()).or_default().push(wait.to_string());
     }
     for alike in others.into_values() {
         for wait in alike.iter().take(OF_EACH_KIND) {
-            if !updates.message.contains(wait) {
-                let _ = write!(updates.message, "; {wait}");
+            if !update.message.contains(wait) {
+                let _ = write!(update.message, "; {wait}");
             }
         }
         if alike.len() > OF_EACH_KIND {
-            let _ = write!(updates.message, " (and {} more like this)", alike.len() - OF_EACH_KIND);
+            let _ = write!(update.message, " (and {} more like this)", alike.len() - OF_EACH_KIND);
         }
     }
-    updates
+    update
 }
 
 fn reconciles(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
