@@ -13,7 +13,7 @@ use std::{
 };
 
 use dialog_operator::api;
-use kubernetes::{repository, run, said, tool, tool_path, unique};
+use kubernetes::{InstalledCrd, repository, run, said, tool, tool_path, unique};
 use serde_json::{Value, json};
 
 fn chart() -> PathBuf {
@@ -304,7 +304,8 @@ struct Release {
     chart: tempfile::TempDir,
     /// Of the namespace, and of the API group.
     name: String,
-    crd: String,
+    /// Deleted at the end: Helm leaves it.
+    crd: InstalledCrd,
 }
 
 impl Release {
@@ -312,7 +313,7 @@ impl Release {
         let name = unique("chart");
         let release = Self {
             chart: tempfile::tempdir().unwrap(),
-            crd: format!("dialogclusters.{name}.{}", api::GROUP),
+            crd: InstalledCrd { name: format!("dialogclusters.{name}.{}", api::GROUP) },
             name,
         };
         copy(&chart(), release.chart.path(), &|text| {
@@ -342,7 +343,12 @@ impl Release {
         let chart = self.chart.path().to_str().unwrap();
         let output = self.helm(verb, &[&[chart, "--set", "replicaCount=0"], more].concat());
         assert!(output.status.success(), "helm {verb}: {}", said(&output));
-        self.kubectl(&["wait", "--for=condition=Established", &format!("crd/{}", self.crd), "--timeout=30s"]);
+        self.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            &format!("crd/{}", self.crd.name),
+            "--timeout=30s",
+        ]);
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -386,12 +392,10 @@ impl Drop for Release {
     fn drop(&mut self) {
         // Whatever is left of it, however the test ended.
         let _ = self.helm("uninstall", &["--ignore-not-found"]);
-        for (kind, name) in [("crd", &self.crd), ("namespace", &self.name)] {
-            let output =
-                tool("kubectl").args(["delete", kind, name, "--ignore-not-found", "--wait=false"]).output();
-            if !output.as_ref().is_ok_and(|output| output.status.success()) {
-                eprintln!("{kind} {name} is still there: {output:?}");
-            }
+        let delete = ["delete", "namespace", &self.name, "--ignore-not-found", "--wait=false"];
+        let output = tool("kubectl").args(delete).output();
+        if !output.as_ref().is_ok_and(|output| output.status.success()) {
+            eprintln!("namespace {} is still there: {output:?}", self.name);
         }
     }
 }
@@ -422,7 +426,7 @@ fn uninstall_keeps_clusters_and_upgrade_changes_the_crd() {
         "apiVersion": format!("{group}/v1alpha1"), "kind": "DialogCluster", "metadata": {"name": "dialogs"}, "spec": {}
     });
     release.create(&cluster, &[]).unwrap();
-    let made = release.get(&release.crd, "dialogs");
+    let made = release.get(&release.crd.name, "dialogs");
 
     confined(&release);
     rights_in_practice(&release, &group);
@@ -433,17 +437,17 @@ fn uninstall_keeps_clusters_and_upgrade_changes_the_crd() {
     assert!(crd.contains(before));
     fs::write(&file, crd.replace(before, after)).unwrap();
     release.bring("upgrade", &[]);
-    let columns = &release.get("crd", &release.crd)["spec"]["versions"][0]["additionalPrinterColumns"];
+    let columns = &release.get("crd", &release.crd.name)["spec"]["versions"][0]["additionalPrinterColumns"];
     assert_eq!(columns[0]["description"], "workers that somebody asked for");
 
     release.uninstall();
     assert_eq!(release.kubectl(&["get", "deployment,service,pdb", "--output=name"]), "");
-    let kept = release.get("crd", &release.crd);
+    let kept = release.get("crd", &release.crd.name);
     assert_eq!(kept["metadata"]["deletionTimestamp"], Value::Null);
-    assert_eq!(release.get(&release.crd, "dialogs"), made);
+    assert_eq!(release.get(&release.crd.name, "dialogs"), made);
 
     release.bring("install", &[]); // takes up again what it left
-    assert_eq!(release.get(&release.crd, "dialogs"), made);
+    assert_eq!(release.get(&release.crd.name, "dialogs"), made);
 }
 
 /// The API server itself takes the pod under the restricted Pod Security Standard.

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -117,11 +117,42 @@ impl Drop for InstalledCrd {
     fn drop(&mut self) {
         let name = self.name.clone();
         at_the_end(async move {
-            let api: Api<CustomResourceDefinition> = Api::all(client().await);
-            if let Err(error) = api.delete(&name, &DeleteParams::default()).await {
-                eprintln!("CustomResourceDefinition {name} is still there: {error}");
+            let client = client().await;
+            let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+            match api.delete(&name, &DeleteParams::default()).await {
+                Ok(_) => until_unlisted(&client, &name).await,
+                // A test that ended before it was created.
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                Err(error) => eprintln!("CustomResourceDefinition {name} is still there: {error}"),
             }
         });
+    }
+}
+
+/// Waits until the API server's discovery has forgotten the group of a CustomResourceDefinition that was deleted. While
+/// it lists a group that it no longer serves, the garbage collector waits for what it cannot watch, and objects that
+/// other tests delete with `--cascade=orphan` do not go.
+async fn until_unlisted(client: &Client, crd: &str) {
+    let (_, group) = crd.split_once('.').unwrap();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        let listed = match client.list_api_groups().await {
+            Ok(groups) => groups.groups.iter().any(|listed| listed.name == group),
+            Err(error) => {
+                eprintln!("whether {group} is still listed cannot be asked: {error}");
+                true
+            }
+        };
+        if !listed {
+            return;
+        }
+        if Instant::now() > deadline {
+            eprintln!(
+                "the API server still lists the group {group}, whose CustomResourceDefinition is deleted"
+            );
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
