@@ -32,7 +32,7 @@ model: ## many random histories of the planner against its model: PROPTEST_CASES
 golden: ## write the golden plans again (tests/plan_converges/golden, docs/plans, README.md), to read what changed
 	UPDATE_GOLDEN=1 $(CARGO) test --locked --test plan_converges golden
 
-guards: ## remove each guard of the planner in turn and expect a test to fail (about a minute each)
+guards: ## remove each guard of the planner in turn and expect a test to fail (about half a minute each)
 	$(CARGO) test --locked --test guards -- --ignored --nocapture
 
 chaos: ## scale up and down under random faults from SEED=n for SECONDS=600; disturbs the whole machine
