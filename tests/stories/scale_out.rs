@@ -15,6 +15,7 @@ use crate::harness::{
 };
 use dialog_operator::api::Node;
 use serde_json::json;
+use tokio_postgres::error::SqlState;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_to_two_to_five_workers_under_load() {
@@ -73,6 +74,34 @@ async fn one_to_two_to_five_workers_under_load() {
             cluster.assert_events(reason, 2).await;
         }
         cluster.assert_events("WorkerJoined", 5).await;
+    })
+    .await;
+}
+
+/// The limit is for clients: what a move copies, and the indexes that it builds, take longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_statements_ends_no_move() {
+    story("limit", async |story| {
+        let rows = setting("STORY_ROWS", 200_000);
+        let _operator = story.operator();
+        let cluster = story.settled_cluster("talk", spec(1)).await;
+        cluster.load(rows).await;
+        let limit =
+            json!({"postgres": {"parameters": {"statement_timeout": "20ms"}}, "workers": {"replicas": 2}});
+        let edited = Instant::now();
+        cluster.edit(limit).await;
+        let (balanced, seen) = cluster.until_settled_with(2, 120).await;
+        story.figure("the whole edit", seconds(balanced - edited));
+        cluster.assert_even(2).await;
+        let job = seen.status.unwrap().rebalance.unwrap();
+        assert_eq!(
+            (job.job_id, job.state.as_str(), job.last_error),
+            (1, "finished", None),
+            "one job, at once"
+        );
+        assert_eq!(cluster.rows().await, i64::try_from(rows).unwrap());
+        let slow = cluster.application().await.batch_execute("SELECT pg_sleep(1)").await.unwrap_err();
+        assert_eq!(slow.code(), Some(&SqlState::QUERY_CANCELED), "the limit is one: {slow}");
     })
     .await;
 }
