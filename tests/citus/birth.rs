@@ -375,5 +375,24 @@ async fn a_worker_that_refuses_what_it_is_given_is_told_in_its_words() {
     assert!(!silent.cause().is_refusal(), "{silent:?}");
     cluster.workers[1].launch().await;
     cluster.coordinator.sql(&["DROP ROLE r2"]).await.unwrap();
+    // An extension that the coordinator has, and that is not in the worker's image.
+    let lacking = [
+        "SET allow_system_table_mods = on",
+        "INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)
+         VALUES (90001, 'nowhere', 10, 'public'::regnamespace, false, '1.0')",
+        "INSERT INTO pg_dist_object (classid, objid, objsubid) VALUES ('pg_extension'::regclass, 90001, 0)",
+    ];
+    cluster.coordinator.sql(&lacking).await.unwrap();
+    let refused = commands::add_node(&session, "127.0.0.1", port).await.unwrap_err();
+    let words = refused.to_string();
+    println!("an extension that is missing: {words}");
+    assert!(words.contains("nowhere") && words.contains(&format!("said by 127.0.0.1:{port}")), "{words}");
+    assert!(refused.cause().is_refusal(), "it does not pass by itself: {refused:?}");
+    let dropped = [
+        "SET allow_system_table_mods = on",
+        "DELETE FROM pg_dist_object WHERE objid = 90001",
+        "DELETE FROM pg_extension WHERE oid = 90001",
+    ];
+    cluster.coordinator.sql(&dropped).await.unwrap();
     commands::add_node(&session, "127.0.0.1", port).await.unwrap();
 }
