@@ -58,7 +58,14 @@ fn no_move_starts_while_a_wrong_wal_level_cannot_be_healed() {
 #[test]
 fn no_move_starts_during_a_rolling_restart() {
     let mut world = uneven(&[]);
+    let seen = world.observe();
+    assert!(does(&world, &seen, "StartRebalance"));
+    // Its pods are made anew once the StatefulSets are written: no restart is a step of this plan.
+    world.edit(|spec| spec.workers.template.priority_class_name = Some("high".to_owned()));
+    let seen = world.observe();
+    assert!(!does(&world, &seen, "RestartNode") && !does(&world, &seen, "StartRebalance"));
     world.edit(|spec| {
+        spec.workers.template.priority_class_name = None;
         spec.rebalance.mode = RebalanceMode::Off;
         drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned()));
     });
