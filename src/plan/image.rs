@@ -4,7 +4,10 @@
 use jiff::SignedDuration;
 use serde_json::Value;
 
-use super::{KubernetesStep, Plan, Problem, ServerCheck, View, WaitingOn, problem::VersionsDiffer};
+use super::{
+    Findings, Gate, KubernetesStep, PlannedStep, Problem, ServerCheck, View, WaitingOn,
+    problem::VersionsDiffer,
+};
 use crate::{
     api::{Node, names::keys},
     resources,
@@ -14,19 +17,21 @@ use crate::{
 /// An image whose pod was sent away is asked again after this time.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 
-/// The image to use now: the one asked for when it can be used, else the one that runs.
-pub fn choose(view: View, plan: &mut Plan) -> String {
+/// The image to use now: the one asked for when it can be used, else the one that runs, and why it is not the other.
+#[must_use]
+pub fn choose(view: View) -> (String, Findings) {
     let running = running_image(view);
     let asked = view.desired.image.as_deref();
-    let chosen = match (asked, running) {
-        (None, None) => view.snapshot.operator.default_image.clone(),
-        (None, Some(running)) => running.to_owned(),
-        (Some(asked), None) => asked.to_owned(),
-        (Some(asked), Some(running)) if asked == running => asked.to_owned(),
-        (Some(asked), Some(running)) => change(view, asked, running, plan),
+    let (chosen, mut findings) = match (asked, running) {
+        (None, None) => (view.snapshot.operator.default_image.as_str(), Findings::default()),
+        (Some(asked), Some(running)) if asked != running => match may_replace(view, asked, running) {
+            Ok(()) => (asked, Findings::default()),
+            Err(why) => (running, why),
+        },
+        (Some(only), _) | (None, Some(only)) => (only, Findings::default()),
     };
-    delete_inspections(view, asked.filter(|asked| *asked != chosen), plan);
-    chosen
+    findings.add(delete_inspections(view, asked.filter(|asked| *asked != chosen)));
+    (chosen.to_owned(), findings)
 }
 
 /// Image in a StatefulSet, the coordinator's first; before there is one, what is written down on the coordinator's
@@ -58,48 +63,37 @@ pub fn image_record(view: View) -> Option<(String, String)> {
     Some((running_image(view)?.to_owned(), facts.to_string()))
 }
 
-fn change(view: View, asked: &str, running: &str, plan: &mut Plan) -> String {
+/// Whether the image that is asked for may take the place of the one that runs.
+fn may_replace(view: View, asked: &str, running: &str) -> Gate {
     // Nothing to lose before the first server was born: the first image may simply have been a typing error.
     if view.nodes().into_iter().all(|node| view.identity(node).is_none()) {
-        return asked.to_owned();
+        return Ok(());
     }
+    let (image, running) = (asked.to_owned(), running.to_owned());
     // A pod that was made of what the spec said before has nothing to say.
     let said = view.snapshot.images.get(asked);
     match said.filter(|said| said.known().is_some() || !is_outdated(view, asked)) {
         None => {
             let pod = resources::inspection_pod_name(&view.desired.cluster, asked);
+            let mut findings = Findings::from(WaitingOn::InspectingImage { image: image.clone() });
             if view.object("Pod", &pod).is_none() {
-                let step = KubernetesStep::InspectImage { image: asked.to_owned() };
-                plan.step(step, "a new image is inspected before anything restarts");
+                let why = "a new image is inspected before anything restarts";
+                findings.add(PlannedStep::new(KubernetesStep::InspectImage { image }, why));
             }
-            plan.wait(WaitingOn::InspectingImage { image: asked.to_owned() });
-            running.to_owned()
+            Err(findings)
         }
         Some(Observed::Unknown(why)) => {
-            plan.problem(Problem::ImageNotUsable {
-                image: asked.to_owned(),
-                why: why.clone(),
-                running: running.to_owned(),
-            });
-            running.to_owned()
+            Err(Problem::ImageNotUsable { image, why: why.clone(), running }.into())
         }
         Some(Observed::Known(facts)) => {
             match running_versions(view).map(|running| unsupported(&running, facts)) {
-                Some(None) => asked.to_owned(),
-                Some(Some(differs)) => {
-                    plan.problem(Problem::UpgradeNotSupported {
-                        image: asked.to_owned(),
-                        running: running.to_owned(),
-                        differs,
-                    });
-                    running.to_owned()
-                }
+                Some(None) => Ok(()),
+                Some(Some(differs)) => Err(Problem::UpgradeNotSupported { image, running, differs }.into()),
                 None => {
-                    plan.wait(WaitingOn::NotAnswering {
-                    node: Node::Coordinator,
-                    why: format!("spec.image: {asked} must have the versions that are running, and no server has reported them yet"),
-                });
-                    running.to_owned()
+                    let why = format!(
+                        "spec.image: {asked} must have the versions that are running, and no server has reported them yet"
+                    );
+                    Err(WaitingOn::NotAnswering { node: Node::Coordinator, why }.into())
                 }
             }
         }
@@ -141,8 +135,9 @@ fn citus_minor(version: &str) -> &str {
 }
 
 /// An inspection pod is removed when it has answered, when nobody asks any more, or when it is to be asked anew.
-fn delete_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
+fn delete_inspections(view: View, still_asked: Option<&str>) -> Findings {
     let prefix = format!("Pod/{}-image-", view.desired.cluster.name);
+    let mut findings = Findings::default();
     for (key, object) in view.snapshot.objects.iter().filter(|(key, _)| key.starts_with(&prefix)) {
         let image = object.annotation(keys::IMAGE);
         let waits = image.is_some() && image == still_asked;
@@ -160,9 +155,10 @@ fn delete_inspections(view: View, still_asked: Option<&str>, plan: &mut Plan) {
         };
         if !object.deleting {
             let pod = key.trim_start_matches("Pod/").to_owned();
-            plan.step(KubernetesStep::DeleteInspectionPod { pod }, why);
+            findings.add(PlannedStep::new(KubernetesStep::DeleteInspectionPod { pod }, why));
         }
     }
+    findings
 }
 
 /// The pod that asks this image was made of another spec: other pull secrets, say, or another kind of machine.

@@ -7,7 +7,10 @@ use self::removal::{
     decommissions_empty, deletes_removed_only, force_removes_requested, loses_no_foreign_contents,
     mounts_no_decommissioned, removes_decommissioned, writes_no_decommissioned,
 };
-use super::{KubernetesStep, Plan, ResolvedSpec, RestartCause, ServerCheck, SqlStep, Step, View, settings};
+use super::{
+    KubernetesStep, Plan, RestartCause, ServerCheck, SqlStep, Step, View, rolling_restart::nodes_to_restart,
+    settings,
+};
 use crate::{
     api::{Node, names::keys},
     snapshot::{Leftover, Ownership},
@@ -29,11 +32,11 @@ pub struct Violation {
 ///
 /// # Errors
 /// The rule and how it is broken.
-pub fn check(view: View, wanted: &ResolvedSpec, plan: &Plan) -> Result<(), Violation> {
+pub fn check(view: View, plan: &Plan) -> Result<(), Violation> {
     for (position, planned) in plan.steps.iter().enumerate() {
         match &planned.step {
             Step::Kubernetes(step) => of_object(view, plan, position, step)?,
-            Step::Sql(step) => of_statement(view, wanted, (plan, position), step)?,
+            Step::Sql(step) => of_statement(view, plan, position, step)?,
         }
     }
     one_restart(plan)
@@ -61,14 +64,9 @@ fn of_object(view: View, plan: &Plan, position: usize, step: &KubernetesStep) ->
     }
 }
 
-fn of_statement(
-    view: View,
-    wanted: &ResolvedSpec,
-    (plan, position): (&Plan, usize),
-    step: &SqlStep,
-) -> Result<(), Violation> {
+fn of_statement(view: View, plan: &Plan, position: usize, step: &SqlStep) -> Result<(), Violation> {
     match step {
-        SqlStep::StartRebalance { .. } => jobs_start_ready(view, wanted, plan, position),
+        SqlStep::StartRebalance { .. } => jobs_start_ready(view, plan, position),
         SqlStep::AddNode { node, .. } => registers_reachable(view, plan, position, *node),
         SqlStep::SetCoordinatorHost { .. } => knows_cluster(view),
         SqlStep::SetShouldHaveShards { node, should, .. } => {
@@ -102,12 +100,7 @@ fn violation(number: u8, rule: &'static str, how: impl Into<String>) -> Violatio
     Violation { number, rule, how: how.into() }
 }
 
-fn jobs_start_ready(
-    view: View,
-    wanted: &ResolvedSpec,
-    plan: &Plan,
-    position: usize,
-) -> Result<(), Violation> {
+fn jobs_start_ready(view: View, plan: &Plan, position: usize) -> Result<(), Violation> {
     let members = std::iter::once(Node::Coordinator).chain(view.registered_workers().into_keys());
     for node in members {
         let ServerCheck::Verified(postgres) = view.server(node) else {
@@ -132,7 +125,8 @@ fn jobs_start_ready(
         .steps
         .iter()
         .any(|planned| matches!(planned.step, Step::Kubernetes(KubernetesStep::RestartNode { .. })));
-    if rolling || !super::rolling_restart::nodes_to_restart(view, wanted, &mut Plan::default()).is_empty() {
+    let due = plan.resolved.as_ref().is_none_or(|wanted| !nodes_to_restart(view, wanted).is_empty());
+    if rolling || due {
         return Err(violation(2, "no move starts during a rolling restarting restart", "a restart is due"));
     }
     let recovered = plan

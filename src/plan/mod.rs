@@ -5,6 +5,7 @@ pub mod adopt;
 pub mod contents;
 pub mod effect;
 pub mod force_remove;
+pub mod gate;
 pub mod image;
 pub mod invariants;
 pub mod membership;
@@ -26,6 +27,7 @@ pub mod volumes;
 pub mod waiting_on;
 
 pub use effect::{Concern, Effect};
+pub use gate::{Findings, Gate};
 pub use problem::{Problem, ProblemReason};
 pub use step::{KubernetesStep, Plan, PlannedStep, RestartCause, SqlStep, Step};
 pub use view::{ServerCheck, View};
@@ -45,14 +47,16 @@ use crate::{
 /// them, servers that run with them, members that are registered, tables, even shards.
 #[must_use]
 pub fn plan(desired: &Desired, snapshot: &Snapshot) -> Plan {
-    let mut plan = Plan::default();
+    let view = View { desired, snapshot };
+    let (wanted, choices) = resolve(view);
+    let mut plan = Plan { resolved: Some(wanted.clone()), ..Plan::default() };
     if desired.deleting {
         return plan;
     }
-    let view = View { desired, snapshot };
     adopt::plan(view, &mut plan);
     if !adopt::comes_first(view, &plan) {
-        concerns(view, &mut plan);
+        plan.add(choices);
+        concerns(view, &wanted, &mut plan);
     }
     refusals::plan(view, &mut plan);
     blocked_by_sessions(view, &mut plan);
@@ -88,21 +92,20 @@ fn blocked_by_sessions(view: View, plan: &mut Plan) {
     }
 }
 
-fn concerns(view: View, plan: &mut Plan) {
-    let wanted = resolve(view, plan);
-    objects::plan(view, &wanted, plan);
-    settings::plan(view, &wanted, plan);
-    membership::plan(view, &wanted, plan);
+fn concerns(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
+    objects::plan(view, wanted, plan);
+    settings::plan(view, wanted, plan);
+    membership::plan(view, wanted, plan);
     schema::plan(view, plan);
     repair::plan(view, plan);
-    scale_in::plan(view, &wanted, plan);
-    rolling_restart::plan(view, &wanted, plan);
-    rebalance::plan(view, &wanted, plan);
+    scale_in::plan(view, wanted, plan);
+    rolling_restart::plan(view, wanted, plan);
+    rebalance::plan(view, wanted, plan);
     force_remove::plan(view, plan);
-    objects::protect_moves(view, &wanted, plan);
+    objects::protect_moves(view, wanted, plan);
     repair::drop_leftovers(view, plan);
-    objects::label_pods(view, &wanted, plan);
-    objects::update_volumes(view, &wanted, plan);
+    objects::label_pods(view, wanted, plan);
+    objects::update_volumes(view, wanted, plan);
 }
 
 /// The plan, looked at once more before it is carried out: one that breaks a rule is a bug of the planner, and nothing
@@ -110,18 +113,18 @@ fn concerns(view: View, plan: &mut Plan) {
 #[must_use]
 pub fn plan_checked(desired: &Desired, snapshot: &Snapshot) -> Plan {
     let mut plan = plan(desired, snapshot);
-    let view = View { desired, snapshot };
-    if let Err(broken) = invariants::check(view, &resolve(view, &mut Plan::default()), &plan) {
+    if let Err(broken) = invariants::check(View { desired, snapshot }, &plan) {
         plan.steps.clear();
         plan.problem(Problem::InvariantBroken { rule: broken.to_string() });
     }
     plan
 }
 
-/// What the spec comes to now; what that needs or meets goes into the plan.
-pub fn resolve(view: View, plan: &mut Plan) -> ResolvedSpec {
-    let image = image::choose(view, plan);
-    let parameters = settings::choose(view, plan);
+/// What the spec comes to now, and what that needs or meets.
+fn resolve(view: View) -> (ResolvedSpec, Findings) {
+    let (image, mut findings) = image::choose(view);
+    let (parameters, about_parameters) = settings::choose(view);
+    findings.add(about_parameters);
     let hash = |node| {
         let inputs = BuildContext { desired: view.desired, operator: &view.snapshot.operator, image: &image };
         Hashes {
@@ -132,10 +135,11 @@ pub fn resolve(view: View, plan: &mut Plan) -> ResolvedSpec {
     };
     // All workers are made alike: two sets of hashes are enough for any number of nodes.
     let (coordinator, worker) = (hash(Node::Coordinator), hash(Node::Worker(0)));
-    ResolvedSpec { image, parameters, coordinator, worker }
+    (ResolvedSpec { image, parameters, coordinator, worker }, findings)
 }
 
 /// What the spec comes to after looking at what is possible: the image that can be used, the parameters that are taken.
+/// Computed once a reconcile: it is handed on in the plan, and nobody chooses again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResolvedSpec {
     /// Image of every node.

@@ -212,7 +212,7 @@ fn unplannable(view: View, why: &PlanUnknown, plan: &mut Plan) {
 fn can_rebalance(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> bool {
     // Missing workers have a wait of their own; three workers added at once make one rebalance.
     let waiting = view.missing_workers().iter().any(|missing| !missing.timed_out);
-    let rolling = !rolling_restart::nodes_to_restart(view, wanted, &mut Plan::default()).is_empty();
+    let rolling = !rolling_restart::nodes_to_restart(view, wanted).is_empty();
     // One that is refused again and again is not waited for.
     let lasts = |step: &Step| view.snapshot.refusals.lasts(&refusals::attempt_of(step));
     let joining = plan.steps.iter().any(|PlannedStep { step, .. }| match step.effect().concerns {

@@ -4,8 +4,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    KubernetesStep, Plan, Problem, ResolvedSpec, RestartCause, ServerCheck, SqlStep, View, WaitingOn,
-    objects, pods::cannot_pull_image,
+    Findings, Gate, Hashes, KubernetesStep, Plan, PlannedStep, Problem, ResolvedSpec, RestartCause,
+    ServerCheck, SqlStep, View, WaitingOn, objects, pods::cannot_pull_image,
 };
 use crate::{
     api::{Node, names::keys},
@@ -18,33 +18,14 @@ const RESTART_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 
 /// Restarts the next node that is due, when it may be restarted.
 pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
-    let due = nodes_to_restart(view, wanted, plan);
+    overridden_wal_levels(view, wanted).into_iter().for_each(|problem| plan.problem(problem));
+    let due = nodes_to_restart(view, wanted);
     let Some(&(node, cause)) = due.first() else { return };
     if view.pod(node).is_some_and(|pod| pod.deleting) {
         plan.wait(WaitingOn::Rolling { node, cause, remaining: due.len() - 1 });
         return;
     }
-    // A node that is not a member yet holds no data and serves nobody: its restart hurts nobody. Nor does that of one
-    // that does not run, and the others may be waiting for just that.
-    let runs = cause != RestartCause::CrashLoop;
-    if view.may_be_member(node)
-        && (waits_for_moves(view, node, cause, plan) || runs && waits_for_others(view, node, plan))
-    {
-        return;
-    }
-    // Who is due is known of those alone that have loaded their configuration: the coordinator, faster than a worker,
-    // must not go first.
-    if cause == RestartCause::Parameters
-        && let Some(earlier) = not_loaded_before(view, wanted, node)
-    {
-        plan.wait(WaitingOn::ConfigurationPending { node: earlier });
-        return;
-    }
-    if !template_is_current(view, wanted, node) {
-        plan.wait(WaitingOn::ConfigurationPending { node });
-        return;
-    }
-    let Some(pod) = view.pod(node) else { return };
+    let Some(pod) = plan.pass(may_restart(view, wanted, node, cause)) else { return };
     plan.wait(WaitingOn::Rolling { node, cause, remaining: due.len() - 1 });
     let why = format!("{} needs a restart ({cause}), {} more to go", view.name(node), due.len() - 1);
     let booted = start_marker(view, wanted, node);
@@ -52,6 +33,29 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
         KubernetesStep::RestartNode { node, pod_uid: pod.uid.clone(), cause, start_marker: booted },
         why,
     );
+}
+
+/// The pod that may be deleted for it.
+fn may_restart<'a>(view: View<'a>, wanted: &ResolvedSpec, node: Node, cause: RestartCause) -> Gate<&'a Pod> {
+    // A node that is not a member yet holds no data and serves nobody: its restart hurts nobody. Nor does that of one
+    // that does not run, and the others may be waiting for just that.
+    if view.may_be_member(node) {
+        moves_have_ended(view, node, cause)?;
+        if cause != RestartCause::CrashLoop {
+            others_answer(view, node)?;
+        }
+    }
+    // Who is due is known of those alone that have loaded their configuration: the coordinator, faster than a worker,
+    // must not go first.
+    if cause == RestartCause::Parameters
+        && let Some(node) = not_loaded_before(view, wanted, node)
+    {
+        return Err(WaitingOn::ConfigurationPending { node }.into());
+    }
+    if !template_is_current(view, wanted, node) {
+        return Err(WaitingOn::ConfigurationPending { node }.into());
+    }
+    view.pod(node).ok_or_else(Findings::default)
 }
 
 /// A node that comes before this one in the order of restarts, and has not loaded the wanted configuration yet.
@@ -69,13 +73,20 @@ pub fn start_marker(view: View, wanted: &ResolvedSpec, node: Node) -> String {
     format!("{} {}", wanted.hashes(node).config, view.snapshot.now)
 }
 
-/// Nodes that are due a restart: those that do not run, then workers by ordinal, the coordinator last.
-///
-/// A node that did not start with the wanted parameters stops the roll: nobody after it is restarted with them.
-pub fn nodes_to_restart(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> Vec<(Node, RestartCause)> {
+/// Nodes that have a StatefulSet: workers by ordinal, the coordinator last.
+fn nodes_in_order(view: View) -> Vec<Node> {
     let mut nodes: Vec<Node> =
         view.nodes().into_iter().filter(|node| view.stateful_set(*node).is_some()).collect();
     nodes.sort_by_key(|node| (!node.is_worker(), *node));
+    nodes
+}
+
+/// Nodes that are due a restart: those that do not run, then workers by ordinal, the coordinator last.
+///
+/// A node that did not start with the wanted parameters stops the roll: nobody after it is restarted with them.
+#[must_use]
+pub fn nodes_to_restart(view: View, wanted: &ResolvedSpec) -> Vec<(Node, RestartCause)> {
+    let mut nodes = nodes_in_order(view);
     let refused = nodes.iter().any(|node| {
         let hash = &wanted.hashes(*node).config;
         view.postgres(*node)
@@ -84,21 +95,20 @@ pub fn nodes_to_restart(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> V
     });
     // A claim that somebody has deleted goes when its pod does, and the data with it.
     nodes.retain(|node| !view.loses_volume(*node));
-    let causes =
-        nodes.into_iter().filter_map(|node| cause(view, wanted, node, plan).map(|cause| (node, cause)));
+    let causes = nodes.into_iter().filter_map(|node| Some((node, cause(view, wanted, node)?)));
     let mut causes: Vec<_> = causes.collect();
     causes.sort_by_key(|(_, cause)| *cause != RestartCause::CrashLoop);
     if refused { Vec::new() } else { causes }
 }
 
-fn cause(view: View, wanted: &ResolvedSpec, node: Node, plan: &mut Plan) -> Option<RestartCause> {
+fn cause(view: View, wanted: &ResolvedSpec, node: Node) -> Option<RestartCause> {
     let pod = view.pod(node)?;
     let requested = is_requested(view, node, pod).then_some(RestartCause::Requested);
     let template = &wanted.hashes(node).user_template;
     let template_differs = pod.user_template.as_deref().is_some_and(|of_pod| of_pod != template);
     match view.server(node) {
         ServerCheck::Verified(postgres) | ServerCheck::Unrecorded(postgres) => {
-            server_cause(view, wanted, node, postgres, plan)
+            server_cause(view, wanted.hashes(node), postgres)
                 .or(template_differs.then_some(RestartCause::Template))
                 .or(requested)
         }
@@ -136,27 +146,32 @@ fn is_stuck(pod: &Pod) -> bool {
     pod.waiting.is_some() || pod.address.is_none()
 }
 
-fn server_cause(
-    view: View,
-    wanted: &ResolvedSpec,
-    node: Node,
-    postgres: &Postgres,
-    plan: &mut Plan,
-) -> Option<RestartCause> {
-    let hashes = wanted.hashes(node);
+/// Servers with another `wal_level` that a restart would not change.
+fn overridden_wal_levels(view: View, wanted: &ResolvedSpec) -> Vec<Problem> {
+    let overridden = |node: Node| {
+        view.pod(node).filter(|_| !view.loses_volume(node))?;
+        let (ServerCheck::Verified(postgres) | ServerCheck::Unrecorded(postgres)) = view.server(node) else {
+            return None;
+        };
+        let heals = postgres.rejected.is_some() || boots_anew(wanted.hashes(node), postgres);
+        let (node, wal_level) = (view.name(node), postgres.wal_level.clone());
+        (wal_level != "logical" && !heals).then_some(Problem::WalLevelOverridden { node, wal_level })
+    };
+    nodes_in_order(view).into_iter().filter_map(overridden).collect()
+}
+
+/// Would it start with anything else than it was started with? If not, a restart heals nothing.
+fn boots_anew(hashes: &Hashes, postgres: &Postgres) -> bool {
+    postgres.startup_hash.as_ref() != Some(&hashes.startup)
+}
+
+fn server_cause(view: View, hashes: &Hashes, postgres: &Postgres) -> Option<RestartCause> {
     if let Some(rejected) = &postgres.rejected {
         return (rejected.config_hash != hashes.config).then_some(RestartCause::Parameters);
     }
-    // Would it start with anything else than it was started with? If not, a restart heals nothing.
-    let boots_anew = postgres.startup_hash.as_ref() != Some(&hashes.startup);
-    if postgres.wal_level != "logical" {
-        if boots_anew {
-            return Some(RestartCause::WalLevel);
-        }
-        plan.problem(Problem::WalLevelOverridden {
-            node: view.name(node),
-            wal_level: postgres.wal_level.clone(),
-        });
+    let boots_anew = boots_anew(hashes, postgres);
+    if postgres.wal_level != "logical" && boots_anew {
+        return Some(RestartCause::WalLevel);
     }
     let loaded = postgres.config_hash.as_ref() == Some(&hashes.config);
     // What a person set with ALTER SYSTEM is the person's to restart for.
@@ -167,32 +182,28 @@ fn server_cause(
 }
 
 /// Nothing restarts while a move runs. A job whose tasks only fail and wait is stopped, so that its cause can be healed.
-fn waits_for_moves(view: View, node: Node, cause: RestartCause, plan: &mut Plan) -> bool {
+fn moves_have_ended(view: View, node: Node, cause: RestartCause) -> Gate {
     if view.citus().is_none() && node.is_worker() && cause != RestartCause::CrashLoop {
-        plan.wait(WaitingOn::CatalogUnknown { why: "whether a move runs is not known".to_owned() });
-        return true;
+        return Err(WaitingOn::CatalogUnknown { why: "whether a move runs is not known".to_owned() }.into());
     }
-    let Some(job) = view.open_job() else { return false };
+    let Some(job) = view.open_job() else { return Ok(()) };
     let fails = job.tasks.iter().any(crate::snapshot::Task::is_failing);
-    plan.wait(WaitingOn::RestartWaitsForMoves { node, cause });
+    let mut findings = Findings::from(WaitingOn::RestartWaitsForMoves { node, cause });
     if !view.move_runs() && job.can_be_stopped() && (fails || cause == RestartCause::WalLevel) {
         let why = format!(
             "{} needs a restart ({cause}), and the moves of job {} only wait for their next try",
             view.name(node),
             job.id
         );
-        plan.step(SqlStep::StopRebalance { job: job.id }, why);
+        findings.add(PlannedStep::new(SqlStep::StopRebalance { job: job.id }, why));
     }
-    true
+    Err(findings)
 }
 
 /// Two nodes are never down at once because of the operator: every other member answers first.
-fn waits_for_others(view: View, node: Node, plan: &mut Plan) -> bool {
-    let silent = view.unhealthy_peers(node);
-    for (other, why) in &silent {
-        plan.wait(WaitingOn::NotAnswering { node: *other, why: why.clone() });
-    }
-    !silent.is_empty()
+fn others_answer(view: View, node: Node) -> Gate {
+    let silent = view.unhealthy_peers(node).into_iter();
+    silent.map(|(node, why)| WaitingOn::NotAnswering { node, why }).collect::<Findings>().gate()
 }
 
 /// The StatefulSet and the ConfigMap in the API server are the wanted ones, and the controller of StatefulSets has

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    KubernetesStep, Plan, Problem, ResolvedSpec, ServerCheck, SqlStep, View, WaitingOn, problem::Shortage,
+    Findings, Gate, KubernetesStep, Plan, PlannedStep, Problem, ResolvedSpec, ServerCheck, SqlStep, View,
+    WaitingOn, problem::Shortage,
 };
 use crate::{
     api::{Node, names::keys},
@@ -17,34 +18,36 @@ use crate::{
 /// After this time the kubelet is asked again for a ConfigMap that it has not brought.
 const REFRESH_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(3);
 
-/// The parameters to use: the user's, when a server takes them; else those that are in use.
-pub fn choose(view: View, plan: &mut Plan) -> BTreeMap<String, String> {
-    let asked = &view.desired.parameters;
-    let Some(used) = used_parameters(view) else { return asked.clone() };
-    if *asked == used {
-        return used;
+/// The parameters to use: the user's, when a server takes them; else those that are in use, and why.
+#[must_use]
+pub fn choose(view: View) -> (BTreeMap<String, String>, Findings) {
+    let used = used_parameters(view).unwrap_or_else(|| view.desired.parameters.clone());
+    match may_replace(view, &used) {
+        Ok(()) => (view.desired.parameters.clone(), Findings::default()),
+        Err(why) => (used, why),
     }
-    let changed = asked.iter().filter(|(name, value)| used.get(*name) != Some(*value));
-    let mut waiting = false;
-    for (name, value) in changed {
+}
+
+/// Whether the parameters of the spec may take the place of those in use.
+fn may_replace(view: View, used: &BTreeMap<String, String>) -> Gate {
+    let asked = &view.desired.parameters;
+    let mut findings = Findings::default();
+    for (name, value) in asked.iter().filter(|(name, value)| used.get(*name) != Some(*value)) {
         match view.snapshot.parameter_checks.get(&format!("{name}={value}")) {
             Some(ParameterCheck::Accepted) => {}
             Some(ParameterCheck::Rejected { message, retry_due }) => {
-                plan.problem(Problem::ParameterRejected { name: name.clone(), message: message.clone() });
+                findings.add(Problem::ParameterRejected { name: name.clone(), message: message.clone() });
                 if *retry_due {
-                    check_parameter(view, name, value, plan);
+                    findings.add(check_parameter(view, name, value));
                 }
-                return used;
+                return Err(findings);
             }
             // The start script goes back to the last good values if these are no better.
             None if nobody_runs(view) => {}
-            None => {
-                waiting = true;
-                check_parameter(view, name, value, plan);
-            }
+            None => findings.add(check_parameter(view, name, value)),
         }
     }
-    if waiting { used } else { asked.clone() }
+    findings.gate()
 }
 
 /// What is in the coordinator's ConfigMap now; `None` before there is one.
@@ -63,19 +66,19 @@ fn nobody_runs(view: View) -> bool {
 }
 
 /// A value that only a server can judge is tried on one: a worker, so that the coordinator is not touched, if there is one.
-fn check_parameter(view: View, name: &str, value: &str, plan: &mut Plan) {
+fn check_parameter(view: View, name: &str, value: &str) -> Findings {
     let mut nodes: Vec<Node> = view.nodes().into_iter().collect();
     nodes.rotate_left(1);
     let server = nodes.into_iter().find(|node| matches!(view.server(*node), ServerCheck::Verified(_)));
     match server {
-        Some(node) => plan.step(
-            SqlStep::CheckParameter { node, name: name.to_owned(), value: value.to_owned() },
-            "a changed value is checked on one server before it is rolled out",
-        ),
-        None => plan.wait(WaitingOn::NotAnswering {
-            node: Node::Coordinator,
-            why: "no server answers that could check the changed parameters".to_owned(),
-        }),
+        Some(node) => {
+            let step = SqlStep::CheckParameter { node, name: name.to_owned(), value: value.to_owned() };
+            PlannedStep::new(step, "a changed value is checked on one server before it is rolled out").into()
+        }
+        None => {
+            let why = "no server answers that could check the changed parameters".to_owned();
+            WaitingOn::NotAnswering { node: Node::Coordinator, why }.into()
+        }
     }
 }
 

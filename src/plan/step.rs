@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, WaitingOn};
+use super::{Problem, ResolvedSpec, WaitingOn};
 use crate::{
     api::{
         Node,
@@ -32,6 +32,9 @@ pub struct Plan {
     pub handled: BTreeMap<String, String>,
     /// Nodes that somebody else scaled, and who, as far as that is known: they are set back.
     pub scaled: BTreeMap<Node, Option<String>>,
+    /// What the spec has come to, of which the steps are made; absent only where nothing was planned.
+    #[serde(skip)]
+    pub resolved: Option<ResolvedSpec>,
 }
 
 /// A step and its reason.
@@ -331,10 +334,18 @@ pub enum RestartCause {
     CrashLoop,
 }
 
+impl PlannedStep {
+    /// A step with its reason.
+    #[must_use]
+    pub fn new(step: impl Into<Step>, why: impl Into<String>) -> Self {
+        Self { step: step.into(), why: why.into() }
+    }
+}
+
 impl Plan {
     /// Adds a step with its reason.
     pub fn step(&mut self, step: impl Into<Step>, why: impl Into<String>) {
-        self.steps.push(PlannedStep { step: step.into(), why: why.into() });
+        self.steps.push(PlannedStep::new(step, why));
     }
     /// Adds a wait.
     pub fn wait(&mut self, wait: WaitingOn) {

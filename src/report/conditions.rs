@@ -13,7 +13,7 @@ pub use reconciling::reconciling;
 use crate::{
     act::Outcome,
     api::{Node, status::ConditionType},
-    plan::{Plan, ResolvedSpec, ServerCheck, View, settings},
+    plan::{Plan, ServerCheck, View, settings},
     snapshot::{FailureReason, Login, Observed, Reach},
 };
 
@@ -40,18 +40,13 @@ fn condition_unknown(reason: &str, message: impl Into<String>) -> ConditionUpdat
 
 /// All conditions, in the order in which people read them.
 #[must_use]
-pub fn all(
-    view: View,
-    wanted: &ResolvedSpec,
-    plan: &Plan,
-    outcome: &Outcome,
-) -> Vec<(ConditionType, ConditionUpdate)> {
+pub fn all(view: View, plan: &Plan, outcome: &Outcome) -> Vec<(ConditionType, ConditionUpdate)> {
     vec![
         (ConditionType::Ready, ready(view)),
         (ConditionType::Reconciling, reconciling(plan, outcome)),
         (ConditionType::Stalled, stalled(plan)),
         (ConditionType::WalLevelLogical, wal_level_logical(view)),
-        (ConditionType::ConfigurationApplied, configuration_applied(view, wanted, plan)),
+        (ConditionType::ConfigurationApplied, configuration_applied(view, plan)),
         (ConditionType::WorkersRegistered, workers_registered(view)),
         (ConditionType::SchemaApplied, schema_applied(view, outcome)),
         (ConditionType::Balanced, balanced(view, plan, outcome)),
@@ -241,7 +236,7 @@ pub fn wal_level_logical(view: View) -> ConditionUpdate {
 
 /// Every node runs the parameters of the spec.
 #[must_use]
-pub fn configuration_applied(view: View, wanted: &ResolvedSpec, plan: &Plan) -> ConditionUpdate {
+pub fn configuration_applied(view: View, plan: &Plan) -> ConditionUpdate {
     let rejected = plan
         .problems
         .iter()
@@ -249,9 +244,10 @@ pub fn configuration_applied(view: View, wanted: &ResolvedSpec, plan: &Plan) -> 
     if let Some(problem) = rejected {
         return condition_false("ConfigurationRejected", problem.to_string());
     }
-    if wanted.parameters != view.desired.parameters {
+    let resolved = plan.resolved.as_ref().filter(|wanted| wanted.parameters == view.desired.parameters);
+    let Some(wanted) = resolved else {
         return condition_false("ValidatingParameters", "changed parameters are checked on one server first");
-    }
+    };
     let members = members(view);
     for (node, server) in &members {
         if let ServerCheck::Verified(postgres) | ServerCheck::Unrecorded(postgres) = server

@@ -15,7 +15,6 @@ use crate::{
     },
     plan::{
         Concern, KubernetesStep, Plan, Problem, ProblemReason, ServerCheck, SqlStep, Step, View, WaitingOn,
-        resolve,
     },
     snapshot::{Job, Pod, Snapshot, Task, TaskState},
 };
@@ -27,8 +26,7 @@ pub fn status(desired: &Desired, snapshot: &Snapshot, plan: &Plan, outcome: &Out
     plan.problems.extend(failures::problems(outcome, &desired.cluster));
     let plan = &plan;
     let view = View { desired, snapshot };
-    let wanted = resolve(view, &mut Plan::default());
-    let mut updates = conditions::all(view, &wanted, plan, outcome);
+    let mut updates = conditions::all(view, plan, outcome);
     let phase = phase(view, plan, &updates);
     let mut message = message(view, plan, outcome, &updates);
     // Its numbers are bytes and rows, which move with every write of a client.

@@ -17,7 +17,7 @@ use dialog_operator::{
     },
     plan::{
         KubernetesStep, Plan, PlannedStep, SqlStep, Step, View, contents, invariants, plan, refusals,
-        resolve, view::PORT,
+        view::PORT,
     },
     resources::{self, Manifest},
     snapshot::{
