@@ -2,13 +2,13 @@
 //! removed here, and nothing is registered that could not serve.
 
 use super::{
-    Concern, KubernetesStep, Plan, Problem, ResolvedSpec, ServerCheck, SqlStep, View, WaitingOn,
-    pods::cannot_pull_image, problem::VolumeLoss, settings, view::PORT,
+    Concern, Findings, Gate, KubernetesStep, Plan, Problem, ResolvedSpec, ServerCheck, SqlStep, View,
+    WaitingOn, pods::cannot_pull_image, problem::VolumeLoss, settings, view::PORT,
 };
 use crate::{
     api::Node,
     resources::{self, InitdbPermission, StartFailure},
-    snapshot::{Citus, Ownership, Postgres},
+    snapshot::{Citus, Observed, Ownership, Postgres},
 };
 
 /// Takes every server one step further on its way to being a member.
@@ -28,23 +28,24 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
         }
     }
     lost_tables(view, plan);
-    let Some(citus) = catalog(view, plan) else { return };
-    if emptied_coordinator(view, citus, plan) || !all_members_answer(view, plan) {
-        return;
-    }
+    let Some(citus) = plan.pass(members_may_change(view)) else { return };
     let address = view.address(Node::Coordinator);
-    let told = citus.nodes.iter().any(|row| row.group_id == 0 && row.name == address);
-    if !told && known_by_other_names(view, citus, plan) {
-        return;
-    }
-    if told {
+    if citus.nodes.iter().any(|row| row.group_id == 0 && row.name == address) {
         add_workers(view, wanted, plan);
-    } else if matches!(view.server(Node::Coordinator), ServerCheck::Verified(_)) {
+    } else if plan.pass(known_by_our_names(view, citus)).is_some() {
         plan.step(
             SqlStep::SetCoordinatorHost { address },
             "workers must know under which address the coordinator is reached",
         );
     }
+}
+
+/// What a call about members needs: a catalog, nothing that the call would delete, and every member's answer.
+fn members_may_change(view: View<'_>) -> Gate<&Citus> {
+    let citus = catalog(view)?;
+    holds_all_metadata(view, citus)?;
+    all_members_answer(view)?;
+    Ok(citus)
 }
 
 /// What is waited for, node by node.
@@ -190,26 +191,26 @@ fn lost_tables(view: View, plan: &mut Plan) {
 }
 
 /// The catalog, when the coordinator is who it should be and has one.
-fn catalog<'a>(view: View<'a>, plan: &mut Plan) -> Option<&'a Citus> {
-    let ServerCheck::Verified(coordinator) = view.server(Node::Coordinator) else { return None };
-    coordinator.extension.as_ref()?;
-    if let Some(why) = view.snapshot.citus.unknown() {
-        plan.wait(WaitingOn::CatalogUnknown { why: why.to_owned() });
+fn catalog(view: View<'_>) -> Gate<&Citus> {
+    match (view.server(Node::Coordinator), &view.snapshot.citus) {
+        (ServerCheck::Verified(postgres), _) if postgres.extension.is_none() => Err(Findings::default()),
+        (ServerCheck::Verified(_), Observed::Known(citus)) => Ok(citus),
+        (ServerCheck::Verified(_), Observed::Unknown(why)) => {
+            Err(WaitingOn::CatalogUnknown { why: why.clone() }.into())
+        }
+        _ => Err(Findings::default()),
     }
-    view.citus()
 }
 
 /// A coordinator that knows no nodes while a worker holds metadata of a cluster: registering anything would delete the
 /// last copy of it.
-fn emptied_coordinator(view: View, citus: &Citus, plan: &mut Plan) -> bool {
+fn holds_all_metadata(view: View, citus: &Citus) -> Gate {
     if citus.nodes.iter().any(|row| row.group_id != 0) {
-        return false;
+        return Ok(());
     }
-    let holder = view.metadata_holder();
-    if let Some(node) = holder {
-        let coordinator = view.name(Node::Coordinator);
-        plan.problem(Problem::CoordinatorMetadataMissing { coordinator, holder: view.name(node) });
-        return true;
+    let coordinator = view.name(Node::Coordinator);
+    if let Some(node) = view.metadata_holder() {
+        return Err(Problem::CoordinatorMetadataMissing { coordinator, holder: view.name(node) }.into());
     }
     // Not seen is not the same as not there: a worker that was a node before has to be looked at first. One that was
     // given up is nobody's.
@@ -218,38 +219,31 @@ fn emptied_coordinator(view: View, citus: &Citus, plan: &mut Plan) -> bool {
         .into_iter()
         .filter(|node| node.is_worker() && view.identity(*node).is_some() && !view.is_decommissioned(*node))
         .find(|node| view.postgres(*node).is_none());
-    let Some(node) = unseen else { return false };
-    plan.wait(WaitingOn::NotAnswering {
-        node,
-        why: "whether it holds the metadata of a cluster is not known".to_owned(),
-    });
+    let Some(node) = unseen else { return Ok(()) };
+    let why = "whether it holds the metadata of a cluster is not known".to_owned();
+    let mut findings = Findings::from(WaitingOn::NotAnswering { node, why });
     if view.missing_workers().iter().any(|missing| missing.node == node && missing.timed_out) {
-        plan.problem(Problem::MetadataUnknown {
-            node: view.name(node),
-            coordinator: view.name(Node::Coordinator),
-            identity: view.identity(node).unwrap_or_default().to_owned(),
-        });
+        let identity = view.identity(node).unwrap_or_default().to_owned();
+        findings.add(Problem::MetadataUnknown { node: view.name(node), coordinator, identity });
     }
-    true
+    Err(findings)
 }
 
 /// A cluster whose nodes are all known under other names: telling Citus a new address of one of them helps nobody.
-fn known_by_other_names(view: View, citus: &Citus, plan: &mut Plan) -> bool {
-    let strange = citus.nodes.iter().find(|row| row.group_id != 0 && view.node_of(row).is_none());
-    if let Some(row) = strange {
-        let (registered, address) = (row.name.clone(), view.address(Node::Coordinator));
-        plan.problem(Problem::OtherDomain { registered, address });
+fn known_by_our_names(view: View, citus: &Citus) -> Gate {
+    match citus.nodes.iter().find(|row| row.group_id != 0 && view.node_of(row).is_none()) {
+        None => Ok(()),
+        Some(row) => {
+            let (registered, address) = (row.name.clone(), view.address(Node::Coordinator));
+            Err(Problem::OtherDomain { registered, address }.into())
+        }
     }
-    strange.is_some()
 }
 
 /// One registered node that is down makes every membership call of Citus fail.
-fn all_members_answer(view: View, plan: &mut Plan) -> bool {
-    let unhealthy = view.unhealthy_members();
-    for (node, why) in &unhealthy {
-        plan.wait(WaitingOn::RegisteredNodeSilent { node: *node, why: why.clone() });
-    }
-    unhealthy.is_empty()
+fn all_members_answer(view: View) -> Gate {
+    let silent = view.unhealthy_members().into_iter();
+    silent.map(|(node, why)| WaitingOn::RegisteredNodeSilent { node, why }).collect::<Findings>().gate()
 }
 
 fn add_workers(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
@@ -263,7 +257,7 @@ fn add_workers(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     for missing in missing {
         let node = missing.node;
         if let ServerCheck::Verified(postgres) = view.server(node)
-            && may_join(view, wanted, node, postgres, plan)
+            && plan.pass(may_join(view, wanted, node, postgres, plan)).is_some()
         {
             let address = view.address(node);
             let why = format!("{address} is ready and reachable from every node, and every node from it");
@@ -272,38 +266,30 @@ fn add_workers(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     }
 }
 
-fn may_join(view: View, wanted: &ResolvedSpec, node: Node, postgres: &Postgres, plan: &mut Plan) -> bool {
+fn may_join(view: View, wanted: &ResolvedSpec, node: Node, postgres: &Postgres, plan: &Plan) -> Gate {
     if let Some(group) = postgres.group_id.filter(|group| *group != 0) {
-        registered_under_another_address(view, node, group, plan);
-        return false;
+        return Err(registered_under_another_address(view, node, group).into());
     }
     let prepared = postgres.database && postgres.extension.is_some() && postgres.role_pinned;
     if !prepared || !permission_withdrawn(view, node) {
-        plan.wait(WaitingOn::NodeNotPrepared { node });
-        return false;
+        return Err(WaitingOn::NodeNotPrepared { node }.into());
     }
     if !settings::is_configured(wanted, node, postgres) {
-        plan.wait(WaitingOn::ConfigurationPending { node });
-        return false;
+        return Err(WaitingOn::ConfigurationPending { node }.into());
     }
-    let coordinator =
-        view.postgres(Node::Coordinator).and_then(|coordinator| coordinator.extension.as_deref());
-    if postgres.extension.as_deref() != coordinator {
-        plan.problem(Problem::CitusDiffers {
-            node: view.name(node),
-            citus: postgres.extension.clone(),
-            coordinator: coordinator.map(ToOwned::to_owned),
-        });
-        return false;
+    let coordinator = view.postgres(Node::Coordinator).and_then(|coordinator| coordinator.extension.clone());
+    if postgres.extension != coordinator {
+        let (node, citus) = (view.name(node), postgres.extension.clone());
+        return Err(Problem::CitusDiffers { node, citus, coordinator }.into());
     }
     is_connected(view, node, plan)
 }
 
 /// Registered a second time under another name, it would be two nodes to Citus and one to its data.
-fn registered_under_another_address(view: View, node: Node, group: i32, plan: &mut Plan) {
+fn registered_under_another_address(view: View, node: Node, group: i32) -> Problem {
     let (name, address) = (view.name(node), view.address(node));
     let row = view.citus().and_then(|citus| citus.nodes.iter().find(|row| row.group_id == group));
-    plan.problem(match row {
+    match row {
         Some(row) => Problem::AddressMismatch {
             node: name,
             group,
@@ -313,7 +299,7 @@ fn registered_under_another_address(view: View, node: Node, group: i32, plan: &m
             port: PORT,
         },
         None => Problem::GroupUnknown { node: name, group, claim: view.claim(node).map(ToOwned::to_owned) },
-    });
+    }
 }
 
 /// The start script may no longer initialise this node's volume.
@@ -324,14 +310,14 @@ fn permission_withdrawn(view: View, node: Node) -> bool {
 
 /// Both ways between the new worker and the coordinator, each registered worker and those that are registered before it
 /// by this plan, under the names they get.
-fn is_connected(view: View, node: Node, plan: &mut Plan) -> bool {
+fn is_connected(view: View, node: Node, plan: &Plan) -> Gate {
     let effects = plan.steps.iter().map(|planned| planned.step.effect());
     let joining = effects
         .filter(|effect| effect.concerns == Concern::Registration)
         .filter_map(|effect| effect.scope.node());
     let members = std::iter::once(Node::Coordinator).chain(view.registered_workers().into_keys());
     let members: Vec<Node> = members.chain(joining).collect();
-    let mut connected = true;
+    let mut findings = Findings::default();
     for member in members {
         for (from, to) in [(member, node), (node, member)] {
             let check = view.snapshot.connections.iter().find(|check| check.from == from && check.to == to);
@@ -340,10 +326,9 @@ fn is_connected(view: View, node: Node, plan: &mut Plan) -> bool {
                 None => Some("not tried yet".to_owned()),
             };
             if let Some(why) = why {
-                connected = false;
-                plan.wait(WaitingOn::NotConnected { from, to, why });
+                findings.add(WaitingOn::NotConnected { from, to, why });
             }
         }
     }
-    connected
+    findings.gate()
 }
