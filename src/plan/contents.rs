@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Plan, Problem, View, WaitingOn, force_remove};
+use super::{Gate, Problem, View, WaitingOn, force_remove};
 use crate::{
     api::{Node, names::keys},
     snapshot::{Contents, Observed, Postgres},
@@ -39,43 +39,38 @@ pub fn was_removed_manually(view: View, node: Node) -> bool {
         && view.postgres(node).is_none_or(Postgres::holds_metadata)
 }
 
-/// Nothing but the cluster's own was seen on the worker.
-#[must_use]
-pub fn holds_nothing_foreign(view: View, node: Node) -> bool {
-    view.snapshot.contents.get(&node).and_then(Observed::known).is_some_and(Contents::is_empty)
-}
-
-/// What is on the worker that is not the cluster's own; nothing when there is nothing. When it could not be looked at
-/// there is something to wait for, and it counts as not free.
-pub fn foreign_contents<'a>(view: View<'a>, node: Node, plan: &mut Plan) -> Option<&'a Contents> {
-    match view.snapshot.contents.get(&node) {
-        Some(Observed::Known(contents)) => Some(contents).filter(|contents| !contents.is_empty()),
-        Some(Observed::Unknown(why)) => {
-            plan.wait(WaitingOn::ContentsUnknown { node, why: why.clone() });
-            None
-        }
-        None => {
-            plan.wait(WaitingOn::ContentsUnknown { node, why: "it was not checked yet".to_owned() });
-            None
-        }
-    }
+/// What is on the worker that is not the cluster's own; nothing when there is nothing.
+///
+/// # Errors
+/// It could not be looked at: then it counts as not free.
+pub fn foreign_contents(view: View<'_>, node: Node) -> Result<Option<&Contents>, WaitingOn> {
+    let why = match view.snapshot.contents.get(&node) {
+        Some(Observed::Known(contents)) => return Ok(Some(contents).filter(|contents| !contents.is_empty())),
+        Some(Observed::Unknown(why)) => why.as_str(),
+        None => "it was not checked yet",
+    };
+    Err(WaitingOn::ContentsUnknown { node, why: why.to_owned() })
 }
 
 /// A worker that somebody has removed may be put aside: nothing else is on it, or a person has given it up by name.
-#[must_use]
-pub fn may_be_decommissioned(view: View, node: Node, plan: &mut Plan) -> bool {
-    if holds_nothing_foreign(view, node) || force_remove::is_requested(view, node) {
-        return true;
-    }
+///
+/// # Errors
+/// Why it may not.
+pub fn may_be_decommissioned(view: View, node: Node) -> Gate {
     let name = view.name(node);
-    if view.postgres(node).is_none() {
-        let why = format!(
-            "{name} was removed by hand and does not answer. If it is lost, give it up by the annotation {}",
-            keys::FORCE_REMOVE
-        );
-        plan.wait(WaitingOn::ContentsUnknown { node, why });
-    } else if let Some(found) = foreign_contents(view, node, plan) {
-        plan.problem(Problem::DecommissionRefused { node: name, found: Box::new(found.clone()) });
+    match foreign_contents(view, node) {
+        _ if force_remove::is_requested(view, node) => Ok(()),
+        Ok(None) => Ok(()),
+        _ if view.postgres(node).is_none() => {
+            let why = format!(
+                "{name} was removed by hand and does not answer. If it is lost, give it up by the annotation {}",
+                keys::FORCE_REMOVE
+            );
+            Err(WaitingOn::ContentsUnknown { node, why }.into())
+        }
+        Ok(Some(found)) => {
+            Err(Problem::DecommissionRefused { node: name, found: Box::new(found.clone()) }.into())
+        }
+        Err(unknown) => Err(unknown.into()),
     }
-    false
 }

@@ -2,8 +2,8 @@
 //! is decided here.
 
 use super::{
-    KubernetesStep, Plan, Problem, ResolvedSpec, ServerCheck, SqlStep, Step, View, WaitingOn, contents,
-    image, problem::VolumeLoss, secrets, volumes,
+    Findings, Gate, KubernetesStep, Plan, Problem, ResolvedSpec, ServerCheck, SqlStep, Step, View, WaitingOn,
+    contents, image, problem::VolumeLoss, secrets, volumes,
 };
 use crate::{
     api::{
@@ -38,11 +38,8 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
 fn node_objects(view: View, wanted: &ResolvedSpec, node: Node, plan: &mut Plan) {
     let inputs = wanted.inputs(view);
     let identity = view.identity(node);
-    let claim = match view.claim(node) {
-        Some(claim) => claim.to_owned(),
-        None if is_new_node(view, node, plan) => new_claim_name(view, node),
-        None => return,
-    };
+    let claim = view.claim(node).map_or_else(|| new_claim_name(view, node), |claim| Ok(claim.to_owned()));
+    let Some(claim) = plan.pass(claim) else { return };
     // A cache that lags shows the same for a moment; for a node that was never born there is nothing to lose.
     if view.stateful_set(node).is_some() && view.loses_volume(node) {
         let name = view.name(node);
@@ -53,14 +50,13 @@ fn node_objects(view: View, wanted: &ResolvedSpec, node: Node, plan: &mut Plan) 
             return;
         }
     }
-    let service = ensure(view, resources::node_service(&inputs, node), plan);
-    let config = ensure(
-        view,
-        resources::config_map(&inputs, node, &wanted.parameters, initdb_permission(view, node)),
-        plan,
-    );
+    let service = resources::node_service(&inputs, node);
+    let config = resources::config_map(&inputs, node, &wanted.parameters, initdb_permission(view, node));
+    let free = [&service, &config].iter().all(|want| is_free(view, &want.kind, &want.name).is_ok());
+    ensure(view, service, plan);
+    ensure(view, config, plan);
     // A pod would mount a stranger's ConfigMap, and hide behind a stranger's Service.
-    if !(service && config) {
+    if !free {
         return;
     }
     // Only made here; `update_volumes` brings it up to date, after everything else.
@@ -213,26 +209,25 @@ pub fn protect_moves(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
 }
 
 /// A volume may be made, and initialised, only for a node that cannot have been one before.
-fn is_new_node(view: View, node: Node, plan: &mut Plan) -> bool {
+fn is_new_node(view: View, node: Node) -> Gate {
     // The coordinator remembers every worker. While it is a stranger to us (never recorded), nothing was born yet.
     if node == Node::Coordinator || view.identity(Node::Coordinator).is_none() {
-        return true;
+        return Ok(());
     }
     let Some(citus) = view.citus() else {
-        plan.wait(WaitingOn::CatalogUnknown {
-            why: format!("{} may have been a node before: the coordinator has to say", view.name(node)),
-        });
-        return false;
+        let why = format!("{} may have been a node before: the coordinator has to say", view.name(node));
+        return Err(WaitingOn::CatalogUnknown { why }.into());
     };
     let address = view.address(node);
     if citus.nodes.iter().any(|row| row.name == address) {
-        plan.problem(Problem::RegisteredWithoutVolume { node: view.name(node) });
-        return false;
+        return Err(Problem::RegisteredWithoutVolume { node: view.name(node) }.into());
     }
-    true
+    Ok(())
 }
 
-fn new_claim_name(view: View, node: Node) -> String {
+/// The name of the volume claim that a node gets, if it may get a new one.
+fn new_claim_name(view: View, node: Node) -> Gate<String> {
+    is_new_node(view, node)?;
     let label = node.to_string();
     let existing: Vec<&str> = view
         .snapshot
@@ -241,7 +236,7 @@ fn new_claim_name(view: View, node: Node) -> String {
         .filter(|(_, object)| object.label(keys::NODE) == Some(&label))
         .filter_map(|(key, _)| key.strip_prefix("PersistentVolumeClaim/"))
         .collect();
-    resources::claim_name(&view.desired.cluster, node, &existing)
+    Ok(resources::claim_name(&view.desired.cluster, node, &existing))
 }
 
 /// Workers' volumes without the coordinator's: the metadata of those shards is not here, so nothing may start.
@@ -274,7 +269,7 @@ fn remove(view: View, node: Node, plan: &mut Plan) {
     let name = view.name(node);
     let retired = view.is_decommissioned(node);
     if contents::was_removed_manually(view, node) {
-        if !contents::may_be_decommissioned(view, node, plan) {
+        if plan.pass(contents::may_be_decommissioned(view, node)).is_none() {
             return;
         }
         // Its volume must not come back as that of the next worker of its name.
@@ -295,10 +290,10 @@ fn remove(view: View, node: Node, plan: &mut Plan) {
     }
 }
 
-/// Says whether the name is free or ours.
-fn ensure(view: View, want: Manifest, plan: &mut Plan) -> bool {
-    if !is_free(view, &want.kind, &want.name, plan) {
-        return false;
+/// Creates it, or applies what differs, when its name is free or ours.
+fn ensure(view: View, want: Manifest, plan: &mut Plan) {
+    if plan.pass(is_free(view, &want.kind, &want.name)).is_none() {
+        return;
     }
     match view.object(&want.kind, &want.name) {
         None => {
@@ -313,7 +308,6 @@ fn ensure(view: View, want: Manifest, plan: &mut Plan) -> bool {
             }
         }
     }
-    true
 }
 
 /// The first difference that a write of ours would mend. What admission made of the last one it would make again, and
@@ -326,18 +320,16 @@ pub(super) fn difference(view: View, want: &Manifest, live: &LiveObject) -> Opti
 }
 
 /// Whether a name is free or ours. A stranger's object is left alone.
-pub(super) fn is_free(view: View, kind: &str, name: &str, plan: &mut Plan) -> bool {
+pub(super) fn is_free(view: View, kind: &str, name: &str) -> Gate {
     match view.object(kind, name).map(|object| object.ownership) {
-        None | Some(Ownership::Owned) => true,
+        None | Some(Ownership::Owned) => Ok(()),
         Some(Ownership::OwnedByDeleted) => {
-            plan.wait(WaitingOn::FormerObjects { object: format!("{kind}/{name}") });
-            false
+            Err(WaitingOn::FormerObjects { object: format!("{kind}/{name}") }.into())
         }
         // What is wrong with it is told.
-        Some(Ownership::Left) => false,
+        Some(Ownership::Left) => Err(Findings::default()),
         Some(Ownership::Foreign) => {
-            plan.problem(Problem::ObjectConflict { kind: kind.to_owned(), name: name.to_owned() });
-            false
+            Err(Problem::ObjectConflict { kind: kind.to_owned(), name: name.to_owned() }.into())
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Plan, Problem, SqlStep, View,
+    Findings, Gate, Plan, PlannedStep, Problem, SqlStep, View,
     problem::{TableObstacle, Unmoved},
 };
 use crate::{
@@ -28,27 +28,29 @@ pub enum PreflightOutcome {
     Nothing,
 }
 
-/// Tells what is in the way of these moves, and says what may move all the same.
-pub fn preflight(view: View, moves: &[Move], plan: &mut Plan) -> PreflightOutcome {
+/// What is in the way of these moves, and what may move all the same.
+#[must_use]
+pub fn preflight(view: View, moves: &[Move]) -> (PreflightOutcome, Findings) {
     let groups: BTreeSet<i32> = moves.iter().map(|planned| planned.colocation_id).collect();
     let bytes = moves.iter().map(|planned| planned.bytes).max().unwrap_or_default();
-    check(view, bytes, |obstacle| groups.contains(&obstacle.colocation_id), plan)
+    check(view, bytes, |obstacle| groups.contains(&obstacle.colocation_id))
 }
 
 /// The same for all shards on these nodes, by `groupid`, before their drain is begun.
-pub fn preflight_drain(view: View, nodes: &BTreeSet<i32>, plan: &mut Plan) -> PreflightOutcome {
+#[must_use]
+pub fn preflight_drain(view: View, nodes: &BTreeSet<i32>) -> (PreflightOutcome, Findings) {
     let there = |obstacle: &Obstacle| obstacle.groups.iter().any(|group| nodes.contains(group));
-    check(view, 0, there, plan)
+    check(view, 0, there)
 }
 
-fn check(view: View, bytes: i64, moves: impl Fn(&Obstacle) -> bool, plan: &mut Plan) -> PreflightOutcome {
-    let Some(citus) = view.citus() else { return PreflightOutcome::Nothing };
+fn check(view: View, bytes: i64, moves: impl Fn(&Obstacle) -> bool) -> (PreflightOutcome, Findings) {
+    let Some(citus) = view.citus() else { return (PreflightOutcome::Nothing, Findings::default()) };
     let applies = |obstacle: &&Obstacle| blocks_moves(view, obstacle, bytes);
     let applying: Vec<&Obstacle> = citus.obstacles.listed.iter().filter(applies).collect();
     let told: Vec<&Obstacle> =
         applying.iter().copied().filter(|obstacle| stops_all(obstacle) || moves(obstacle)).collect();
     if told.is_empty() {
-        return PreflightOutcome::All;
+        return (PreflightOutcome::All, Findings::default());
     }
     let nothing = told.iter().any(|obstacle| stops_all(obstacle));
     // A group that is not listed cannot be kept where it is.
@@ -56,12 +58,15 @@ fn check(view: View, bytes: i64, moves: impl Fn(&Obstacle) -> bool, plan: &mut P
     // First what everything waits for.
     let (all, some): (Vec<&Obstacle>, Vec<&Obstacle>) =
         told.iter().partition(|obstacle| unlisted || stops_all(obstacle));
-    report(view, &all, Unmoved::Everything, plan);
-    report(view, &some, if nothing || unlisted { Unmoved::These } else { Unmoved::TheseAlone }, plan);
-    if nothing || unlisted {
-        return PreflightOutcome::Nothing;
-    }
-    PreflightOutcome::But(applying.iter().map(|obstacle| obstacle.colocation_id).collect())
+    let others = if nothing || unlisted { Unmoved::These } else { Unmoved::TheseAlone };
+    let mut problems = problems_of(view, &all, Unmoved::Everything);
+    problems.extend(problems_of(view, &some, others));
+    let outcome = if nothing || unlisted {
+        PreflightOutcome::Nothing
+    } else {
+        PreflightOutcome::But(applying.iter().map(|obstacle| obstacle.colocation_id).collect())
+    };
+    (outcome, problems.into_iter().collect())
 }
 
 /// Nothing moves as long as it is there.
@@ -112,7 +117,7 @@ fn milliseconds(value: &str) -> Option<i64> {
 }
 
 /// One problem for each cure, with all its tables.
-fn report(view: View, told: &[&Obstacle], stays: Unmoved, plan: &mut Plan) {
+fn problems_of(view: View, told: &[&Obstacle], stays: Unmoved) -> Vec<Problem> {
     let mut found: Vec<TableObstacle> = Vec::new();
     for obstacle in told {
         let one = TableObstacle {
@@ -138,33 +143,33 @@ fn report(view: View, told: &[&Obstacle], stays: Unmoved, plan: &mut Plan) {
     }
     let mut problems: Vec<Problem> = found.into_iter().map(|one| Problem::Obstacle(Box::new(one))).collect();
     problems.sort_by_cached_key(|problem| (problem.reason(), problem.to_string()));
-    for problem in problems {
-        plan.problem(problem);
+    problems
+}
+
+/// Pins no group any more, when all may move.
+pub fn unpin(view: View, leave: &PreflightOutcome, plan: &mut Plan) {
+    if *leave == PreflightOutcome::All && view.citus().is_some_and(|citus| citus.pins.is_some()) {
+        let pins = Pins { base: view.desired.rebalance.strategy.clone(), groups: Vec::new() };
+        plan.step(SqlStep::PinGroups(pins), "no colocation group has to stay pinned");
     }
 }
 
-/// The strategy to start a job with, once it keeps where they are those that cannot move; until then the step that
-/// makes it so. `None`: not now.
-pub fn strategy(view: View, leave: &PreflightOutcome, plan: &mut Plan) -> Option<Strategy> {
-    let citus = view.citus()?;
-    let base = &view.desired.rebalance.strategy;
+/// The strategy to start a job with, once it keeps where they are those that cannot move.
+///
+/// # Errors
+/// The step that makes it so; nothing when nothing may move.
+pub fn strategy(view: View, leave: &PreflightOutcome) -> Gate<Strategy> {
     match leave {
-        PreflightOutcome::Nothing => None,
-        PreflightOutcome::All => {
-            if citus.pins.is_some() {
-                let pins = Pins { base: base.clone(), groups: Vec::new() };
-                plan.step(SqlStep::PinGroups(pins), "no colocation group has to stay pinned");
-            }
-            Some(Strategy::OfTheSpec)
-        }
+        PreflightOutcome::Nothing => Err(Findings::default()),
+        PreflightOutcome::All => Ok(Strategy::OfTheSpec),
         PreflightOutcome::But(groups) => {
-            let pins = Pins { base: base.clone(), groups: groups.iter().copied().collect() };
-            if citus.pins.as_ref() == Some(&pins) {
-                return Some(Strategy::Pinning);
+            let base = view.desired.rebalance.strategy.clone();
+            let pins = Pins { base, groups: groups.iter().copied().collect() };
+            if view.citus().is_some_and(|citus| citus.pins.as_ref() == Some(&pins)) {
+                return Ok(Strategy::Pinning);
             }
             let why = format!("{} colocation groups cannot be moved, and the others can", groups.len());
-            plan.step(SqlStep::PinGroups(pins), why);
-            None
+            Err(PlannedStep::new(SqlStep::PinGroups(pins), why).into())
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Plan, PlannedStep, Problem, ResolvedSpec, ServerCheck, SqlStep, Step, View, WaitingOn,
+    Findings, Gate, Plan, PlannedStep, Problem, ResolvedSpec, ServerCheck, SqlStep, Step, View, WaitingOn,
     effect::Concern,
     preflight::{self, PreflightOutcome, Strategy},
     refusals, rolling_restart, settings,
@@ -50,35 +50,36 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     if view.desired.rebalance.mode == RebalanceMode::Off || citus.schema_hash.is_none() || aside {
         return;
     }
-    let moves = match &citus.planned_moves {
-        Some(Observed::Known(moves)) => moves,
-        Some(Observed::Unknown(why)) => {
-            unplannable(view, why, plan);
-            return;
-        }
-        None => return,
+    let Some(moves) = plan.pass(known(view, citus.planned_moves.as_ref())) else { return };
+    let (leave, findings) = if moves.is_empty() {
+        (PreflightOutcome::All, Findings::default())
+    } else {
+        preflight::preflight(view, moves)
     };
-    let leave =
-        if moves.is_empty() { PreflightOutcome::All } else { preflight::preflight(view, moves, plan) };
-    let Some(moves) = movable(view, &leave, plan).filter(|moves| !moves.is_empty()) else { return };
+    plan.add(findings);
+    preflight::unpin(view, &leave, plan);
+    let Some(moves) = plan.pass(movable(view, &leave)).filter(|moves| !moves.is_empty()) else { return };
     let why = format!("Citus plans {} moves by {}", moves.len(), view.desired.rebalance.strategy);
     start(view, wanted, JobPurpose::Even { moves }, &leave, &why, plan);
 }
 
 /// What of the moves that Citus plans can be made now, by which strategy it may ever be. Of a strategy that is not yet
 /// as it has to be there is no plan, and so nothing to be made.
-fn movable<'a>(view: View<'a>, leave: &PreflightOutcome, plan: &mut Plan) -> Option<&'a [Move]> {
-    let citus = view.citus()?;
-    let planned = match preflight::strategy(view, leave, plan)? {
-        Strategy::OfTheSpec => citus.planned_moves.as_ref()?,
-        Strategy::Pinning => citus.planned_moves_when_pinned.as_ref()?,
-    };
+fn movable<'a>(view: View<'a>, leave: &PreflightOutcome) -> Gate<&'a [Move]> {
+    let strategy = preflight::strategy(view, leave)?;
+    let planned = view.citus().and_then(|citus| match strategy {
+        Strategy::OfTheSpec => citus.planned_moves.as_ref(),
+        Strategy::Pinning => citus.planned_moves_when_pinned.as_ref(),
+    });
+    known(view, planned)
+}
+
+/// The moves that Citus plans, when it was asked and has answered.
+fn known<'a>(view: View, planned: Option<&'a Observed<Vec<Move>, PlanUnknown>>) -> Gate<&'a [Move]> {
     match planned {
-        Observed::Known(moves) => Some(moves),
-        Observed::Unknown(why) => {
-            unplannable(view, why, plan);
-            None
-        }
+        Some(Observed::Known(moves)) => Ok(moves),
+        Some(Observed::Unknown(why)) => Err(unplannable(view, why)),
+        None => Err(Findings::default()),
     }
 }
 
@@ -131,7 +132,7 @@ pub fn start(
         plan.problem(Problem::DrainHalted);
         return;
     }
-    if !can_rebalance(view, wanted, plan) {
+    if plan.pass(can_rebalance(view, wanted, plan)).is_none() {
         return;
     }
     if let Some(job) = &citus.job
@@ -170,46 +171,47 @@ pub fn drain(
 ) {
     let Some(citus) = view.citus() else { return };
     if let Some(Observed::Unknown(unknown)) = &citus.planned_moves {
-        unplannable(view, unknown, plan);
-        return;
+        return plan.add(unplannable(view, unknown));
     }
-    let leave = preflight::preflight_drain(view, nodes, plan);
+    let (leave, findings) = preflight::preflight_drain(view, nodes);
+    plan.add(findings);
+    preflight::unpin(view, &leave, plan);
     let ids: BTreeSet<i32> =
         citus.nodes.iter().filter(|row| nodes.contains(&row.group_id)).map(|row| row.node_id).collect();
     let away = |moves: &[Move]| moves.iter().any(|planned| ids.contains(&planned.from));
-    let ready = match movable(view, &leave, plan) {
-        None => false,
-        // Citus has no plan while a job is open, and none is asked for; who pins has to see that something is left.
-        Some(moves) => leave == PreflightOutcome::All || away(moves),
-    };
-    if ready {
+    let Some(moves) = plan.pass(movable(view, &leave)) else { return };
+    // Citus has no plan while a job is open, and none is asked for; who pins has to see that something is left.
+    if leave == PreflightOutcome::All || away(moves) {
         start(view, wanted, JobPurpose::Drain { shards }, &leave, why, plan);
     }
 }
 
 /// Whether all shards on these nodes can be moved away: the question before a drain is begun.
-pub fn can_drain(view: View, nodes: &BTreeSet<i32>, plan: &mut Plan) -> bool {
+///
+/// # Errors
+/// What keeps them.
+pub fn can_drain(view: View, nodes: &BTreeSet<i32>) -> Gate {
     if let Some(Observed::Unknown(why)) = view.citus().and_then(|citus| citus.planned_moves.as_ref()) {
-        unplannable(view, why, plan);
-        return false;
+        return Err(unplannable(view, why));
     }
-    preflight::preflight_drain(view, nodes, plan) == PreflightOutcome::All
+    let (leave, findings) = preflight::preflight_drain(view, nodes);
+    if leave == PreflightOutcome::All { Ok(()) } else { Err(findings) }
 }
 
-fn unplannable(view: View, why: &PlanUnknown, plan: &mut Plan) {
-    let strategy = &view.desired.rebalance.strategy;
+fn unplannable(view: View, why: &PlanUnknown) -> Findings {
     match why {
         PlanUnknown::StrategyUnknown(words) => {
-            plan.problem(Problem::StrategyUnknown { strategy: strategy.clone(), message: words.clone() });
+            let strategy = view.desired.rebalance.strategy.clone();
+            Problem::StrategyUnknown { strategy, message: words.clone() }.into()
         }
         PlanUnknown::Refused { .. } | PlanUnknown::NotAnswered(_) => {
-            plan.wait(WaitingOn::CatalogUnknown { why: why.to_string() });
+            WaitingOn::CatalogUnknown { why: why.to_string() }.into()
         }
     }
 }
 
 /// Every worker is there or given up waiting for, nobody needs a restart, and every member runs what a move needs.
-fn can_rebalance(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> bool {
+fn can_rebalance(view: View, wanted: &ResolvedSpec, plan: &Plan) -> Gate {
     // Missing workers have a wait of their own; three workers added at once make one rebalance.
     let waiting = view.missing_workers().iter().any(|missing| !missing.timed_out);
     let rolling = !rolling_restart::nodes_to_restart(view, wanted).is_empty();
@@ -234,27 +236,27 @@ fn can_rebalance(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> bool {
     let unhealthy = view.unhealthy_members();
     let blocked = plan.problems.iter().any(|problem| problem.reason().consequence().nothing_moves);
     if waiting || rolling || joining || blocked || !unhealthy.is_empty() {
-        return false;
+        return Err(Findings::default());
     }
     let members = std::iter::once(crate::api::Node::Coordinator).chain(view.registered_workers().into_keys());
-    let mut fit = true;
+    let (mut fit, mut findings) = (true, Findings::default());
     for node in members {
-        let ServerCheck::Verified(postgres) = view.server(node) else { return false };
+        let ServerCheck::Verified(postgres) = view.server(node) else { return Err(findings) };
         if postgres.wal_level != "logical" {
             fit = false;
         } else if !settings::is_configured(wanted, node, postgres)
             && postgres.rejected.is_none()
             && postgres.pending_restart.is_empty()
         {
-            plan.wait(WaitingOn::ConfigurationPending { node });
+            findings.add(WaitingOn::ConfigurationPending { node });
             fit = false;
         }
         if let Some(lack) = settings::lacks_capacity(view, postgres) {
-            plan.problem(Problem::CapacityTooLow { node: view.name(node), lack });
+            findings.add(Problem::CapacityTooLow { node: view.name(node), lack });
             fit = false;
         }
     }
-    fit
+    if fit { Ok(()) } else { Err(findings) }
 }
 
 /// How long to wait after a job that failed; one that somebody stopped is no failure. A server that was restarted since

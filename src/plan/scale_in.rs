@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    KubernetesStep, Plan, Problem, ResolvedSpec, SqlStep, Step, View, WaitingOn, contents,
-    problem::DrainRefusal, rebalance,
+    Findings, Gate, KubernetesStep, Plan, PlannedStep, Problem, ResolvedSpec, SqlStep, Step, View, WaitingOn,
+    contents, problem::DrainRefusal, rebalance,
 };
 use crate::{
     api::{
@@ -63,11 +63,12 @@ fn continue_drain(view: View, wanted: &ResolvedSpec, leaving: Workers, plan: &mu
     let (asked, decided): (Workers, Workers) =
         leaving.into_iter().partition(|(_, row)| row.should_have_shards);
     let (full, empty): (Workers, Workers) = decided.into_iter().partition(|(_, row)| view.shards(row) > 0);
-    if remove(view, &empty, plan) {
-        return;
-    }
-    if !asked.is_empty() {
-        if hold_nothing_foreign(view, &asked, plan) {
+    let (free, findings) = removable(view, &empty);
+    plan.add(findings);
+    if !free.is_empty() {
+        remove(view, free, plan);
+    } else if !asked.is_empty() {
+        if plan.pass(may_drain(view, &asked)).is_some() {
             begin_drain(view, &asked, plan);
         }
     } else if !full.is_empty() {
@@ -94,58 +95,56 @@ fn should_have_shards(view: View, node: Node, row: &DistNode, should: bool) -> S
     })
 }
 
-fn refuse(view: View, asked: &Workers, why: DrainRefusal, plan: &mut Plan) {
-    plan.problem(Problem::ScaleInRefused {
-        workers: asked.keys().map(|node| view.name(*node)).collect(),
-        staying: view.remaining_workers().len(),
-        registered: view.registered_workers().len(),
-        why,
-    });
+fn refused(view: View, asked: &Workers, why: DrainRefusal) -> Findings {
+    let workers = asked.keys().map(|node| view.name(*node)).collect();
+    let (staying, registered) = (view.remaining_workers().len(), view.registered_workers().len());
+    Problem::ScaleInRefused { workers, staying, registered, why }.into()
 }
 
 /// Nothing but the cluster's own is on those that are to go.
-fn hold_nothing_foreign(view: View, asked: &Workers, plan: &mut Plan) -> bool {
-    let found = asked
-        .keys()
-        .filter_map(|node| Some((view.name(*node), contents::foreign_contents(view, *node, plan)?.clone())));
-    let found: Vec<_> = found.collect();
-    if !found.is_empty() {
-        refuse(view, asked, DrainRefusal::Contents(found), plan);
+fn hold_nothing_foreign(view: View, asked: &Workers) -> Gate {
+    let (mut found, mut findings) = (Vec::new(), Findings::default());
+    for node in asked.keys() {
+        match contents::foreign_contents(view, *node) {
+            Ok(contents) => found.extend(contents.map(|contents| (view.name(*node), contents.clone()))),
+            Err(unknown) => findings.add(unknown),
+        }
     }
-    asked.keys().all(|node| contents::holds_nothing_foreign(view, *node))
+    if !found.is_empty() {
+        findings.add(refused(view, asked, DrainRefusal::Contents(found)));
+    }
+    findings.gate()
 }
 
 /// The last moment at which a scale-in can be refused without anything having been changed.
-fn begin_drain(view: View, asked: &Workers, plan: &mut Plan) {
+fn may_drain(view: View, asked: &Workers) -> Gate {
+    hold_nothing_foreign(view, asked)?;
     if view.desired.rebalance.mode == RebalanceMode::Off {
-        refuse(view, asked, DrainRefusal::RebalanceOff, plan);
-        return;
+        return Err(refused(view, asked, DrainRefusal::RebalanceOff));
     }
     // Those who wait to join get their part first; a drain before that would move shards twice.
     let waiting = view
         .missing_workers()
         .iter()
         .any(|missing| !missing.timed_out && !view.is_decommissioned(missing.node));
-    if view.remaining_workers().is_empty() && !waiting {
-        refuse(view, asked, DrainRefusal::NoWorkerRemains, plan);
-        return;
-    }
     if waiting {
-        return;
+        return Err(Findings::default());
     }
-    let nodes = asked.values().map(|row| row.group_id).collect();
-    if !rebalance::can_drain(view, &nodes, plan) {
-        return;
+    if view.remaining_workers().is_empty() {
+        return Err(refused(view, asked, DrainRefusal::NoWorkerRemains));
     }
+    rebalance::can_drain(view, &asked.values().map(|row| row.group_id).collect())?;
     match lacks_space(view, asked) {
-        Err(why) => plan.wait(WaitingOn::SpaceUnknown { why }),
-        Ok(Some(lack)) => refuse(view, asked, lack, plan),
-        Ok(None) => {
-            for (node, row) in asked {
-                let why = format!("{} is no longer wanted: no new shard is placed on it", view.name(*node));
-                plan.step(should_have_shards(view, *node, row, false), why);
-            }
-        }
+        Err(why) => Err(WaitingOn::SpaceUnknown { why }.into()),
+        Ok(Some(lack)) => Err(refused(view, asked, lack)),
+        Ok(None) => Ok(()),
+    }
+}
+
+fn begin_drain(view: View, asked: &Workers, plan: &mut Plan) {
+    for (node, row) in asked {
+        let why = format!("{} is no longer wanted: no new shard is placed on it", view.name(*node));
+        plan.step(should_have_shards(view, *node, row, false), why);
     }
 }
 
@@ -197,24 +196,27 @@ fn drain(view: View, wanted: &ResolvedSpec, full: &Workers, plan: &mut Plan) {
     rebalance::drain(view, wanted, (shards, &nodes), &why, plan);
 }
 
-/// Removes workers that hold nothing any more. Answers whether there is one to remove now.
-fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
-    let Some(citus) = view.citus() else { return false };
+/// Workers that hold nothing any more and can be removed now, and what keeps the others.
+fn removable<'a>(view: View, empty: &Workers<'a>) -> (Workers<'a>, Findings) {
+    let Some(citus) = view.citus() else { return (Workers::new(), Findings::default()) };
     let left = |row: &DistNode| citus.cleanup.iter().filter(|left| left.group_id == row.group_id).count();
     let (dirty, clean): (Workers, Workers) =
         empty.iter().map(|(node, row)| (*node, *row)).partition(|(_, row)| left(row) > 0);
+    let mut findings = Findings::default();
     for (node, row) in &dirty {
         let sessions = view.snapshot.blocking_sessions.get(node).cloned().unwrap_or_default();
-        plan.wait(WaitingOn::CleanupBlocked { node: *node, objects: left(row), sessions });
+        findings.add(WaitingOn::CleanupBlocked { node: *node, objects: left(row), sessions });
     }
     if !dirty.is_empty() {
-        plan.step(SqlStep::CleanUpOrphans, "orphaned objects on a draining worker are dropped before it is removed: a row of pg_dist_cleanup that outlives its node blocks every later move of that shard");
+        let why = "orphaned objects on a draining worker are dropped before it is removed: a row of pg_dist_cleanup that outlives its node blocks every later move of that shard";
+        findings.add(PlannedStep::new(SqlStep::CleanUpOrphans, why));
     }
     let mut free = clean;
-    free.retain(|node, _| may_be_removed(view, *node, plan));
-    if free.is_empty() {
-        return false;
-    }
+    free.retain(|node, _| may_be_removed(view, *node).map_err(|why| findings.add(why)).is_ok());
+    (free, findings)
+}
+
+fn remove(view: View, free: Workers, plan: &mut Plan) {
     plan.step(SqlStep::RecoverTransactions, "transactions prepared on a draining worker are recovered first");
     for node in free.into_keys() {
         let reclaim = view.desired.volumes.when_scaled;
@@ -227,15 +229,17 @@ fn remove(view: View, empty: &Workers, plan: &mut Plan) -> bool {
         let address = view.address(node);
         plan.step(SqlStep::RemoveNode { node, address, kept }, format!("{} is drained", view.name(node)));
     }
-    true
 }
 
 /// A person may have put something there since its drain began: then it stays, registered and without shards.
-fn may_be_removed(view: View, node: Node, plan: &mut Plan) -> bool {
-    if let Some(found) = contents::foreign_contents(view, node, plan) {
-        plan.problem(Problem::RemovalRefused { node: view.name(node), found: Box::new(found.clone()) });
+fn may_be_removed(view: View, node: Node) -> Gate {
+    match contents::foreign_contents(view, node)? {
+        None => Ok(()),
+        Some(found) => {
+            let found = Box::new(found.clone());
+            Err(Problem::RemovalRefused { node: view.name(node), found }.into())
+        }
     }
-    contents::holds_nothing_foreign(view, node)
 }
 
 /// Marks the worker and its volume. Colons are no part of a label.

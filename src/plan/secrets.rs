@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use super::{KubernetesStep, Plan, Problem, ResolvedSpec, View, objects::is_free};
+use super::{Gate, KubernetesStep, Plan, PlannedStep, Problem, ResolvedSpec, View, objects::is_free};
 use crate::{
     api::names::{SecretKind, keys},
     resources,
@@ -15,58 +15,66 @@ const AUTHORITY_KEYS: [&str; 4] = ["server-ca.crt", "server-ca.key", "node-ca.cr
 
 /// Makes what is missing, and keeps the application's Secret in line with its password.
 pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
-    let authority = authority(view, wanted, plan);
+    let create =
+        |kind| PlannedStep::new(KubernetesStep::CreateSecret(kind), "the cluster has no such Secret yet");
+    let signs = match plan.pass(authority(view, wanted)) {
+        Some(Some(secret)) => {
+            note_request(view, plan);
+            plan.pass(can_sign(view, secret)).is_some()
+        }
+        Some(None) => {
+            plan.add(create(SecretKind::Ca));
+            true
+        }
+        None => false,
+    };
     for kind in SecretKind::iter().filter(|kind| *kind != SecretKind::Ca) {
         let name = view.desired.cluster.secret(kind);
-        let free = is_free(view, "Secret", &name, plan);
+        let free = plan.pass(is_free(view, "Secret", &name)).is_some();
         // The others are signed by the authorities.
-        if free && authority && view.object("Secret", &name).is_none() {
-            plan.step(KubernetesStep::CreateSecret(kind), "the cluster has no such Secret yet");
+        if free && signs && view.object("Secret", &name).is_none() {
+            plan.add(create(kind));
         }
     }
     application(view, plan);
 }
 
-/// Whether there are authorities that can sign, or will be before the next step.
+/// The Secret with the authorities; nothing when it is to be made now.
 ///
 /// Their keys are nowhere but in their Secret: made anew, they would sign certificates that no running server trusts,
 /// and every new connection between nodes would fail.
-fn authority(view: View, wanted: &ResolvedSpec, plan: &mut Plan) -> bool {
+fn authority<'a>(view: View<'a>, wanted: &ResolvedSpec) -> Gate<Option<&'a LiveObject>> {
     let name = view.desired.cluster.secret(SecretKind::Ca);
     if let Some(restored) = view.object("Secret", &name).filter(|secret| is_restored_copy(secret))
         && !trusting(view).is_empty()
     {
         let object = Box::new(resources::owned_secret(&wanted.inputs(view), SecretKind::Ca));
         let why = "somebody has restored it without its labels and its owner";
-        plan.step(KubernetesStep::Apply { object, uid: restored.uid.clone() }, why);
-        return false;
+        let step = KubernetesStep::Apply { object, uid: restored.uid.clone() };
+        return Err(PlannedStep::new(step, why).into());
     }
-    if !is_free(view, "Secret", &name, plan) {
-        return false;
+    is_free(view, "Secret", &name)?;
+    if let Some(secret) = view.object("Secret", &name) {
+        return Ok(Some(secret));
     }
-    let Some(secret) = view.object("Secret", &name) else {
-        let trusting = trusting(view);
-        if trusting.is_empty() || is_new_authority_requested(view) && signed(view).is_empty() {
-            plan.step(KubernetesStep::CreateSecret(SecretKind::Ca), "the cluster has no such Secret yet");
-            return true;
-        }
-        plan.problem(Problem::AuthorityMissing {
-            secret: name,
-            trusting,
-            signed: leaves(view),
-            delete_first: if is_new_authority_requested(view) { signed(view) } else { Vec::new() },
-        });
-        return false;
-    };
-    note_request(view, plan);
+    let trusting = trusting(view);
+    if trusting.is_empty() || is_new_authority_requested(view) && signed(view).is_empty() {
+        return Ok(None);
+    }
+    let delete_first = if is_new_authority_requested(view) { signed(view) } else { Vec::new() };
+    let signed = leaves(view);
+    Err(Problem::AuthorityMissing { secret: name, trusting, signed, delete_first }.into())
+}
+
+/// Whether the authorities can sign: all of their keys are there.
+fn can_sign(view: View, secret: &LiveObject) -> Gate {
     let held = secret.json.get("data").and_then(|data| data.as_object());
     let lacks = |key: &&str| held.is_some_and(|held| !held.contains_key(*key));
-    let missing: Vec<&str> = AUTHORITY_KEYS.into_iter().filter(lacks).collect();
-    if !missing.is_empty() {
-        let keys = missing.iter().map(|key| (*key).to_owned()).collect();
-        plan.problem(Problem::AuthorityIncomplete { secret: name, keys });
+    let keys: Vec<String> = AUTHORITY_KEYS.into_iter().filter(lacks).map(ToOwned::to_owned).collect();
+    if keys.is_empty() {
+        return Ok(());
     }
-    missing.is_empty()
+    Err(Problem::AuthorityIncomplete { secret: view.desired.cluster.secret(SecretKind::Ca), keys }.into())
 }
 
 /// A copy that was brought back without our label or without an owner; not what is another cluster's.

@@ -32,7 +32,7 @@ pub(super) fn decommissions_empty(
     }
 }
 
-/// Not by the planner's own `holds_nothing_foreign`: the two are to differ when one of them is wrong.
+/// Not by the planner's own `foreign_contents`: the two are to differ when one of them is wrong.
 pub(super) fn loses_no_foreign_contents(view: View, node: Node) -> Result<(), Violation> {
     let rule = "nothing that a person made goes with a worker";
     match view.snapshot.contents.get(&node) {
