@@ -269,6 +269,36 @@ fn brings(code: &str, from: &str, names: &[&str]) -> Option<String> {
         .map(|word| format!("{from}::{word}"))
 }
 
+/// Functions that are handed a plan to write to and answer as well, each with its line.
+fn questions_that_write(code: &str) -> Vec<(usize, &str)> {
+    let tokens = tokens(code);
+    let token = |at: usize| tokens.get(at).map_or("", |(_, token)| *token);
+    let writes_to_plan = |at: &usize| {
+        let path = (at + 1..).map(token).take_while(|token| *token == "::" || is_name(token));
+        token(*at) == "mut" && path.last() == Some("Plan")
+    };
+    let is_question = |at: &usize| {
+        let Some(begins) =
+            (*at..tokens.len()).find(|at| token(*at) == "(" && !token(at - 1).starts_with("Fn"))
+        else {
+            return false;
+        };
+        let mut depth = 0;
+        let ends = (begins..tokens.len()).find(|at| {
+            depth += i32::from(token(*at) == "(") - i32::from(token(*at) == ")");
+            depth == 0
+        });
+        let Some(ends) = ends else { return false };
+        [token(ends + 1), token(ends + 2)] == ["-", ">"] && (begins..ends).any(|at| writes_to_plan(&at))
+    };
+    let functions = (0..tokens.len()).filter(|at| token(*at) == "fn" && is_name(token(at + 1)));
+    functions.filter(is_question).map(|at| (tokens[at].0, token(at + 1))).collect()
+}
+
+fn is_name(token: &str) -> bool {
+    token.starts_with(|c: char| c.is_alphabetic() || c == '_')
+}
+
 fn none(broken: &[String], rule: &str) {
     assert!(broken.is_empty(), "{rule}:\n{}", broken.join("\n"));
 }
@@ -308,6 +338,15 @@ fn this_test_reads_imports() {
             "8 k"
         ]
     );
+}
+
+#[test]
+fn this_test_finds_questions_that_write() {
+    let code = "fn a(plan: &mut Plan) {}\nfn b(view: View, plan: &mut super::Plan) -> bool { c(|x: u8| -> u8 { x }) }\n\
+        fn c<'a>(f: impl Fn(&str) -> bool, plan: &'a Plan) -> Gate {}\n\
+        fn d<F: Fn(&str) -> bool>(f: F, plan: &'a mut Plan)\n-> Option<fn(&mut Plan)> {}\n\
+        fn e(f: fn(u8) -> u8, plan: &mut Plan) {}";
+    assert_eq!(questions_that_write(code), [(2, "b"), (4, "d")]);
 }
 
 /// Lists what each room imports: shown with `--nocapture`.
@@ -413,6 +452,17 @@ fn a_file_can_be_read_at_one_sitting() {
         .filter(|(_, lines)| *lines > LONGEST_FILE)
         .map(|(path, lines)| format!("{path}: {lines} lines"));
     none(&long.collect::<Vec<_>>(), "split what is longer than 450 lines without its tests");
+}
+
+#[test]
+fn questions_of_the_planner_do_not_write() {
+    let sources = sources();
+    let planner = sources.iter().filter(|source| source.is_in(&["src/plan/"]));
+    let broken: Vec<String> = planner
+        .flat_map(|source| questions_that_write(&source.code).into_iter().map(|found| (&source.path, found)))
+        .map(|(path, (line, name))| format!("{path}:{line}: {name}"))
+        .collect();
+    none(&broken, "a function that answers returns what it has found (plan/gate.rs), and writes no plan");
 }
 
 #[test]
