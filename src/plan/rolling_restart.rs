@@ -18,7 +18,7 @@ const RESTART_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 
 /// Restarts the next node that is due, when it may be restarted.
 pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
-    overridden_wal_levels(view, wanted).into_iter().for_each(|problem| plan.problem(problem));
+    plan.add(overridden_wal_levels(view, wanted));
     let due = nodes_to_restart(view, wanted);
     let Some(&(node, cause)) = due.first() else { return };
     if view.pod(node).is_some_and(|pod| pod.deleting) {
@@ -147,7 +147,7 @@ fn is_stuck(pod: &Pod) -> bool {
 }
 
 /// Servers with another `wal_level` that a restart would not change.
-fn overridden_wal_levels(view: View, wanted: &ResolvedSpec) -> Vec<Problem> {
+fn overridden_wal_levels(view: View, wanted: &ResolvedSpec) -> Findings {
     let overridden = |node: Node| {
         view.pod(node).filter(|_| !view.loses_volume(node))?;
         let (ServerCheck::Verified(postgres) | ServerCheck::Unrecorded(postgres)) = view.server(node) else {

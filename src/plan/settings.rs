@@ -70,16 +70,12 @@ fn check_parameter(view: View, name: &str, value: &str) -> Findings {
     let mut nodes: Vec<Node> = view.nodes().into_iter().collect();
     nodes.rotate_left(1);
     let server = nodes.into_iter().find(|node| matches!(view.server(*node), ServerCheck::Verified(_)));
-    match server {
-        Some(node) => {
-            let step = SqlStep::CheckParameter { node, name: name.to_owned(), value: value.to_owned() };
-            PlannedStep::new(step, "a changed value is checked on one server before it is rolled out").into()
-        }
-        None => {
-            let why = "no server answers that could check the changed parameters".to_owned();
-            WaitingOn::NotAnswering { node: Node::Coordinator, why }.into()
-        }
-    }
+    let Some(node) = server else {
+        let why = "no server answers that could check the changed parameters".to_owned();
+        return WaitingOn::NotAnswering { node: Node::Coordinator, why }.into();
+    };
+    let step = SqlStep::CheckParameter { node, name: name.to_owned(), value: value.to_owned() };
+    PlannedStep::new(step, "a changed value is checked on one server before it is rolled out").into()
 }
 
 /// Brings every server to the wanted configuration, as far as a reload goes.
