@@ -1,5 +1,7 @@
 //! Fewer workers: drained, looked at, removed; refused; turned round.
 
+use dialog_operator::plan::View;
+
 use super::*;
 
 #[test]
@@ -191,6 +193,9 @@ fn silent_member_under_another_address_is_not_retired() {
     world.edit(|spec| spec.workers.replicas = 2);
     settle(&mut world);
     world.silent.insert(Node::Worker(2), 5);
+    let seen = world.observe();
+    let view = View { desired: &world.desired(), snapshot: &seen };
+    assert!(view.may_be_member(Node::Worker(2)), "nothing proves that it is no member");
     settle(&mut world);
     assert_eq!(drained(&world).len(), 0);
     assert!(world.objects.contains_key("StatefulSet/dialogs-worker-2"));
