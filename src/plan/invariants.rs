@@ -127,7 +127,7 @@ fn jobs_start_ready(view: View, plan: &Plan, position: usize) -> Result<(), Viol
         .any(|planned| matches!(planned.step, Step::Kubernetes(KubernetesStep::RestartNode { .. })));
     let due = plan.resolved.as_ref().is_none_or(|wanted| !nodes_to_restart(view, wanted).is_empty());
     if rolling || due {
-        return Err(violation(2, "no move starts during a rolling restarting restart", "a restart is due"));
+        return Err(violation(2, "no move starts during a rolling restart", "a restart is due"));
     }
     let recovered = plan
         .steps
