@@ -2,7 +2,7 @@
 //! these workers and these servers, and never otherwise: the only way in which data may go.
 
 use super::{
-    Concern, Plan, Problem, ServerCheck, SqlStep, View, WaitingOn, problem::ForceRemoveRefusal, scale_in,
+    Concern, Plan, Problem, ServerCheck, SqlStep, View, WaitingOn, problem::ForceRemoveRefusal, volumes,
 };
 use crate::{
     api::{Node, names::keys, spec::VolumePolicy},
@@ -38,7 +38,7 @@ pub fn plan(view: View, plan: &mut Plan) {
             return;
         }
         for (node, _) in gone {
-            let step = scale_in::decommission(view, node, VolumePolicy::Retain);
+            let step = volumes::decommission(view, node, VolumePolicy::Retain);
             plan.step(step, format!("{} was given up; {VOLUME_NOT_REUSED}", view.name(node)));
         }
         match why_not(view, &members) {
@@ -172,7 +172,7 @@ fn force_remove(view: View, lost: NamedWorkers, plan: &mut Plan) {
         format!("a person gives up their data by the annotation {}", keys::FORCE_REMOVE),
     );
     for (node, _) in lost {
-        plan.step(scale_in::decommission(view, node, VolumePolicy::Retain), VOLUME_NOT_REUSED);
+        plan.step(volumes::decommission(view, node, VolumePolicy::Retain), VOLUME_NOT_REUSED);
     }
 }
 

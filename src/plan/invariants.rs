@@ -2,11 +2,14 @@
 //! these is a bug of the planner; it is not carried out.
 
 mod removal;
+mod violation;
 
 use self::removal::{
     decommissions_empty, deletes_removed_only, force_removes_requested, loses_no_foreign_contents,
     mounts_no_decommissioned, removes_decommissioned, writes_no_decommissioned,
 };
+pub use self::violation::Violation;
+use self::violation::violation;
 use super::{
     KubernetesStep, Plan, RestartCause, ServerCheck, SqlStep, Step, View, rolling_restart::nodes_to_restart,
     settings,
@@ -15,18 +18,6 @@ use crate::{
     api::{Node, names::keys},
     snapshot::{Leftover, Ownership},
 };
-
-/// A rule that a plan breaks; the number is that of the list in ARCHITECTURE.md.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invariant {number} ({rule}) would be broken: {how}")]
-pub struct Violation {
-    /// Number in the list of invariants in ARCHITECTURE.md.
-    pub number: u8,
-    /// The rule.
-    pub rule: &'static str,
-    /// How this plan breaks it.
-    pub how: String,
-}
 
 /// The first rule that the plan breaks, if it breaks one.
 ///
@@ -94,10 +85,6 @@ fn of_statement(view: View, plan: &Plan, position: usize, step: &SqlStep) -> Res
         | SqlStep::StopRebalance { .. }
         | SqlStep::CleanUpOrphans => Ok(()),
     }
-}
-
-fn violation(number: u8, rule: &'static str, how: impl Into<String>) -> Violation {
-    Violation { number, rule, how: how.into() }
 }
 
 fn jobs_start_ready(view: View, plan: &Plan, position: usize) -> Result<(), Violation> {

@@ -8,6 +8,7 @@ pub mod force_remove;
 pub mod gate;
 pub mod image;
 pub mod invariants;
+pub mod live_objects;
 pub mod membership;
 pub mod objects;
 pub mod pods;
@@ -16,6 +17,7 @@ pub mod problem;
 pub mod rebalance;
 pub mod refusals;
 pub mod repair;
+pub mod restart_cause;
 pub mod rolling_restart;
 pub mod scale_in;
 pub mod schema;
@@ -29,7 +31,8 @@ pub mod waiting_on;
 pub use effect::{Concern, Effect};
 pub use gate::{Findings, Gate};
 pub use problem::{Problem, ProblemReason};
-pub use step::{KubernetesStep, Plan, PlannedStep, RestartCause, SqlStep, Step};
+pub use restart_cause::RestartCause;
+pub use step::{KubernetesStep, Plan, PlannedStep, SqlStep, Step};
 pub use view::{ServerCheck, View};
 pub use waiting_on::WaitingOn;
 
@@ -166,6 +169,11 @@ impl ResolvedSpec {
     #[must_use]
     pub fn inputs<'a>(&'a self, view: View<'a>) -> BuildContext<'a> {
         BuildContext { desired: view.desired, operator: &view.snapshot.operator, image: &self.image }
+    }
+    /// With what a pod of the node that is made now is started, and when that was.
+    #[must_use]
+    pub fn start_marker(&self, view: View, node: Node) -> String {
+        format!("{} {}", self.hashes(node).config, view.snapshot.now)
     }
     /// The hashes of a node.
     #[must_use]

@@ -1,9 +1,11 @@
-//! Kubernetes objects: what should exist and what differs. Restarts of pods are `rolling_restart`'s; who may initialise a volume
-//! is decided here.
+//! Kubernetes objects: what should exist and what differs. Restarts of pods are `rolling_restart`'s; what
+//! is there already is looked at in `live_objects`.
 
 use super::{
-    Findings, Gate, KubernetesStep, Plan, Problem, ResolvedSpec, ServerCheck, SqlStep, Step, View, WaitingOn,
-    contents, image, problem::VolumeLoss, secrets, volumes,
+    Gate, KubernetesStep, Plan, Problem, ResolvedSpec, SqlStep, Step, View, WaitingOn, contents, image,
+    live_objects::{birth_locale, difference, initdb_permission, is_free},
+    problem::VolumeLoss,
+    secrets, volumes,
 };
 use crate::{
     api::{
@@ -11,7 +13,7 @@ use crate::{
         names::{SecretKind, keys},
         spec::VolumePolicy,
     },
-    resources::{self, ClaimRecord, Evictions, InitdbPermission, Manifest},
+    resources::{self, ClaimRecord, Evictions, Manifest},
     snapshot::{LiveObject, Ownership},
 };
 
@@ -73,31 +75,10 @@ fn node_objects(view: View, wanted: &ResolvedSpec, node: Node, plan: &mut Plan) 
             return;
         }
         // With what its first server is started: that may hang as well.
-        set.json["metadata"]["annotations"][keys::LAST_STARTED_WITH] =
-            super::rolling_restart::start_marker(view, wanted, node).into();
+        set.json["metadata"]["annotations"][keys::LAST_STARTED_WITH] = wanted.start_marker(view, node).into();
     }
     note_foreign_scaling(view, node, plan);
     ensure(view, set, plan);
-}
-
-/// Whether a node may initialise its volume, and with which locale.
-#[must_use]
-pub fn initdb_permission(view: View<'_>, node: Node) -> InitdbPermission<'_> {
-    match view.identity(node) {
-        None => InitdbPermission::Allowed(birth_locale(view)),
-        Some(_) => InitdbPermission::Forbidden,
-    }
-}
-
-/// The locale that the cluster was born with: what was written down on the coordinator's volume, or before that what
-/// its server says. It never changes: rows that are sorted in one way on one node and otherwise on another are lost to
-/// queries.
-fn birth_locale(view: View<'_>) -> Option<&str> {
-    let claim = view.owned("PersistentVolumeClaim", view.claim(Node::Coordinator)?)?;
-    let ServerCheck::Verified(coordinator) = view.server(Node::Coordinator) else {
-        return claim.annotation(keys::LOCALE);
-    };
-    claim.annotation(keys::LOCALE).or(coordinator.locale.as_deref())
 }
 
 /// One node is one pod: another number is somebody else's, who will want to know, and whom others will want to know.
@@ -274,7 +255,7 @@ fn remove(view: View, node: Node, plan: &mut Plan) {
         }
         // Its volume must not come back as that of the next worker of its name.
         plan.step(
-            super::scale_in::decommission(view, node, VolumePolicy::Retain),
+            volumes::decommission(view, node, VolumePolicy::Retain),
             format!("{name} was a member and is no longer one"),
         );
         return;
@@ -306,30 +287,6 @@ fn ensure(view: View, want: Manifest, plan: &mut Plan) {
                 let uid = live.uid.clone();
                 plan.step(KubernetesStep::Apply { object: Box::new(want), uid }, difference);
             }
-        }
-    }
-}
-
-/// The first difference that a write of ours would mend. What admission made of the last one it would make again, and
-/// again; another value than that is somebody's since. What protects moves from evictions is written all the same.
-pub(super) fn difference(view: View, want: &Manifest, live: &LiveObject) -> Option<String> {
-    let made = view.snapshot.rewritten.get(&want.key()).filter(|_| want.kind != "PodDisruptionBudget");
-    let made = made.map_or(&[][..], |made| &made.differences);
-    let differences = resources::differences(want, &live.json);
-    differences.iter().find(|one| !made.contains(one)).map(ToString::to_string)
-}
-
-/// Whether a name is free or ours. A stranger's object is left alone.
-pub(super) fn is_free(view: View, kind: &str, name: &str) -> Gate {
-    match view.object(kind, name).map(|object| object.ownership) {
-        None | Some(Ownership::Owned) => Ok(()),
-        Some(Ownership::OwnedByDeleted) => {
-            Err(WaitingOn::FormerObjects { object: format!("{kind}/{name}") }.into())
-        }
-        // What is wrong with it is told.
-        Some(Ownership::Left) => Err(Findings::default()),
-        Some(Ownership::Foreign) => {
-            Err(Problem::ObjectConflict { kind: kind.to_owned(), name: name.to_owned() }.into())
         }
     }
 }

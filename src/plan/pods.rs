@@ -56,8 +56,11 @@ impl<'a> View<'a> {
             None => "it has no pod yet".to_owned(),
         }
     }
+    pub(super) fn why_not_ready(&self, node: Node, pod: &Pod) -> String {
+        self.why_no_volume(node, pod).unwrap_or_else(|| why_not_ready(pod))
+    }
     /// The scheduler says that a claim is not bound; why, who makes volumes says.
-    pub(super) fn why_no_volume(&self, node: Node, pod: &Pod) -> Option<String> {
+    fn why_no_volume(&self, node: Node, pod: &Pod) -> Option<String> {
         let waiting = pod.waiting.as_ref().filter(|_| pod.node_name.is_none())?;
         let claim = self.claim(node)?;
         let refused = self.warning("PersistentVolumeClaim", claim)?;
@@ -75,7 +78,7 @@ pub fn cannot_pull_image(pod: &Pod) -> bool {
     pod.waiting.as_ref().is_some_and(|waiting| reasons.contains(&waiting.reason.as_str()))
 }
 
-pub(super) fn why_not_ready(pod: &Pod) -> String {
+fn why_not_ready(pod: &Pod) -> String {
     let last = pod.last_termination.as_ref().filter(|last| !last.message.is_empty());
     match (&pod.waiting, last) {
         (Some(waiting), Some(last)) => {

@@ -5,7 +5,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Findings, Gate, Hashes, KubernetesStep, Plan, PlannedStep, Problem, ResolvedSpec, RestartCause,
-    ServerCheck, SqlStep, View, WaitingOn, objects, pods::cannot_pull_image,
+    ServerCheck, SqlStep, View, WaitingOn,
+    live_objects::{difference, initdb_permission},
+    pods::cannot_pull_image,
 };
 use crate::{
     api::{Node, names::keys},
@@ -28,7 +30,7 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     let Some(pod) = plan.pass(may_restart(view, wanted, node, cause)) else { return };
     plan.wait(WaitingOn::Rolling { node, cause, remaining: due.len() - 1 });
     let why = format!("{} needs a restart ({cause}), {} more to go", view.name(node), due.len() - 1);
-    let booted = start_marker(view, wanted, node);
+    let booted = wanted.start_marker(view, node);
     plan.step(
         KubernetesStep::RestartNode { node, pod_uid: pod.uid.clone(), cause, start_marker: booted },
         why,
@@ -65,12 +67,6 @@ fn not_loaded_before(view: View, wanted: &ResolvedSpec, node: Node) -> Option<No
         matches!(view.server(*other), ServerCheck::Verified(postgres)
             if postgres.rejected.is_none() && postgres.config_hash.as_ref() != Some(&wanted.hashes(*other).config))
     })
-}
-
-/// With what a pod that is made now is started, and when that was.
-#[must_use]
-pub fn start_marker(view: View, wanted: &ResolvedSpec, node: Node) -> String {
-    format!("{} {}", wanted.hashes(node).config, view.snapshot.now)
 }
 
 /// Nodes that have a StatefulSet: workers by ordinal, the coordinator last.
@@ -214,14 +210,13 @@ fn template_is_current(view: View, wanted: &ResolvedSpec, node: Node) -> bool {
         view.owned(kind, &name).is_none_or(|live| !is_settled(&live.json))
     };
     let inputs = wanted.inputs(view);
-    let initialise = super::objects::initdb_permission(view, node);
+    let initialise = initdb_permission(view, node);
     let map = resources::config_map(&inputs, node, &wanted.parameters, initialise);
     let map_differs =
-        view.owned("ConfigMap", &map.name).is_none_or(|live| objects::difference(view, &map, live).is_some());
+        view.owned("ConfigMap", &map.name).is_none_or(|live| difference(view, &map, live).is_some());
     let set_differs = view.claim(node).is_none_or(|claim| {
         let set = resources::stateful_set(&inputs, node, claim, view.identity(node));
-        view.owned("StatefulSet", &set.name)
-            .is_none_or(|live| objects::difference(view, &set, live).is_some())
+        view.owned("StatefulSet", &set.name).is_none_or(|live| difference(view, &set, live).is_some())
     });
     !map_differs && !set_differs && !pending("StatefulSet")
 }

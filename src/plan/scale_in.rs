@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Findings, Gate, KubernetesStep, Plan, PlannedStep, Problem, ResolvedSpec, SqlStep, Step, View, WaitingOn,
-    contents, problem::DrainRefusal, rebalance,
+    Findings, Gate, Plan, PlannedStep, Problem, ResolvedSpec, SqlStep, Step, View, WaitingOn, contents,
+    problem::DrainRefusal, rebalance, volumes,
 };
 use crate::{
     api::{
@@ -224,7 +224,7 @@ fn remove(view: View, free: Workers, plan: &mut Plan) {
         let kept = claim.clone().filter(|_| reclaim == VolumePolicy::Retain);
         if !view.is_decommissioned(node) {
             let why = format!("{} holds no shards and no orphaned objects", view.name(node));
-            plan.step(decommission(view, node, reclaim), why);
+            plan.step(volumes::decommission(view, node, reclaim), why);
         }
         let address = view.address(node);
         plan.step(SqlStep::RemoveNode { node, address, kept }, format!("{} is drained", view.name(node)));
@@ -240,16 +240,4 @@ fn may_be_removed(view: View, node: Node) -> Gate {
             Err(Problem::RemovalRefused { node: view.name(node), found }.into())
         }
     }
-}
-
-/// Marks the worker and its volume. Colons are no part of a label.
-#[must_use]
-pub fn decommission(view: View, node: Node, reclaim: VolumePolicy) -> Step {
-    let claim = view.claim(node).filter(|claim| view.owned("PersistentVolumeClaim", claim).is_some());
-    Step::Kubernetes(KubernetesStep::Decommission {
-        node,
-        claim: claim.map(ToOwned::to_owned),
-        mark: view.snapshot.now.strftime("%Y-%m-%dT%H-%M-%SZ").to_string(),
-        reclaim,
-    })
 }

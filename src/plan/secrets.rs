@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use super::{Gate, KubernetesStep, Plan, PlannedStep, Problem, ResolvedSpec, View, objects::is_free};
+use super::{Gate, KubernetesStep, Plan, PlannedStep, Problem, ResolvedSpec, View, live_objects::is_free};
 use crate::{
     api::names::{SecretKind, keys},
     resources,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, ResolvedSpec, WaitingOn};
+use super::{Problem, ResolvedSpec, RestartCause, WaitingOn};
 use crate::{
     api::{
         Node,
@@ -316,22 +316,6 @@ impl Step {
             Self::Sql(step) => step.into(),
         }
     }
-}
-
-/// Why a node is restarted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
-#[allow(missing_docs)]
-pub enum RestartCause {
-    /// It does not run `wal_level = logical`.
-    WalLevel,
-    /// A parameter needs a restart.
-    Parameters,
-    /// The user changed the pod's template (image, resources, scheduling).
-    Template,
-    /// Somebody has written `kubectl rollout restart`.
-    Requested,
-    /// It cannot start, and its configuration or template has changed since.
-    CrashLoop,
 }
 
 impl PlannedStep {

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::pods::why_not_ready;
 use crate::{
     api::{Desired, Node, names::keys},
     snapshot::{Citus, DistNode, LiveObject, Observed, Ownership, Pod, Postgres, Snapshot, TaskState},
@@ -233,9 +232,7 @@ impl<'a> View<'a> {
             return ServerCheck::NotReady(self.why_still_there(pod));
         }
         if !pod.ready {
-            return ServerCheck::NotReady(
-                self.why_no_volume(node, pod).unwrap_or_else(|| why_not_ready(pod)),
-            );
+            return ServerCheck::NotReady(self.why_not_ready(node, pod));
         }
         match self.snapshot.postgres.get(&node) {
             None => ServerCheck::Unreachable(format!("pod {} has no address yet", pod.name)),

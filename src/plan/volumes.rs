@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Plan, Problem, View, WaitingOn,
+    KubernetesStep, Plan, Problem, Step, View, WaitingOn,
     problem::{GrowthRefusal, StorageField},
 };
 use crate::{
-    api::{Node, names::keys},
+    api::{Node, names::keys, spec::VolumePolicy},
     resources::{self, Manifest},
     snapshot::{LiveObject, RepeatedRefusal},
 };
@@ -206,4 +206,16 @@ fn first(names: Vec<String>) -> String {
     let more = names.len().saturating_sub(NAMED);
     let text = names.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
     if more == 0 { text } else { format!("{text} and {more} more") }
+}
+
+/// The step that marks a worker and its volume as decommissioned. Colons are no part of a label.
+#[must_use]
+pub fn decommission(view: View, node: Node, reclaim: VolumePolicy) -> Step {
+    let claim = view.claim(node).filter(|claim| view.owned("PersistentVolumeClaim", claim).is_some());
+    Step::Kubernetes(KubernetesStep::Decommission {
+        node,
+        claim: claim.map(ToOwned::to_owned),
+        mark: view.snapshot.now.strftime("%Y-%m-%dT%H-%M-%SZ").to_string(),
+        reclaim,
+    })
 }

@@ -1,7 +1,7 @@
 //! The invariants of workers that go: what is decommissioned, removed, given up and deleted. The list of all is in
 //! `invariants.rs`.
 
-use super::{Violation, violation};
+use super::violation::{Violation, violation};
 use crate::{
     api::{Node, names::keys},
     plan::{KubernetesStep, Plan, PlannedStep, ServerCheck, SqlStep, Step, View, force_remove},
