@@ -5,17 +5,17 @@
 FROM docker.io/library/rust:1.95-bookworm AS build
 WORKDIR /source
 COPY Cargo.toml Cargo.lock ./
+COPY testkit/Cargo.toml testkit/
 # Dependencies first, so that a change of the source does not build them again.
-RUN mkdir -p src examples/demo \
- && echo '//! Not yet.' | tee src/lib.rs src/main.rs examples/demo/main.rs >/dev/null \
- && echo 'fn main() {}' | tee -a src/main.rs examples/demo/main.rs >/dev/null \
- && cargo build --locked --release --bin dialog-operator \
- && rm -r src examples
+RUN mkdir -p src testkit/src \
+ && echo '//! Not yet.' | tee src/lib.rs src/main.rs testkit/src/lib.rs >/dev/null \
+ && echo 'fn main() {}' >>src/main.rs \
+ && cargo build --locked --release --package dialog-operator --bin dialog-operator \
+ && rm -r src
 COPY infrastructure/citus infrastructure/citus
-COPY examples examples
 COPY src src
 # cargo goes by times, and a copied file may be older than what was built above.
-RUN touch src/main.rs src/lib.rs && cargo build --locked --release --bin dialog-operator
+RUN touch src/main.rs src/lib.rs && cargo build --locked --release --package dialog-operator --bin dialog-operator
 
 # glibc of the same Debian, CA certificates, no shell and no package manager.
 FROM gcr.io/distroless/cc-debian12:nonroot

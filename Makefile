@@ -24,7 +24,7 @@ partitions: ## scale 2 -> 3 -> 2 with some 23,000 placements; half an hour or mo
 
 bench: ## how much faster moves are with the operator's settings; four minutes on an idle machine with Citus
 	infrastructure/prerequisites.sh
-	$(CARGO) run --locked --release --example bench
+	$(CARGO) run --locked --release --package testkit --bin bench
 
 model: ## many random histories of the planner against its model: PROPTEST_CASES=50000 (per test, of two) for a night
 	PROPTEST_CASES=$${PROPTEST_CASES:-5000} $(CARGO) test --locked --release --test plan_converges
@@ -41,12 +41,12 @@ chaos: ## scale up and down under random faults from SEED=n for SECONDS=600; dis
 		--ignored --exact --nocapture chaos::workers_come_and_go_whatever_strikes
 
 check: ## format and lint, of Rust and of shell scripts
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	infrastructure/lint-scripts.sh
 
 fmt: ## format
-	$(CARGO) fmt
+	$(CARGO) fmt --all
 
 up: ## start the local Kubernetes, if it is not running; prints what a shell needs to use it
 	@$(LOCAL)/up.sh

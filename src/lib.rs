@@ -16,6 +16,7 @@
 //! - [`resources`]: pure builders of Kubernetes objects. [`citus`]: the only SQL. [`kubernetes`]: the only client
 //!   of its API. [`runtime`]: what any long-running program needs.
 
+#![deny(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod act;

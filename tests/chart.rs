@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod kubernetes;
-
 use std::{
     collections::BTreeSet,
     fs,
@@ -13,8 +11,11 @@ use std::{
 };
 
 use dialog_operator::api;
-use kubernetes::{InstalledCrd, repository, run, said, tool, tool_path, unique};
 use serde_json::{Value, json};
+use testkit::{
+    kubernetes::{InstalledCrd, tool, tool_path, unique},
+    repository, run, said,
+};
 
 fn chart() -> PathBuf {
     repository("charts/dialog-operator")

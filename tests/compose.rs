@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod server;
-
 use std::{collections::BTreeMap, fs, path::Path};
 
 use dialog_operator::{
@@ -12,7 +10,7 @@ use dialog_operator::{
     resources::{InitdbPermission, settings},
 };
 use serde_json::Value;
-use server::{Parameters, Secrets, TestNode, as_server_user, binaries, desired};
+use testkit::postgres::{INSTALLATION, Parameters, Secrets, TestNode, as_server_user, desired};
 
 const NODES: [&str; 3] = ["citus", "citus_worker_1", "citus_worker_2"];
 
@@ -84,7 +82,7 @@ fn every_node_is_made_alike() {
 /// The script of the service `register`, twice, over three servers of this machine.
 #[test]
 fn the_registration_can_be_repeated() {
-    let secrets = Secrets::new();
+    let secrets = Secrets::generate();
     let nodes = [Node::Coordinator, Node::Worker(0), Node::Worker(1)].map(|node| {
         let mut node = TestNode::new(node, &secrets);
         node.configure(&Parameters::new(), InitdbPermission::Allowed(None));
@@ -109,7 +107,7 @@ fn the_registration_can_be_repeated() {
         let output = as_server_user(entrypoint[0])
             .args(&entrypoint[1..])
             .arg(&script)
-            .env("PATH", format!("{}:{}", binaries().display(), std::env::var("PATH").unwrap()))
+            .env("PATH", format!("{}:{}", INSTALLATION.bin.display(), std::env::var("PATH").unwrap()))
             .env("PGHOST", nodes[0].path("run"))
             .env("PGPORT", nodes[0].port.to_string())
             .env("PGUSER", service["environment"]["PGUSER"].as_str().unwrap())

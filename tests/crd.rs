@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod kubernetes;
-
 use std::time::Duration;
 
 use dialog_operator::api;
@@ -15,8 +13,11 @@ use kube::{
     },
     core::Status,
 };
-use kubernetes::{InstalledCrd, client, crd_in_group, repository, run, tool, unique};
 use serde_json::{Value, json};
+use testkit::{
+    kubernetes::{InstalledCrd, client, crd_in_group, tool, unique},
+    repository, run,
+};
 
 /// The API server with our CustomResourceDefinition, for one test.
 struct Contract {

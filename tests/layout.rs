@@ -565,7 +565,7 @@ fn names_of_tests_are_short() {
     let rust = "fn a() {}\n#[test]\n#[ignore]\nfn b() {}\n  #[rstest]\n  #[case(\n1)]\n  async fn c(#[case] d: u8) {}";
     assert_eq!(test_names(rust), ["b", "c"]);
     let (mut long, mut count) = (vec![], 0);
-    for path in rust_files(&["src", "tests", "examples"]) {
+    for path in rust_files(&["src", "tests", "testkit"]) {
         let text = fs::read_to_string(&path).unwrap();
         let names = test_names(&text);
         count += names.len();
@@ -839,7 +839,7 @@ fn the_reference_has_every_name_that_users_read() {
 fn every_file_that_the_architecture_names_exists() {
     let architecture = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let quoted = architecture.split('`').skip(1).step_by(2);
-    let rooms = ["src/", "tests/", "docs/", "charts/", "examples/", "infrastructure/"];
+    let rooms = ["src/", "tests/", "docs/", "charts/", "testkit/", "infrastructure/"];
     let missing: Vec<_> = quoted
         .filter(|name| rooms.iter().any(|room| name.starts_with(room)) && !root().join(name).exists())
         .map(ToOwned::to_owned)

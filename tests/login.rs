@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod server;
-
 use std::{fs, path::Path, process::Command, sync::Arc};
 
 use dialog_operator::{
@@ -12,14 +10,14 @@ use dialog_operator::{
     resources::InitdbPermission,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use server::{Parameters, Secrets, TestNode, coordinator_pod, own_address};
+use testkit::postgres::{OnlyCitus, Parameters, Secrets, TestNode, coordinator_pod, own_address, skipped};
 
 fn born(node: Node, secrets: &Secrets) -> TestNode {
     let mut node = TestNode::new(node, secrets);
     for kind in [SecretKind::Superuser, SecretKind::Node] {
         secrets.write(kind, &node.path(&kind.to_string()));
     }
-    let strangers = Secrets::new();
+    let strangers = Secrets::generate();
     strangers.write(SecretKind::Node, &node.path("stranger"));
     node.configure(&Parameters::new(), InitdbPermission::Allowed(None));
     node.start();
@@ -93,7 +91,7 @@ fn assert_refused(answer: &str, why: &str) {
 
 #[test]
 fn a_worker_lets_in_nodes_and_the_operator_and_nobody_else() {
-    let secrets = Secrets::new();
+    let secrets = Secrets::generate();
     let node = born(Node::Worker(7), &secrets);
     node.ask("create role dialogs login password 'secret'");
     let name = "talk-worker-7.shop.svc.cluster.local";
@@ -115,7 +113,7 @@ fn a_worker_lets_in_nodes_and_the_operator_and_nobody_else() {
 
 #[test]
 fn coordinator_admits_passwords_and_node_certificates() {
-    let secrets = Secrets::new();
+    let secrets = Secrets::generate();
     let node = born(Node::Coordinator, &secrets);
     let contents = secrets.contents(SecretKind::App);
     let value = |key: &str| String::from_utf8(contents.get(key).unwrap().to_vec()).unwrap();
@@ -165,7 +163,7 @@ fn coordinator_admits_passwords_and_node_certificates() {
 /// Jobs run as it: it has no password, and gets in with the certificate of a node alone.
 #[test]
 fn mover_role_logs_in_by_certificate_and_never_by_password() {
-    let secrets = Secrets::new();
+    let secrets = Secrets::generate();
     for node in [Node::Coordinator, Node::Worker(0)] {
         let node = born(node, &secrets);
         node.ask("create role dialog_mover login password 'secret'");
@@ -187,7 +185,7 @@ fn mover_role_logs_in_by_certificate_and_never_by_password() {
 /// own makes one.
 #[test]
 fn applications_log_in_from_elsewhere_with_a_password_and_tls() {
-    let secrets = Secrets::new();
+    let secrets = Secrets::generate();
     let node = born(Node::Coordinator, &secrets);
     node.ask("create role dialogs login password 'secret'; alter role postgres password 'secret'");
     let Some(elsewhere) = Elsewhere::new() else {
@@ -206,7 +204,7 @@ fn applications_log_in_from_elsewhere_with_a_password_and_tls() {
 
 #[test]
 fn server_certificate_names_all_services_and_nothing_else() {
-    let secrets = Secrets::new();
+    let secrets = Secrets::generate();
     let node = born(Node::Coordinator, &secrets);
     for name in [
         "localhost",
@@ -234,7 +232,7 @@ fn pem(directory: &Path, key: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn rustls_takes_the_certificates_as_well() {
-    let secrets = Secrets::new();
+    let secrets = Secrets::generate();
     let node = born(Node::Worker(3), &secrets);
     let directory = node.path("superuser");
     let mut roots = rustls::RootCertStore::empty();
@@ -278,7 +276,7 @@ async fn rustls_takes_the_certificates_as_well() {
 /// coordinator's connections to itself, and the subscription of a shard move.
 #[test]
 fn citus_works_through_them() {
-    let secrets = Secrets::new();
+    let secrets = Secrets::generate();
     let [coordinator, first, second] =
         [Node::Coordinator, Node::Worker(0), Node::Worker(1)].map(|node| born(node, &secrets));
     for node in [&coordinator, &first, &second] {
@@ -293,7 +291,7 @@ fn citus_works_through_them() {
     let mut holders = vec![&first, &second];
     if itself == "localhost" {
         eprintln!("without root nobody can give the coordinator a name of its own: it holds no shards");
-    } else if !server::cannot_show("shards on the coordinator, and how it connects to itself") {
+    } else if !skipped(OnlyCitus::ShardsOnTheCoordinator) {
         holders.insert(0, &coordinator);
         let sharing = coordinator.ask(&format!(
             "select citus_set_node_property('{itself}', {}, 'shouldhaveshards', true)",

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod server;
-
 use std::{
     fs,
     time::{Duration, Instant},
@@ -14,10 +12,12 @@ use dialog_operator::{
     resources::{InitdbPermission, StartFailure},
 };
 use rstest::rstest;
-use server::{Parameters, Secrets, TestNode, as_server_user, code, kill, parameters};
+use testkit::postgres::{
+    INSTALLATION, Parameters, Secrets, TestNode, as_server_user, code, kill, parameters,
+};
 
 fn node() -> TestNode {
-    TestNode::new(Node::Worker(0), &Secrets::new())
+    TestNode::new(Node::Worker(0), &Secrets::generate())
 }
 
 fn born(parameters: &Parameters) -> TestNode {
@@ -209,7 +209,7 @@ fn a_server_is_not_told_what_it_does_not_know() {
 #[test]
 fn an_open_session_does_not_hold_the_shutdown_up() {
     let mut node = born(&Parameters::new());
-    let mut session = as_server_user(server::binaries().join("psql"))
+    let mut session = as_server_user(INSTALLATION.bin.join("psql"))
         .args(["-X", "-U", "postgres", "-c", "select pg_sleep(600)", "-h"])
         .arg(node.path("run"))
         .args(["-p", &node.port.to_string()])
@@ -466,7 +466,7 @@ fn an_image_says_what_is_in_it() {
     let node = node();
     let output = as_server_user("sh")
         .args(["-c", include_str!("../src/resources/inspect.sh")])
-        .env("PATH", server::path())
+        .env("PATH", INSTALLATION.path())
         .env("DIALOG_SCRATCH", node.path("scratch"))
         .env("DIALOG_TERMINATION_LOG", node.path("scratch/answer"))
         .current_dir("/")
@@ -478,7 +478,6 @@ fn an_image_says_what_is_in_it() {
     assert!(postgres.strip_prefix("postgres=").unwrap().parse::<u32>().unwrap() >= 15, "{answer}");
     let control = node.path("scratch/inspection");
     assert!(!control.exists());
-    let installed = server::control();
     let version = citus.strip_prefix("citus=").unwrap();
-    assert!(installed.contains(&format!("'{version}'")), "{answer} / {installed}");
+    assert!(INSTALLATION.control.contains(&format!("'{version}'")), "{answer} / {}", INSTALLATION.control);
 }

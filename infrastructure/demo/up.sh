@@ -22,7 +22,7 @@ fi
 
 step "The operator and the demo, built from here"
 # One call: the two share all they are built from.
-cargo build --locked --release --bin dialog-operator --example demo
+cargo build --locked --release --bin dialog-operator --bin demo
 
 step "A namespace, with nothing of an earlier demo in it"
 if ! kubectl get namespace "$NAMESPACE" --output=name 2>/dev/null; then
@@ -44,7 +44,7 @@ run kubectl wait --namespace "$NAMESPACE" --for=condition=Ready "$CLUSTER" --tim
 
 step "The demo"
 played=0
-target/release/examples/demo --namespace "$NAMESPACE" --name "${CLUSTER#*/}" || played=$?
+target/release/demo --namespace "$NAMESPACE" --name "${CLUSTER#*/}" || played=$?
 cat <<END
 
 The cluster is up, and stays up. What to type next:

@@ -11,7 +11,7 @@ use dialog_operator::{
 };
 use secrecy::SecretString;
 
-use crate::harness::{
+use testkit::postgres::{
     Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped,
 };
 

@@ -3,11 +3,9 @@
 use std::time::Instant;
 
 use dialog_operator::citus::{NodeQuestion, commands, observe_node};
+use testkit::postgres::{Cluster, DATABASE};
 
-use crate::{
-    harness::{Cluster, DATABASE},
-    moves::catalog,
-};
+use crate::moves::catalog;
 
 /// Lists that people, or a long life, can make of any length.
 #[tokio::test(flavor = "multi_thread")]

@@ -5,11 +5,9 @@ use dialog_operator::{
     citus::{ContentsQuestion, Tls, observe_contents},
     snapshot::{Contents, LocalTable, OtherDatabase},
 };
+use testkit::postgres::{Cluster, DATABASE, OnlyCitus, Server, run_statements, skipped};
 
-use crate::{
-    harness::{Cluster, DATABASE, OnlyCitus, Server, run_statements, skipped},
-    moves::with_dialogs,
-};
+use crate::moves::with_dialogs;
 
 async fn contents(server: &Server) -> Contents {
     without(server, &[]).await

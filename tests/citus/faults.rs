@@ -14,11 +14,11 @@ use dialog_operator::{
     },
     snapshot::{JobState, Postgres, TaskState},
 };
-
-use crate::{
-    harness::{Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped},
-    moves::{EVEN, catalog, job, with_dialogs},
+use testkit::postgres::{
+    Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped,
 };
+
+use crate::moves::{EVEN, catalog, job, with_dialogs};
 
 const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, owner: OWNER, settings: &[] };
 

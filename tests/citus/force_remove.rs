@@ -6,11 +6,11 @@ use dialog_operator::citus::{
     Connection, NodeQuestion, SqlErrorKind, commands, commands::ForceRemoved, observe_node,
 };
 use dialog_operator::snapshot::JobState;
-
-use crate::{
-    harness::{Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped},
-    moves::{QUICK, catalog, job, with_dialogs},
+use testkit::postgres::{
+    Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped,
 };
+
+use crate::moves::{QUICK, catalog, job, with_dialogs};
 
 const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, owner: OWNER, settings: &[] };
 

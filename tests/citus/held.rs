@@ -7,12 +7,10 @@ use dialog_operator::{
     snapshot::{Job, JobState},
 };
 use secrecy::SecretString;
+use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Server, eventually, run_statements, skipped};
 use tokio_postgres::Client;
 
-use crate::{
-    harness::{Cluster, DATABASE, OWNER, OnlyCitus, Server, eventually, run_statements, skipped},
-    moves::{EVEN, catalog, job},
-};
+use crate::moves::{EVEN, catalog, job};
 
 /// Two members, and a table with a shard on each but the last one.
 async fn with_few(registered: usize) -> (Cluster, Connection) {

@@ -6,11 +6,9 @@ use std::time::Duration;
 use dialog_operator::citus::{BUILT_IN_SCHEMA, NodeQuestion, SqlErrorKind, commands, observe_node};
 use dialog_operator::snapshot::JobState;
 use secrecy::SecretString;
+use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, PASSWORD, Server, Signal, eventually, skipped};
 
-use crate::{
-    harness::{Cluster, DATABASE, OWNER, OnlyCitus, PASSWORD, Server, Signal, eventually, skipped},
-    moves::{EVEN, catalog, job, with_dialogs},
-};
+use crate::moves::{EVEN, catalog, job, with_dialogs};
 
 /// A function of the application's that tells as whom it ran.
 pub fn planted(head: &str, answer: &str) -> String {

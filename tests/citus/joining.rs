@@ -2,11 +2,9 @@
 //! joins, and refused.
 
 use dialog_operator::citus::{SqlErrorKind, commands};
+use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, PASSWORD, Server, run_statements, skipped};
 
-use crate::{
-    harness::{Cluster, DATABASE, OWNER, OnlyCitus, PASSWORD, Server, run_statements, skipped},
-    hostile::{planted_immutable, ran_as},
-};
+use crate::hostile::{planted_immutable, ran_as};
 
 /// What each needs.
 const BASE: &[&str] = &[
@@ -158,7 +156,7 @@ async fn a_node_that_joins_runs_no_code_of_the_application() {
     assert_eq!(refused.refusal(), Some(SqlErrorKind::JoiningRunsCode), "{refused}");
     cluster.coordinator.sql(&["ALTER FUNCTION evil OWNER TO postgres"]).await.unwrap();
     commands::add_node(&session, "127.0.0.1", worker.port).await.unwrap();
-    first.stop(crate::harness::Signal::Quit).await;
+    first.stop(testkit::postgres::Signal::Quit).await;
     cluster
         .coordinator
         .sql(&["SET citus.enable_ddl_propagation = off", "ALTER FUNCTION evil OWNER TO shop"])

@@ -12,12 +12,9 @@ use dialog_operator::{
     snapshot::{Citus, Job, JobState, Observed, PlanUnknown, Task, TaskState},
 };
 use secrecy::SecretString;
+use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Signal, eventually, skipped};
 
-use crate::{
-    birth::CATALOG,
-    contents,
-    harness::{Cluster, DATABASE, OWNER, OnlyCitus, Signal, eventually, skipped},
-};
+use crate::{birth::CATALOG, contents};
 
 pub const EVEN: RebalanceOptions<'_> = RebalanceOptions {
     strategy: "by_shard_count",

@@ -7,9 +7,9 @@ use dialog_operator::citus::{
     ContentsQuestion, NodeQuestion, Tls, commands, lock_holders, observe_contents, observe_node,
 };
 use dialog_operator::snapshot::JobState;
+use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Server, eventually, skipped};
 
 use crate::{
-    harness::{Cluster, DATABASE, OWNER, OnlyCitus, Server, eventually, skipped},
     hostile::{planted, ran_as},
     moves::{QUICK, catalog, job, with_dialogs},
 };

@@ -9,11 +9,9 @@ use dialog_operator::{
     },
     snapshot::{JobState, Observed, Obstacle, ObstacleKind, Pins},
 };
+use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, skipped};
 
-use crate::{
-    harness::{Cluster, DATABASE, OWNER, OnlyCitus, skipped},
-    moves::{EVEN, catalog, job, with_dialogs},
-};
+use crate::moves::{EVEN, catalog, job, with_dialogs};
 
 const PINNED: RebalanceOptions<'_> = RebalanceOptions { strategy: PINNING, ..EVEN };
 

@@ -3,7 +3,7 @@
 use dialog_operator::citus::{self, Tls, has_no_connection_left, witness};
 use secrecy::SecretString;
 
-use crate::harness::{Cluster, DATABASE, OWNER, OnlyCitus, skipped};
+use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, skipped};
 
 const PASSWORD: &str = "secret-of-the-shop";
 

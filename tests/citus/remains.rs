@@ -7,11 +7,11 @@ use dialog_operator::{
     snapshot::{DistNode, JobState, Leftover, LeftoverKind},
 };
 use secrecy::SecretString;
-
-use crate::{
-    harness::{Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped},
-    moves::{EVEN, QUICK, catalog, job, with_dialogs},
+use testkit::postgres::{
+    Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped,
 };
+
+use crate::moves::{EVEN, QUICK, catalog, job, with_dialogs};
 
 const NODE: NodeQuestion<'_> = NodeQuestion { database: DATABASE, owner: OWNER, settings: &[] };
 

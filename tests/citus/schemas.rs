@@ -4,7 +4,7 @@
 use dialog_operator::citus::commands;
 use secrecy::SecretString;
 
-use crate::harness::{Cluster, DATABASE, OWNER, PASSWORD};
+use testkit::postgres::{Cluster, DATABASE, OWNER, PASSWORD};
 
 /// SQL, and what is said of it. Words of rows have 4711 in them, secrets `geheim`.
 const WRONG: &[(&str, &str)] = &[

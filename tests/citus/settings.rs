@@ -7,7 +7,7 @@ use dialog_operator::{
     snapshot::Postgres,
 };
 
-use crate::harness::{DATABASE, OWNER, Server, eventually};
+use testkit::postgres::{DATABASE, OWNER, Server, eventually};
 
 async fn seen(session: &Connection) -> Postgres {
     let ask = NodeQuestion {

@@ -6,10 +6,10 @@ use dialog_operator::{
     citus::{CatalogQuestion, commands, observe_citus},
     snapshot::{Task, TaskState},
 };
+use testkit::postgres::{Cluster, eventually};
 
 use crate::{
     birth::CATALOG,
-    harness::{Cluster, eventually},
     moves::{EVEN, catalog, job, with_dialogs},
 };
 

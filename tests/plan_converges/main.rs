@@ -2,7 +2,7 @@
 //! happening the cluster reaches what the spec asks for and is then left alone.
 
 // A model reads better without the ceremony that a program needs.
-#![allow(missing_docs, clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod golden;
 mod growth;

@@ -11,6 +11,7 @@ use dialog_operator::api::Node;
 use kube::api::DeleteParams;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::json;
+use testkit::load::ledger::Ledger;
 
 use crate::{
     faults_of_machine::without_api_server,
@@ -22,7 +23,6 @@ use crate::{
         operator::Operator,
         seconds, setting, story_alone, wait,
     },
-    load::ledger::Ledger,
 };
 
 /// Workers at most.

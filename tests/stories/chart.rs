@@ -7,21 +7,19 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams},
 };
+use testkit::kubernetes;
 
-use crate::{
-    harness::{cluster::spec, story, wait},
-    kubernetes,
-};
+use crate::harness::{cluster::spec, story, wait};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operator_from_the_chart_makes_a_cluster_and_leaves_it() {
     story("chart", async |story| {
-        let images = kubernetes::repository("infrastructure/local-kubernetes/images.sh");
-        kubernetes::run(Command::new(images).args(["operator", env!("CARGO_BIN_EXE_dialog-operator")]));
+        let images = testkit::repository("infrastructure/local-kubernetes/images.sh");
+        testkit::run(Command::new(images).args(["operator", env!("CARGO_BIN_EXE_dialog-operator")]));
         let helm = |arguments: &[&str]| {
-            kubernetes::run(kubernetes::tool("helm").args(["--namespace", &story.namespace]).args(arguments))
+            testkit::run(kubernetes::tool("helm").args(["--namespace", &story.namespace]).args(arguments))
         };
-        let chart = kubernetes::repository("charts/dialog-operator");
+        let chart = testkit::repository("charts/dialog-operator");
         helm(&[
             "install",
             "dialog-operator",

@@ -99,7 +99,7 @@ pub async fn without_api_server(away: Duration) {
     tokio::time::sleep(away).await;
     drop(stopped);
     wait::eventually("the API server answers", Duration::from_mins(1), async || {
-        crate::kubernetes::client().await.apiserver_version().await
+        testkit::kubernetes::client().await.apiserver_version().await
     })
     .await;
 }

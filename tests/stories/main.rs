@@ -9,15 +9,10 @@
     clippy::large_futures,
     clippy::expect_used,
     clippy::panic,
-    clippy::too_many_lines,
-    missing_docs
+    clippy::too_many_lines
 )]
 
 mod harness;
-#[path = "../kubernetes/mod.rs"]
-mod kubernetes;
-#[path = "../../examples/load/mod.rs"]
-mod load;
 
 mod bad_images;
 mod bad_parameters;

@@ -11,7 +11,7 @@ use crate::harness::{
     operator::user,
     setting, sql, story, wait,
 };
-use crate::load::writer::{Pace, Writer};
+use testkit::load::writer::{Pace, Writer};
 
 const NODES: [Node; 3] = [Node::Coordinator, Node::Worker(0), Node::Worker(1)];
 

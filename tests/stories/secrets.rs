@@ -18,14 +18,12 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
+use testkit::kubernetes;
 
-use crate::{
-    harness::{
-        Story,
-        cluster::{Cluster, condition, is, is_settled, is_stalled, spec},
-        image, sql, story, wait,
-    },
-    kubernetes,
+use crate::harness::{
+    Story,
+    cluster::{Cluster, condition, is, is_settled, is_stalled, spec},
+    image, sql, story, wait,
 };
 
 const LEAVES: [&str; 3] = ["talk-server", "talk-node", "talk-superuser"];

@@ -5,7 +5,7 @@ use std::{ops::Deref, time::Instant};
 use serde_json::Value;
 
 use super::{Story, cluster::Cluster, seconds, setting};
-use crate::load::writer::Writer;
+use testkit::load::writer::Writer;
 
 /// A cluster that holds rows, and gets more.
 pub struct Busy<'a> {

@@ -16,7 +16,6 @@ use kube::Api;
 use serde_json::Value;
 
 use super::{cluster::Cluster, wait};
-use crate::kubernetes;
 
 /// Something that is wrong with this machine until this is dropped.
 ///
@@ -73,7 +72,7 @@ pub fn api_server() -> u32 {
 
 /// SIGKILL.
 pub fn kill(process: u32) {
-    kubernetes::run(Command::new("kill").args(["-KILL", &process.to_string()]));
+    testkit::run(Command::new("kill").args(["-KILL", &process.to_string()]));
 }
 
 /// The fields of /proc/<process>/stat from the state on; nothing when it has ended.

@@ -15,7 +15,6 @@ use rustls::{
 use serde_json::{Value, json};
 
 use super::Story;
-use crate::kubernetes;
 
 /// Where all images are; the kubelet has them under these names, too.
 pub const MIRROR: &str = "mirror.example";
@@ -82,7 +81,7 @@ impl Drop for Mirror {
 fn ctr(arguments: &[&str]) {
     let mut command = Command::new("ctr");
     command.args(["--address", "/run/dialog-local-kubernetes/containerd.sock", "--namespace", "k8s.io"]);
-    kubernetes::run(command.args(arguments));
+    testkit::run(command.args(arguments));
 }
 
 fn serve(listener: &TcpListener, tls: &Arc<ServerConfig>) {

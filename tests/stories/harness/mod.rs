@@ -34,9 +34,9 @@ use kube::{
 };
 use serde_json::json;
 use tempfile::TempDir;
+use testkit::kubernetes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::kubernetes;
 use operator::Operator;
 
 /// Label of a story's namespace: the process that tells it.
@@ -53,9 +53,9 @@ pub fn image() -> String {
             (image, "whichever Citus it has".to_owned())
         } else {
             kubernetes::kubeconfig();
-            let images = kubernetes::repository("infrastructure/local-kubernetes/images.sh");
+            let images = testkit::repository("infrastructure/local-kubernetes/images.sh");
             let output = Command::new(images).arg("postgres").output().unwrap();
-            assert!(output.status.success(), "{}", kubernetes::said(&output));
+            assert!(output.status.success(), "{}", testkit::said(&output));
             let said = String::from_utf8_lossy(&output.stderr);
             let citus = said.lines().find_map(|line| line.strip_prefix("Citus: ")).expect("which Citus");
             (String::from_utf8_lossy(&output.stdout).trim().to_owned(), citus.to_owned())
@@ -216,7 +216,7 @@ impl Story {
     pub fn kubectl(&self, arguments: &[&str]) -> String {
         let output =
             kubernetes::tool("kubectl").args(["-n", &self.namespace]).args(arguments).output().unwrap();
-        kubernetes::said(&output)
+        testkit::said(&output)
     }
 
     /// Everything that tells why a story failed.
@@ -264,8 +264,8 @@ fn environment() {
     static DONE: OnceLock<()> = OnceLock::new();
     DONE.get_or_init(|| {
         image();
-        let crd = kubernetes::repository("crds/dialogclusters.yaml");
-        kubernetes::run(
+        let crd = testkit::repository("crds/dialogclusters.yaml");
+        testkit::run(
             kubernetes::tool("kubectl").args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(crd),
         );
         kubernetes::at_the_end(remove_leftovers());

@@ -8,9 +8,9 @@ use std::{
 };
 
 use kube::config::Kubeconfig;
+use testkit::kubernetes;
 
 use super::wait;
-use crate::kubernetes;
 
 /// Who the operator of a namespace is in the audit log.
 pub fn user(namespace: &str) -> String {
@@ -21,8 +21,8 @@ pub fn user(namespace: &str) -> String {
 /// gives that account.
 pub fn kubeconfig(directory: &Path, namespace: &str) -> PathBuf {
     let helm = kubernetes::tool_path("helm");
-    let chart = kubernetes::repository("charts/dialog-operator");
-    let rights = kubernetes::run(
+    let chart = testkit::repository("charts/dialog-operator");
+    let rights = testkit::run(
         Command::new(helm)
             .args(["template", "dialog-operator"])
             .arg(chart)
@@ -31,7 +31,7 @@ pub fn kubeconfig(directory: &Path, namespace: &str) -> PathBuf {
     );
     let file = directory.join("rights.yaml");
     std::fs::write(&file, rights).unwrap();
-    kubernetes::run(kubernetes::tool("kubectl").args(["apply", "-f"]).arg(file));
+    testkit::run(kubernetes::tool("kubectl").args(["apply", "-f"]).arg(file));
 
     let mut config = Kubeconfig::read_from(kubernetes::kubeconfig()).unwrap();
     for user_info in &mut config.auth_infos {
@@ -116,7 +116,7 @@ impl Operator {
 
     /// SIGTERM, and waits for the end.
     pub async fn stop(mut self) -> ExitStatus {
-        kubernetes::run(Command::new("kill").args(["-TERM", &self.child.id().to_string()]));
+        testkit::run(Command::new("kill").args(["-TERM", &self.child.id().to_string()]));
         wait::eventually("the operator ends after SIGTERM", Duration::from_secs(12), async || {
             self.child.try_wait().unwrap().ok_or("it runs")
         })

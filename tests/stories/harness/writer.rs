@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::cluster::Cluster;
-use crate::load::{
+use testkit::load::{
     access::Access,
     ledger::Ledger,
     rows,

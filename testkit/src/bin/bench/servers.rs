@@ -7,10 +7,9 @@ use dialog_operator::{
     resources::InitdbPermission,
 };
 
-use crate::{
-    harness::{DATABASE, OWNER, Server},
+use testkit::{
     load::access::Access,
-    server::{Parameters, Secrets, TestNode},
+    postgres::{DATABASE, OWNER, PASSWORD, Parameters, Secrets, Server, TestNode},
 };
 
 /// Which settings.
@@ -23,9 +22,6 @@ pub enum Kind {
     #[strum(to_string = "a cluster as the operator makes it of an empty spec")]
     Operators,
 }
-
-/// Password of the application, in words that no log is afraid of.
-pub const PASSWORD: &str = "secret-of-the-shop";
 
 enum Running {
     Plain(Server),
@@ -56,7 +52,7 @@ impl Cluster {
                 }
             }
             Kind::Operators => {
-                let secrets = Secrets::new();
+                let secrets = Secrets::generate();
                 for node in NODES {
                     let mut node = TestNode::new(node, &secrets);
                     node.configure(&Parameters::new(), InitdbPermission::Allowed(None));

@@ -13,19 +13,18 @@ use dialog_operator::{
     snapshot::Citus,
 };
 use jiff::Timestamp;
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_postgres::Client;
-
-use crate::{
-    harness::{DATABASE, OWNER},
+use testkit::{
     load::{
         ledger::Figures,
         rows,
         writer::{Pace, Writer},
     },
-    server,
-    servers::{Cluster, Kind, NODES, PASSWORD},
+    postgres::{self, DATABASE, OWNER, PASSWORD},
 };
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_postgres::Client;
+
+use crate::servers::{Cluster, Kind, NODES};
 
 /// Rows that are inserted before the worker joins: connections are open then, and plans made.
 const AT_REST: u64 = 500;
@@ -54,7 +53,7 @@ pub struct Measured {
 
 /// Loads, joins, moves.
 pub async fn moves(cluster: &Cluster, rows: u64) -> anyhow::Result<Measured> {
-    let desired = server::desired();
+    let desired = postgres::desired();
     let coordinator = found(cluster, &desired).await?;
     let client = cluster.access().connect().await?;
     println!("  settings: {}", settings(&client).await?);

@@ -1,11 +1,9 @@
 //! The real Kubernetes that tests run on, and the tools for it. No test is skipped when there is none: it fails and says
 //! what to do.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
     sync::OnceLock,
     time::Duration,
 };
@@ -18,22 +16,7 @@ use kube::{
     runtime::{conditions::is_crd_established, wait::await_condition},
 };
 
-/// Path of a file of the repository.
-pub fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// Standard output and standard error, for a message.
-pub fn said(output: &Output) -> String {
-    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
-/// Standard output of a command that must succeed.
-pub fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?} ended with {}:\n{}", output.status, said(&output));
-    String::from_utf8(output.stdout).unwrap()
-}
+use crate::{repository, run, said};
 
 /// The kubeconfig of a Kubernetes that runs. With `DIALOG_USE_KUBECONFIG=1` the one of `KUBECONFIG`, else the local one,
 /// which is started when it is not there.

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use testkit::load::ledger::{Differences, Figures, Ledger};
 
-use crate::{
-    acts::{Act, Shards, Time, Times},
-    load::ledger::{Differences, Figures, Ledger},
-};
+use crate::acts::{Act, Shards, Time, Times};
 
 /// Something that the demo promises to show.
 pub struct Promise {
@@ -184,7 +182,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::load::ledger::{FailedTry, Key, Write};
+    use testkit::load::ledger::{FailedTry, Key, Write};
 
     fn act(workers: usize, shards: &[i64], restarted: &[&str]) -> Act {
         let start = Timestamp::UNIX_EPOCH;

@@ -1,18 +1,14 @@
 //! A node without Kubernetes, for tests: the directories that its pod would have, filled with what the operator really
 //! renders, and the real start script over this machine's PostgreSQL. No assertion lives here.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fs,
-    io::Write as _,
-    net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket},
-    os::unix::{fs::MetadataExt, process::CommandExt, process::ExitStatusExt},
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output},
-    sync::LazyLock,
+    process::{Child, Command, ExitStatus},
     time::{Duration, Instant},
 };
 
@@ -23,6 +19,9 @@ use dialog_operator::{
     snapshot::OperatorConfig,
 };
 use tempfile::TempDir;
+
+use super::installation::{INSTALLATION, as_server_user, free_port, give_to_server_user, is_root};
+use crate::said;
 
 pub type Parameters = BTreeMap<String, String>;
 
@@ -48,7 +47,7 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    pub fn new() -> Self {
+    pub fn generate() -> Self {
         let desired = desired();
         let data = pki::new_authorities(&Self::request(&desired)).unwrap().into_data();
         Self {
@@ -83,48 +82,6 @@ fn set_mode(file: &Path, mode: u32) {
     fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// The directory of the server's programs: of a PostgreSQL that has Citus, the real one or the stand-in, as
-/// `DIALOG_CITUS` and `DIALOG_POSTGRES_BIN` want it. The first use says which one that is.
-pub fn binaries() -> &'static Path {
-    static BINARIES: LazyLock<PathBuf> = LazyLock::new(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("infrastructure/citus-standin/pg.sh");
-        let output = Command::new(&script).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {said}", script.display());
-        tell(&format!("{}: {}", env!("CARGO_CRATE_NAME"), said.lines().last().unwrap()));
-        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
-    });
-    &BINARIES
-}
-
-/// Past the test's own output, which is kept back when it passes.
-#[allow(clippy::explicit_write)]
-fn tell(what: &str) {
-    writeln!(std::io::stderr(), "{what}").unwrap();
-}
-
-/// The control file of the extension citus.
-pub fn control() -> String {
-    let output = Command::new(binaries().join("pg_config")).arg("--sharedir").output().unwrap();
-    fs::read_to_string(Path::new(&text(&output)).join("extension/citus.control")).unwrap()
-}
-
-/// Whether that is the stand-in for Citus. What it cannot show is skipped, and said by name.
-pub fn cannot_show(what: &str) -> bool {
-    let stand_in = control().contains("stand-in");
-    if stand_in {
-        tell(&format!("{}: skipped on the stand-in for Citus: {what}", env!("CARGO_CRATE_NAME")));
-    }
-    stand_in
-}
-
-/// `PATH` for scripts that look for a server: they find the machine's own where Debian keeps it, another only on this.
-pub fn path() -> String {
-    let path = std::env::var("PATH").unwrap();
-    let own = binaries().starts_with("/usr/lib") && std::env::var_os("DIALOG_POSTGRES_BIN").is_none();
-    if own { path } else { format!("{}:{path}", binaries().display()) }
-}
-
 /// Under which name the coordinator connects to itself.
 pub fn coordinator_pod() -> String {
     desired().cluster.pod_address(Node::Coordinator, &operator().cluster_domain)
@@ -137,20 +94,6 @@ pub fn own_address() -> Option<IpAddr> {
     socket.connect("192.0.2.1:9").ok()?;
     let address = socket.local_addr().ok()?.ip();
     (!address.is_loopback()).then_some(address)
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").unwrap().uid() == 0
-}
-
-/// A command as the user that runs servers: PostgreSQL refuses root.
-pub fn as_server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    if !is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program.as_ref());
-    command
 }
 
 /// A node: what its pod would have mounted, and its start script when it runs.
@@ -175,7 +118,7 @@ impl TestNode {
         }
         secrets.write(SecretKind::Server, &directory.path().join("server"));
         secrets.write(SecretKind::Node, &directory.path().join("node"));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let node = Self {
             node,
             port,
@@ -194,7 +137,7 @@ impl TestNode {
         let programs = self.path("programs");
         fs::create_dir_all(&programs).unwrap();
         let file = programs.join(name);
-        let program = binaries().join(name);
+        let program = INSTALLATION.bin.join(name);
         fs::write(&file, format!("#!/bin/sh\nprogram={}\n{script}\n", program.display())).unwrap();
         set_mode(&file, 0o755);
         self.programs = Some(programs);
@@ -206,11 +149,7 @@ impl TestNode {
     }
 
     pub fn give_to_server_user(&self) {
-        if is_root() {
-            let status =
-                Command::new("chown").args(["-R", "postgres:"]).arg(self.directory.path()).status().unwrap();
-            assert!(status.success());
-        }
+        give_to_server_user(self.directory.path());
     }
 
     pub fn read(&self, name: &str) -> String {
@@ -254,7 +193,9 @@ impl TestNode {
             .env("DIALOG_LIBRARIES", self.libraries)
             .env(
                 "PATH",
-                self.programs.iter().fold(path(), |path, first| format!("{}:{path}", first.display())),
+                self.programs
+                    .iter()
+                    .fold(INSTALLATION.path(), |path, first| format!("{}:{path}", first.display())),
             )
             .env("PGDATA", "/nonexistent")
             .current_dir("/")
@@ -359,7 +300,7 @@ impl TestNode {
     }
 
     pub fn ask_in(&self, database: &str, sql: &str) -> String {
-        let output = as_server_user(binaries().join("psql"))
+        let output = as_server_user(INSTALLATION.bin.join("psql"))
             .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql])
             .arg("-h")
             .arg(self.path("run"))
@@ -367,7 +308,7 @@ impl TestNode {
             .current_dir("/")
             .output()
             .unwrap();
-        text(&output)
+        said(&output)
     }
 
     /// The answer to a query over TCP with a connection string, or what refused it.
@@ -385,7 +326,7 @@ impl TestNode {
     }
 
     fn psql_over_tcp(&self, before: &[&str], (conninfo, password): (&str, &str), sql: &str) -> String {
-        let psql = as_server_user(binaries().join("psql"));
+        let psql = as_server_user(INSTALLATION.bin.join("psql"));
         let mut words = before.iter().map(OsStr::new).chain([psql.get_program()]).chain(psql.get_args());
         let output = Command::new(words.next().unwrap())
             .args(words)
@@ -397,13 +338,8 @@ impl TestNode {
             .current_dir("/")
             .output()
             .unwrap();
-        text(&output)
+        said(&output)
     }
-}
-
-fn text(output: &Output) -> String {
-    let all = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8_lossy(&all).trim().to_owned()
 }
 
 pub fn kill(signal: &str, target: &str) {

@@ -10,12 +10,12 @@ use kube::{
     Api, Client as Kube,
     api::{Patch, PatchParams},
 };
+use testkit::load::writer::Writer;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::{
     catalog::{self, Job},
-    load::writer::Writer,
     screen::Screen,
     watch::{View, Watch},
 };
@@ -23,7 +23,7 @@ use crate::{
 /// How long anything may take on a slow machine.
 const PATIENCE: Duration = Duration::from_mins(10);
 /// What is applied at the start, and edited for the first act.
-const SAMPLE: &str = include_str!("../../infrastructure/samples/one-worker.yaml");
+const SAMPLE: &str = include_str!("../../../../infrastructure/samples/one-worker.yaml");
 
 /// The times of the writer that are looked at apart.
 #[derive(Clone, Copy, PartialEq, Eq, strum::Display)]

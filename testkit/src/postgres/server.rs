@@ -5,22 +5,21 @@ use std::{
     fmt::Debug,
     fs::{self, OpenOptions},
     future::Future,
-    io::Write,
-    net::{IpAddr, Ipv4Addr, TcpListener},
-    os::unix::{fs::chown, process::CommandExt},
-    path::{Path, PathBuf},
+    io::Write as _,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{
-        Arc, LazyLock, Mutex, Weak,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::{Arc, Mutex, Weak},
     time::{Duration, Instant},
 };
 
 use dialog_operator::citus::{Connection, Schema, SqlError, Target, Tls, apply_schema, commands};
 use secrecy::SecretString;
-use strum::IntoEnumIterator;
+use tempfile::TempDir;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
+
+use super::installation::{INSTALLATION, free_port, give_to_server_user};
+use crate::run;
 
 /// The application's database and role.
 pub const DATABASE: &str = "dialogs";
@@ -54,142 +53,25 @@ log_statement = all
 log_line_prefix = '%m %a '
 ";
 
-/// The installation that the tests run against, and who may run it.
-pub struct Installation {
-    pub bin: PathBuf,
-    pub stand_in: bool,
-    /// Its version.
-    citus: String,
-    user: Option<(u32, u32)>,
+/// A directory that the server's user may use.
+fn directory() -> TempDir {
+    let directory = tempfile::Builder::new().prefix("citus-contract-").tempdir().unwrap();
+    give_to_server_user(directory.path());
+    directory
 }
 
-/// Found once; the first use says on the terminal which it is and what is therefore skipped.
-pub static INSTALLATION: LazyLock<Installation> = LazyLock::new(|| {
-    let found = Installation::find();
-    let skipped: Vec<String> = OnlyCitus::iter().map(|what| what.to_string()).collect();
-    let kind = if found.stand_in {
-        format!("the stand-in for Citus; skipped: {}", skipped.join("; "))
-    } else {
-        format!("Citus {}; nothing is skipped", found.citus)
-    };
-    tell(&format!("{} in {}: {kind}", server(&found.bin), found.bin.display()));
-    found
-});
-
-#[allow(clippy::explicit_write)] // eprintln! would be kept back when the test passes
-fn tell(what: &str) {
-    writeln!(std::io::stderr(), "{}: {what}", env!("CARGO_CRATE_NAME")).unwrap();
-}
-
-/// What the stand-in cannot show.
-#[derive(Clone, Copy, Debug, strum::Display, strum::EnumIter)]
-pub enum OnlyCitus {
-    #[strum(to_string = "transactions prepared on workers, and a move over one")]
-    PreparedTransactions,
-    #[strum(to_string = "a statement_timeout that breaks moves and nothing else")]
-    StatementTimeout,
-    #[strum(to_string = "rights on a schema that reach a later worker")]
-    LaterGrants,
-    #[strum(to_string = "the session on the coordinator for which a worker works")]
-    GlobalPids,
-    #[strum(to_string = "foreign keys, partitions and single shards of workers that are given up")]
-    OtherTables,
-    #[strum(to_string = "new connections of the role that asks")]
-    NewConnections,
-    #[strum(to_string = "copies of the metadata without what is inactive")]
-    PartialCopies,
-    #[strum(to_string = "tables that cannot be moved, and others that move meanwhile")]
-    Obstacles,
-    #[strum(to_string = "code of the application that Citus' own sessions and moves run")]
-    OwnSessions,
-}
-
-/// Whether this is to be skipped.
-pub fn skipped(_: OnlyCitus) -> bool {
-    INSTALLATION.stand_in
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    assert!(output.status.success(), "{command:?}: {}{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
-}
-
-fn binaries() -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("infrastructure/citus-standin/pg.sh");
-    if script.exists() {
-        return run(&mut Command::new(script)).into();
-    }
-    let newest = fs::read_dir("/usr/lib/postgresql").ok().into_iter().flatten().flatten();
-    let newest =
-        newest.map(|entry| entry.path().join("bin")).filter(|bin| bin.join("postgres").exists()).max();
-    newest.expect("a PostgreSQL with citus below /usr/lib/postgresql")
-}
-
-fn server(bin: &Path) -> String {
-    run(Command::new(bin.join("postgres")).arg("--version"))
-}
-
-impl Installation {
-    fn find() -> Self {
-        let bin = binaries();
-        let root = run(Command::new("id").arg("-u")) == "0";
-        // PostgreSQL refuses to be run by root.
-        let id = |option| run(Command::new("id").args([option, "postgres"])).parse().unwrap();
-        let user = root.then(|| (id("-u"), id("-g")));
-        let share = run(Command::new(bin.join("pg_config")).arg("--sharedir"));
-        let control = fs::read_to_string(Path::new(&share).join("extension/citus.control"));
-        let control = control.expect("the extension citus is installed");
-        let version = control.split('\'').skip_while(|text| !text.contains("default_version")).nth(1);
-        let citus = version.unwrap_or("of no version").to_owned();
-        Self { stand_in: control.contains("stand-in"), bin, citus, user }
-    }
-
-    /// A directory that the server's user may use.
-    fn directory(&self) -> tempfile::TempDir {
-        let directory = tempfile::Builder::new().prefix("citus-contract-").tempdir().unwrap();
-        if let Some((uid, gid)) = self.user {
-            chown(directory.path(), Some(uid), Some(gid)).unwrap();
-        }
-        directory
-    }
-
-    /// An initialised data directory to copy, shared by the servers of a run and gone with the last of them.
-    fn template(&self) -> Arc<tempfile::TempDir> {
-        static TEMPLATE: Mutex<Weak<tempfile::TempDir>> = Mutex::new(Weak::new());
-        let mut kept = TEMPLATE.lock().unwrap();
-        kept.upgrade().unwrap_or_else(|| {
-            let made = Arc::new(self.directory());
-            let data = made.path().join("data");
-            let options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-k", "--no-sync"];
-            run(self.command("initdb").arg("-D").arg(data).args(options));
-            *kept = Arc::downgrade(&made);
-            made
-        })
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.bin.join(program));
-        command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
-        if let Some((uid, gid)) = self.user {
-            command.uid(uid).gid(gid);
-        }
-        command
-    }
-}
-
-/// Ports are not handed out twice in a run, even before a server listens. They are below those that the kernel gives
-/// to outgoing connections (from 32768) and Kubernetes to Services (from 30000), which could take one meanwhile.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 10_000 + u16::try_from(std::process::id() % 390).unwrap() * 50;
-    loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
+/// An initialised data directory to copy, shared by the servers of a run and gone with the last of them.
+fn template() -> Arc<TempDir> {
+    static TEMPLATE: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
+    let mut kept = TEMPLATE.lock().unwrap();
+    kept.upgrade().unwrap_or_else(|| {
+        let made = Arc::new(directory());
+        let data = made.path().join("data");
+        let options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-k", "--no-sync"];
+        run(INSTALLATION.command("initdb").arg("-D").arg(data).args(options));
+        *kept = Arc::downgrade(&made);
+        made
+    })
 }
 
 /// How a server is told to end.
@@ -211,8 +93,8 @@ pub enum Signal {
 pub struct Server {
     pub name: String,
     pub port: u16,
-    directory: tempfile::TempDir,
-    template: Arc<tempfile::TempDir>,
+    directory: TempDir,
+    template: Arc<TempDir>,
     process: Mutex<Option<Child>>,
 }
 
@@ -227,8 +109,8 @@ impl Server {
         let server = Self {
             name: name.to_owned(),
             port: free_port(),
-            directory: INSTALLATION.directory(),
-            template: INSTALLATION.template(),
+            directory: directory(),
+            template: template(),
             process: Mutex::default(),
         };
         server.copy_template();
@@ -257,9 +139,7 @@ impl Server {
         fs::write(&path, content).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         fs::set_permissions(&path, mode).unwrap();
-        if let Some((uid, gid)) = INSTALLATION.user {
-            chown(&path, Some(uid), Some(gid)).unwrap();
-        }
+        give_to_server_user(&path);
     }
 
     /// What is in its log so far is not looked at again.

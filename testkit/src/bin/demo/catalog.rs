@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio_postgres::Client;
 
-use crate::load::{access::Access, rows::PEOPLE};
+use testkit::load::{access::Access, rows::PEOPLE};
 
 /// What changes while a cluster grows.
 #[derive(Clone, Default, PartialEq)]

@@ -2,22 +2,15 @@
 //! PostgreSQL and Citus and with the settings that a cluster of the operator is born with, one after the other on
 //! servers of this machine, without Kubernetes. `make bench` runs it.
 
-#[allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#[path = "../../tests/citus/harness.rs"]
-mod harness;
-#[path = "../load/mod.rs"]
-mod load;
 mod measure;
 mod report;
-#[allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#[path = "../../tests/server/mod.rs"]
-mod server;
 mod servers;
 
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
+use testkit::postgres::INSTALLATION;
 use tokio::signal::unix::{SignalKind, signal};
 
 use measure::Measured;
@@ -36,7 +29,7 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    if harness::INSTALLATION.stand_in {
+    if INSTALLATION.stand_in {
         eprintln!("this is the stand-in for Citus: do not measure with it");
         return Ok(ExitCode::FAILURE);
     }

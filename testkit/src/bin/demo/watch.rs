@@ -12,11 +12,11 @@ use kube::{
     Api, Client as Kube, ResourceExt as _,
     runtime::{WatchStreamExt as _, watcher},
 };
+use testkit::load::access::Access;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::{
     catalog::{self, Progress},
-    load::access::Access,
     screen::{self, Screen},
 };
 

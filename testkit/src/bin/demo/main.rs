@@ -5,8 +5,6 @@
 
 mod acts;
 mod catalog;
-#[path = "../load/mod.rs"]
-mod load;
 mod report;
 mod screen;
 mod watch;
@@ -18,13 +16,13 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser;
-
-use acts::{Stage, Time};
-use load::{
+use testkit::load::{
     access::Access,
     rows,
     writer::{Pace, Writer},
 };
+
+use acts::{Stage, Time};
 use report::Story;
 use screen::Screen;
 use watch::Watch;
