@@ -114,8 +114,9 @@ fn sources() -> Vec<Source> {
     found
 }
 
-/// A file up to its tests, which come last.
+/// A file up to its tests, which come last. Where they have a file of their own, more may follow; lines keep their numbers.
 fn without_tests(text: &str) -> String {
+    let text = text.replace("\n#[cfg(test)]\nmod tests;\n", "\n\n\n");
     text.split("\n#[cfg(test)]\n").next().unwrap().to_owned() + "\n"
 }
 
@@ -313,6 +314,8 @@ fn this_test_tells_code_from_text() {
     assert!(source("operand::x").uses("rand::").is_none());
     assert_eq!(brings("use kube::{\n    Api,\n    core::Rule,\n};", "kube", &["Api"]).unwrap(), "kube::Api");
     assert_eq!(brings("use kube::core::Rule; use other::Api;", "kube", &["Api"]), None);
+    let text = "mod a;\n#[cfg(test)]\nmod tests;\nuse b;\n\n#[cfg(test)]\nmod tests {\n    use c;\n}\n";
+    assert_eq!(without_tests(text), "mod a;\n\n\nuse b;\n\n");
 }
 
 #[test]
