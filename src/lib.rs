@@ -26,7 +26,7 @@ pub mod context;
 pub mod controller;
 pub mod kubernetes;
 pub mod metrics;
-pub mod observe;
+mod observe;
 pub mod plan;
 pub mod report;
 pub mod resources;

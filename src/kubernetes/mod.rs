@@ -2,7 +2,7 @@
 //! and whether, is decided elsewhere.
 
 pub mod caches;
-pub mod client;
+pub(crate) mod client;
 mod field_ownership;
 pub mod leader;
 mod trim;

@@ -1,32 +1,32 @@
 //! The planner: a pure function from what is wanted and what was seen to what to do now. No client, no async, no
 //! clock, no randomness, no state lives here. This file is the order of concerns; each concern has a file.
 
-pub mod adopt;
+pub(crate) mod adopt;
 pub mod contents;
-pub mod effect;
-pub mod force_remove;
-pub mod gate;
-pub mod image;
+pub(crate) mod effect;
+pub(crate) mod force_remove;
+pub(crate) mod gate;
+pub(crate) mod image;
 pub mod invariants;
-pub mod live_objects;
-pub mod membership;
-pub mod objects;
-pub mod pods;
-pub mod preflight;
+pub(crate) mod live_objects;
+pub(crate) mod membership;
+pub(crate) mod objects;
+pub(crate) mod pods;
+pub(crate) mod preflight;
 pub mod problem;
-pub mod rebalance;
+pub(crate) mod rebalance;
 pub mod refusals;
-pub mod repair;
-pub mod restart_cause;
-pub mod rolling_restart;
-pub mod scale_in;
-pub mod schema;
-pub mod secrets;
-pub mod settings;
-pub mod step;
+pub(crate) mod repair;
+pub(crate) mod restart_cause;
+pub(crate) mod rolling_restart;
+pub(crate) mod scale_in;
+pub(crate) mod schema;
+pub(crate) mod secrets;
+pub(crate) mod settings;
+pub(crate) mod step;
 pub mod view;
-pub mod volumes;
-pub mod waiting_on;
+pub(crate) mod volumes;
+pub(crate) mod waiting_on;
 
 pub use effect::{Concern, Effect};
 pub use gate::{Findings, Gate};

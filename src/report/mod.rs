@@ -1,14 +1,14 @@
 //! What is told to people: status, events, metrics. Nothing is decided here: a status is computed from what was seen,
 //! planned and done, and from nothing else.
 
-pub mod cache;
-pub mod conditions;
-pub mod events;
+pub(crate) mod cache;
+pub(crate) mod conditions;
+pub(crate) mod events;
 mod failures;
 mod gauges;
-pub mod job;
-pub mod publish;
+pub(crate) mod job;
+pub(crate) mod publish;
 pub mod status;
-pub mod writer;
+pub(crate) mod writer;
 
 pub use status::{invalid, status};
