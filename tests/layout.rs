@@ -813,15 +813,13 @@ fn the_reference_has_every_name_that_users_read() {
             .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next().map(ToOwned::to_owned))
             .collect()
     };
-    let updates = ["condition_true(", "condition_false(", "condition_unknown("];
     let parts = [
+        variants("src/report/conditions/reason.rs", "ConditionReason"),
         variants("src/report/conditions/reconciling.rs", "ReconcilingReason"),
         variants("src/report/events.rs", "EventReason"),
         variants("src/api/status.rs", "NodeState"),
         variants("src/api/status.rs", "Phase"),
         variants("src/api/status.rs", "ConditionType"),
-        literals("src/report/conditions.rs", &updates),
-        literals("src/report/conditions/balanced.rs", &updates),
         read("src/api/names.rs")
             .split('"')
             .filter(|t| t.starts_with("dialogcluster.dev/"))

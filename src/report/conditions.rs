@@ -1,6 +1,7 @@
 //! The conditions, one function each, and the rules that hold between them. Pure.
 
 mod balanced;
+mod reason;
 mod reconciling;
 
 use std::collections::BTreeSet;
@@ -8,6 +9,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 pub use balanced::balanced;
+use reason::ConditionReason as Reason;
 pub use reconciling::reconciling;
 
 use crate::{
@@ -23,19 +25,23 @@ pub struct ConditionUpdate {
     /// `True`, `False` or `Unknown`.
     pub status: &'static str,
     /// CamelCase, for machines.
-    pub reason: String,
+    pub reason: &'static str,
     /// For people.
     pub message: String,
 }
 
-fn condition_true(reason: &str, message: impl Into<String>) -> ConditionUpdate {
-    ConditionUpdate { status: "True", reason: reason.to_owned(), message: message.into() }
+fn condition_true(reason: impl Into<&'static str>, message: impl Into<String>) -> ConditionUpdate {
+    ConditionUpdate { status: "True", reason: reason.into(), message: message.into() }
 }
-fn condition_false(reason: &str, message: impl Into<String>) -> ConditionUpdate {
-    ConditionUpdate { status: "False", reason: reason.to_owned(), message: message.into() }
+fn condition_false(reason: impl Into<&'static str>, message: impl Into<String>) -> ConditionUpdate {
+    ConditionUpdate { status: "False", reason: reason.into(), message: message.into() }
 }
-fn condition_unknown(reason: &str, message: impl Into<String>) -> ConditionUpdate {
-    ConditionUpdate { status: "Unknown", reason: reason.to_owned(), message: message.into() }
+fn condition_unknown(reason: impl Into<&'static str>, message: impl Into<String>) -> ConditionUpdate {
+    ConditionUpdate { status: "Unknown", reason: reason.into(), message: message.into() }
+}
+
+fn why_no_catalog(view: View<'_>) -> &str {
+    view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet")
 }
 
 /// All conditions, in the order in which people read them.
@@ -69,7 +75,7 @@ pub fn with_times(
             Condition {
                 type_: kind.to_owned(),
                 status: update.status.to_owned(),
-                reason: update.reason,
+                reason: update.reason.to_owned(),
                 // The API allows 32,768 bytes; a long list of words from many nodes is cut on a character.
                 message: update.message.chars().take(4096).collect(),
                 last_transition_time: kept.map_or(Time(now), |old| old.last_transition_time.clone()),
@@ -87,21 +93,18 @@ pub fn ready(view: View) -> ConditionUpdate {
         return update;
     }
     if let Some((node, why)) = unhealthy.first() {
-        return condition_false("NodeNotAnswering", format!("{}: {why}", view.name(*node)));
+        return condition_false(Reason::NodeNotAnswering, format!("{}: {why}", view.name(*node)));
     }
     let Some(citus) = view.citus() else {
-        return condition_false(
-            "CatalogUnknown",
-            view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
-        );
+        return condition_false(Reason::CatalogUnknown, why_no_catalog(view));
     };
     let workers = view.registered_workers();
     if workers.is_empty() {
-        return condition_false("NoWorkers", "no worker is registered yet");
+        return condition_false(Reason::NoWorkers, "no worker is registered yet");
     }
     if let Some((node, _)) = workers.iter().find(|(_, row)| !row.active) {
         return condition_false(
-            "WorkerInactive",
+            Reason::WorkerInactive,
             format!("{} is not active in pg_dist_node", view.name(*node)),
         );
     }
@@ -109,18 +112,21 @@ pub fn ready(view: View) -> ConditionUpdate {
         let missing = view.postgres(*node).map_or(0, |postgres| postgres.missing_tables);
         if missing > 0 {
             return condition_false(
-                "TablesMissing",
+                Reason::TablesMissing,
                 format!("{}: {missing} placements lack their tables", view.name(*node)),
             );
         }
     }
     if citus.schema_hash.is_none() || !citus.owner_exists {
-        return condition_false("SchemaNotApplied", "the application's role and tables do not exist yet");
+        return condition_false(
+            Reason::SchemaNotApplied,
+            "the application's role and tables do not exist yet",
+        );
     }
     let serving = format!("the coordinator and {} workers answer", workers.len());
-    let Some(reach) = &view.snapshot.reach else { return condition_true("Available", serving) };
+    let Some(reach) = &view.snapshot.reach else { return condition_true(Reason::Available, serving) };
     unreached(reach)
-        .unwrap_or_else(|| condition_true("Available", format!("{serving}{}", further_findings(reach))))
+        .unwrap_or_else(|| condition_true(Reason::Available, format!("{serving}{}", further_findings(reach))))
 }
 
 /// One look that takes too long, at a server whose pod is ready, is much work and no outage: two in a row are.
@@ -133,7 +139,7 @@ fn slow_server(view: View, unhealthy: &[(Node, String)]) -> Option<ConditionUpda
     let is_late = !view.snapshot.slow_nodes.is_empty() && nodes.is_subset(&view.snapshot.slow_nodes);
     let why = why.filter(|_| is_late && view.snapshot.status.is_true(ConditionType::Ready))?;
     Some(condition_true(
-        "Available",
+        Reason::Available,
         format!("{why}; its pod is ready, and one slow answer is no outage yet"),
     ))
 }
@@ -146,17 +152,17 @@ fn unreached(reach: &Reach) -> Option<ConditionUpdate> {
     }
     if !reach.broken.is_empty() {
         let words = format!("new connections cannot be made: {}", reach.broken.join("; "));
-        return Some(condition_false("NodesCannotConnect", words));
+        return Some(condition_false(Reason::NodesCannotConnect, words));
     }
     match &reach.application {
         Login::PasswordDiffers(why) => Some(condition_false(
-            "OwnerCannotConnect",
+            Reason::OwnerCannotConnect,
             format!(
                 "PasswordDiffers: the application's role does not get in with the password of its Secret: {why}"
             ),
         )),
         Login::Failed(why) => Some(condition_false(
-            "OwnerCannotConnect",
+            Reason::OwnerCannotConnect,
             format!(
                 "the application's role does not get through to every worker over new connections: {why}"
             ),
@@ -180,10 +186,10 @@ fn further_findings(reach: &Reach) -> String {
 #[must_use]
 pub fn stalled(plan: &Plan) -> ConditionUpdate {
     match plan.problems.first() {
-        None => condition_false("NoProblem", "no manual action is required"),
+        None => condition_false(Reason::NoProblem, "no manual action is required"),
         Some(first) => {
             let messages: Vec<String> = plan.problems.iter().map(ToString::to_string).collect();
-            condition_true(first.reason().into(), messages.join(" "))
+            condition_true(first.reason(), messages.join(" "))
         }
     }
 }
@@ -196,12 +202,12 @@ fn members(view: View<'_>) -> Vec<(Node, ServerCheck<'_>)> {
 
 fn unobserved(view: View, members: &[(Node, ServerCheck)]) -> Option<ConditionUpdate> {
     if members.len() < 2 {
-        return Some(condition_unknown("NoWorkers", "no worker is registered yet"));
+        return Some(condition_unknown(Reason::NoWorkers, "no worker is registered yet"));
     }
     members.iter().find_map(|(node, server)| match server {
         ServerCheck::Verified(_) | ServerCheck::Unrecorded(_) => None,
         ServerCheck::NotReady(why) | ServerCheck::Unreachable(why) | ServerCheck::IdentityMismatch(why) => {
-            Some(condition_unknown("NodeNotAnswering", format!("{}: {why}", view.name(*node))))
+            Some(condition_unknown(Reason::NodeNotAnswering, format!("{}: {why}", view.name(*node))))
         }
     })
 }
@@ -228,10 +234,10 @@ pub fn wal_level_logical(view: View) -> ConditionUpdate {
         })
         .collect();
     if !wrong.is_empty() {
-        return condition_false("WrongWalLevel", wrong.join(", "));
+        return condition_false(Reason::WrongWalLevel, wrong.join(", "));
     }
     unobserved(view, &members)
-        .unwrap_or_else(|| condition_true("Running", "every node runs wal_level = logical"))
+        .unwrap_or_else(|| condition_true(Reason::Running, "every node runs wal_level = logical"))
 }
 
 /// Every node runs the parameters of the spec.
@@ -242,11 +248,14 @@ pub fn configuration_applied(view: View, plan: &Plan) -> ConditionUpdate {
         .iter()
         .find(|problem| problem.reason() == crate::plan::ProblemReason::ConfigurationRejected);
     if let Some(problem) = rejected {
-        return condition_false("ConfigurationRejected", problem.to_string());
+        return condition_false(Reason::ConfigurationRejected, problem.to_string());
     }
     let resolved = plan.resolved.as_ref().filter(|wanted| wanted.parameters == view.desired.parameters);
     let Some(wanted) = resolved else {
-        return condition_false("ValidatingParameters", "changed parameters are checked on one server first");
+        return condition_false(
+            Reason::ValidatingParameters,
+            "changed parameters are checked on one server first",
+        );
     };
     let members = members(view);
     for (node, server) in &members {
@@ -256,29 +265,26 @@ pub fn configuration_applied(view: View, plan: &Plan) -> ConditionUpdate {
             let pending: Vec<&str> = postgres.pending_restart.iter().map(String::as_str).collect();
             return if pending.is_empty() {
                 condition_false(
-                    "ConfigurationPending",
+                    Reason::ConfigurationPending,
                     format!("{} does not run the configuration of this generation yet", view.name(*node)),
                 )
             } else {
                 condition_false(
-                    "PendingRestart",
+                    Reason::PendingRestart,
                     format!("{} waits for a restart: {}", view.name(*node), pending.join(", ")),
                 )
             };
         }
     }
     unobserved(view, &members)
-        .unwrap_or_else(|| condition_true("Running", "every node runs the parameters of the spec"))
+        .unwrap_or_else(|| condition_true(Reason::Running, "every node runs the parameters of the spec"))
 }
 
 /// Every worker asked for is registered and reachable.
 #[must_use]
 pub fn workers_registered(view: View) -> ConditionUpdate {
     if view.citus().is_none() {
-        return condition_unknown(
-            "CatalogUnknown",
-            view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
-        );
+        return condition_unknown(Reason::CatalogUnknown, why_no_catalog(view));
     }
     let missing = view.missing_workers();
     if let Some(first) = missing.first() {
@@ -286,16 +292,16 @@ pub fn workers_registered(view: View) -> ConditionUpdate {
         let message =
             format!("not registered: {}. {}: {}", names.join(", "), view.name(first.node), first.why);
         return if missing.iter().any(|missing| missing.timed_out) {
-            condition_false("JoinTimeout", message)
+            condition_false(Reason::JoinTimeout, message)
         } else {
-            condition_false("WorkersMissing", message)
+            condition_false(Reason::WorkersMissing, message)
         };
     }
     let workers = view.registered_workers();
     for (node, row) in &workers {
         if !row.active || !row.metadata_synced {
             return condition_false(
-                "NotSynced",
+                Reason::NotSynced,
                 format!(
                     "{} is active: {}, metadata synced: {}",
                     view.name(*node),
@@ -308,7 +314,7 @@ pub fn workers_registered(view: View) -> ConditionUpdate {
         | ServerCheck::Unreachable(why)
         | ServerCheck::IdentityMismatch(why) = view.server(*node)
         {
-            return condition_false("NodeNotAnswering", format!("{}: {why}", view.name(*node)));
+            return condition_false(Reason::NodeNotAnswering, format!("{}: {why}", view.name(*node)));
         }
     }
     let citus = view.citus().map(|citus| citus.nodes.as_slice()).unwrap_or_default();
@@ -322,7 +328,7 @@ pub fn workers_registered(view: View) -> ConditionUpdate {
     } else {
         format!("; also registered and not of this spec: {}", foreign.join(", "))
     };
-    condition_true("AllRegistered", format!("{} workers are registered{also}", workers.len()))
+    condition_true(Reason::AllRegistered, format!("{} workers are registered{also}", workers.len()))
 }
 
 /// Database, role, schema and distributed tables exist.
@@ -332,28 +338,25 @@ pub fn schema_applied(view: View, outcome: &Outcome) -> ConditionUpdate {
     if let Some((_, failure)) =
         outcome.failures().find(|(_, failure)| failure.reason == FailureReason::Schema)
     {
-        return condition_false("SchemaFailed", failure.message.clone());
+        return condition_false(Reason::SchemaFailed, failure.message.clone());
     }
     let Some(citus) = view.citus() else {
-        return condition_unknown(
-            "CatalogUnknown",
-            view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
-        );
+        return condition_unknown(Reason::CatalogUnknown, why_no_catalog(view));
     };
     match &citus.schema_hash {
-        None => condition_false("NotApplied", "the schema is applied when the workers have joined"),
+        None => condition_false(Reason::NotApplied, "the schema is applied when the workers have joined"),
         Some(_) if !citus.owner_exists => condition_false(
-            "OwnerMissing",
+            Reason::OwnerMissing,
             format!("the role {} does not exist", view.desired.database.owner),
         ),
         Some(applied) => match &view.snapshot.schema_sql {
             Observed::Known(sql) if view.desired.schema_source.is_some() && sql.hash != *applied => {
                 condition_true(
-                    "SchemaChangeIgnored",
+                    Reason::SchemaChangeIgnored,
                     "the schema was applied at birth; its ConfigMap has changed since and is not run again",
                 )
             }
-            _ => condition_true("Applied", "the schema was applied"),
+            _ => condition_true(Reason::Applied, "the schema was applied"),
         },
     }
 }

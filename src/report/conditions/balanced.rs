@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    ConditionUpdate, condition_false, condition_true, condition_unknown, reconciling::ReconcilingReason,
+    ConditionUpdate, Reason, condition_false, condition_true, condition_unknown,
+    reconciling::ReconcilingReason, why_no_catalog,
 };
 use crate::{
     act::Outcome,
@@ -31,16 +32,13 @@ pub fn balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
 
 fn is_balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
     let Some(citus) = view.citus() else {
-        return condition_unknown(
-            "CatalogUnknown",
-            view.snapshot.citus.unknown().unwrap_or("the coordinator has no catalog yet").to_owned(),
-        );
+        return condition_unknown(Reason::CatalogUnknown, why_no_catalog(view));
     };
     let job = view.open_job();
     if let Some(job) = job
         && let Some(error) = job::last_error(view, job)
     {
-        return condition_false("MovesFailing", error);
+        return condition_false(Reason::MovesFailing, error);
     }
     let mut failures = outcome.failures();
     // What the generation does not wait for is told here.
@@ -48,40 +46,43 @@ fn is_balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
         failures.find(|(step, _)| ReconcilingReason::of_step(step.effect().concerns).is_none())
     {
         let what = step.to_string();
-        return condition_false("Retrying", format!("{what} failed and is tried again: {}", failure.message));
+        return condition_false(
+            Reason::Retrying,
+            format!("{what} failed and is tried again: {}", failure.message),
+        );
     }
     let missing = view.missing_workers();
     if let Some(first) = missing.first() {
-        return condition_false("WorkersMissing", format!("{}: {}", view.name(first.node), first.why));
+        return condition_false(Reason::WorkersMissing, format!("{}: {}", view.name(first.node), first.why));
     }
     if let Some(job) = job {
         return match job::purpose(view, job) {
-            Purpose::Rebalance => condition_false("Rebalancing", job::progress(view, job)),
-            Purpose::Drain => condition_false("Draining", job::progress(view, job)),
+            Purpose::Rebalance => condition_false(Reason::Rebalancing, job::progress(view, job)),
+            Purpose::Drain => condition_false(Reason::Draining, job::progress(view, job)),
         };
     }
     if let Some((node, row)) = view.draining_workers().first_key_value() {
         let shards = view.shards(row);
         return condition_false(
-            "Draining",
+            Reason::Draining,
             format!("{} is to be removed: {shards} shards left", view.name(*node)),
         );
     }
     if let Some((node, _)) = view.remaining_workers().iter().find(|(_, row)| !row.should_have_shards) {
         return condition_false(
-            "Draining",
+            Reason::Draining,
             format!("{} is wanted again, and accepts no shards yet", view.name(*node)),
         );
     }
     if citus.schema_hash.is_none() {
-        return condition_false("SchemaNotApplied", "there are no tables yet");
+        return condition_false(Reason::SchemaNotApplied, "there are no tables yet");
     }
     if let Some(waiting) = plan
         .waits
         .iter()
         .find(|wait| matches!(wait, WaitingOn::RebalancePause { .. } | WaitingOn::Rolling { .. }))
     {
-        return condition_false("RebalanceBackoff", waiting.to_string());
+        return condition_false(Reason::RebalanceBackoff, waiting.to_string());
     }
     what_citus_plans(view, citus)
 }
@@ -89,16 +90,16 @@ fn is_balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
 /// Balanced is where Citus itself plans no move.
 fn what_citus_plans(view: View, citus: &Citus) -> ConditionUpdate {
     match &citus.planned_moves {
-        Some(Observed::Known(moves)) if moves.is_empty() => condition_true("Balanced", counts(view)),
+        Some(Observed::Known(moves)) if moves.is_empty() => condition_true(Reason::Balanced, counts(view)),
         Some(Observed::Known(moves)) if view.desired.rebalance.mode == RebalanceMode::Off => condition_false(
-            "RebalanceOff",
+            Reason::RebalanceOff,
             format!("Citus would move {} shards, and spec.rebalance.mode is Off", moves.len()),
         ),
         Some(Observed::Known(moves)) => {
-            condition_false("MovesPlanned", format!("Citus plans {} moves", moves.len()))
+            condition_false(Reason::MovesPlanned, format!("Citus plans {} moves", moves.len()))
         }
-        Some(Observed::Unknown(why)) => condition_unknown("PlanUnknown", why.to_string()),
-        None => condition_unknown("PlanUnknown", "Citus has not been asked yet"),
+        Some(Observed::Unknown(why)) => condition_unknown(Reason::PlanUnknown, why.to_string()),
+        None => condition_unknown(Reason::PlanUnknown, "Citus has not been asked yet"),
     }
 }
 

@@ -125,13 +125,13 @@ pub fn reconciling(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
 fn reconciles(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
     use ReconcilingReason as Reason;
     if !plan.problems.is_empty() {
-        return condition_false(Reason::Stalled.into(), "manual action is required: see condition Stalled");
+        return condition_false(Reason::Stalled, "manual action is required: see condition Stalled");
     }
     if let Some(WaitingOn::Paused { steps }) = plan.waits.first() {
         return if *steps > 0 {
-            condition_true(Reason::Paused.into(), format!("{steps} changes wait until spec.paused is false"))
+            condition_true(Reason::Paused, format!("{steps} changes wait until spec.paused is false"))
         } else {
-            condition_false(Reason::Paused.into(), "no changes are pending")
+            condition_false(Reason::Paused, "no changes are pending")
         };
     }
     let mut failures = outcome.failures();
@@ -139,7 +139,7 @@ fn reconciles(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
         failures.find(|(step, _)| Reason::of_step(step.effect().concerns).is_some())
     {
         return condition_true(
-            Reason::Retrying.into(),
+            Reason::Retrying,
             format!("{step} failed and is tried again: {}", failure.message),
         );
     }
@@ -148,7 +148,7 @@ fn reconciles(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
     });
     let wait = || plan.waits.iter().find_map(|wait| Some((Reason::of_wait(wait)?, wait.to_string())));
     match step.or_else(wait) {
-        Some((reason, message)) => condition_true(reason.into(), message),
-        None => condition_false(Reason::UpToDate.into(), "the generation is fully reconciled"),
+        Some((reason, message)) => condition_true(reason, message),
+        None => condition_false(Reason::UpToDate, "the generation is fully reconciled"),
     }
 }
