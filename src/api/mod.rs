@@ -6,6 +6,7 @@ pub mod names;
 pub mod spec;
 pub mod status;
 pub mod validation;
+pub(crate) mod words;
 
 pub use desired::{Desired, Invalid};
 pub use names::{ClusterId, Node};

@@ -12,7 +12,7 @@ use super::{
     refusals, rolling_restart, settings,
 };
 use crate::{
-    api::{Node, spec::RebalanceMode},
+    api::{Node, spec::RebalanceMode, words::several},
     snapshot::{Job, JobState, Move, Observed, PINNING, PlanUnknown},
 };
 
@@ -59,7 +59,7 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     plan.add(findings);
     preflight::unpin(view, &leave, plan);
     let Some(moves) = plan.pass(movable(view, &leave)).filter(|moves| !moves.is_empty()) else { return };
-    let why = format!("Citus plans {} moves by {}", moves.len(), view.desired.rebalance.strategy);
+    let why = format!("Citus plans {} by {}", several(moves.len(), "move"), view.desired.rebalance.strategy);
     start(view, wanted, JobPurpose::Even { moves }, &leave, &why, plan);
 }
 

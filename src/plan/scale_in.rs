@@ -11,6 +11,7 @@ use crate::{
     api::{
         Node,
         spec::{RebalanceMode, VolumePolicy},
+        words::several,
     },
     snapshot::{DistNode, Job},
 };
@@ -191,7 +192,8 @@ fn lacks_space(view: View, asked: &Workers) -> Result<Option<DrainRefusal>, Stri
 fn drain(view: View, wanted: &ResolvedSpec, full: &Workers, plan: &mut Plan) {
     let shards: i64 = full.values().map(|row| view.shards(row)).sum();
     let names: Vec<String> = full.keys().map(|node| view.name(*node)).collect();
-    let why = format!("{shards} shards of {} are moved to the workers that stay", names.join(", "));
+    let why =
+        format!("{} of {} to move to the workers that stay", several(shards, "shard"), names.join(", "));
     let nodes = full.values().map(|row| row.group_id).collect();
     rebalance::drain(view, wanted, (shards, &nodes), &why, plan);
 }

@@ -5,7 +5,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::RestartCause;
-use crate::{api::Node, snapshot::JobState};
+use crate::{
+    api::{Node, words::several},
+    snapshot::JobState,
+};
 
 /// What is waited for: the plan's own words for "not yet".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::VariantNames)]
@@ -169,7 +172,9 @@ impl fmt::Display for WaitingOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Paused { steps: 0 } => write!(f, "paused"),
-            Self::Paused { steps } => write!(f, "paused: {steps} changes wait until spec.paused is false"),
+            Self::Paused { steps } => {
+                write!(f, "paused: {} held until spec.paused is false", several(*steps, "change"))
+            }
             Self::FormerObjects { object } => {
                 write!(f, "waiting for {object} of a deleted cluster of this name to be removed")
             }
@@ -201,7 +206,9 @@ impl fmt::Display for WaitingOn {
                 write!(f, "proceeding without {node}, which did not join in time: {why}")
             }
             Self::Draining { node, shards: 0 } => write!(f, "{node} holds no shards and is being removed"),
-            Self::Draining { node, shards } => write!(f, "{node} is draining: {shards} shards left"),
+            Self::Draining { node, shards } => {
+                write!(f, "{node} is draining: {} left", several(*shards, "shard"))
+            }
             Self::SpaceUnknown { why } => {
                 write!(f, "no drain starts until the free space of the remaining workers is known: {why}")
             }

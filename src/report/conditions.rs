@@ -14,7 +14,7 @@ pub use reconciling::reconciling;
 
 use crate::{
     act::Outcome,
-    api::{Node, status::ConditionType},
+    api::{Node, status::ConditionType, words::several},
     plan::{Plan, ServerCheck, View, settings},
     snapshot::{FailureReason, Login, Observed, Reach},
 };
@@ -113,7 +113,7 @@ pub fn ready(view: View) -> ConditionUpdate {
         if missing > 0 {
             return condition_false(
                 Reason::TablesMissing,
-                format!("{}: {missing} placements lack their tables", view.name(*node)),
+                format!("{}: the tables of {} are missing", view.name(*node), several(missing, "placement")),
             );
         }
     }
@@ -123,7 +123,7 @@ pub fn ready(view: View) -> ConditionUpdate {
             "the application's role and tables do not exist yet",
         );
     }
-    let serving = format!("the coordinator and {} workers answer", workers.len());
+    let serving = format!("the coordinator and {} answer", several(workers.len(), "worker"));
     let Some(reach) = &view.snapshot.reach else { return condition_true(Reason::Available, serving) };
     unreached(reach)
         .unwrap_or_else(|| condition_true(Reason::Available, format!("{serving}{}", further_findings(reach))))
@@ -328,7 +328,7 @@ pub fn workers_registered(view: View) -> ConditionUpdate {
     } else {
         format!("; also registered and not of this spec: {}", foreign.join(", "))
     };
-    condition_true(Reason::AllRegistered, format!("{} workers are registered{also}", workers.len()))
+    condition_true(Reason::AllRegistered, format!("{} registered{also}", several(workers.len(), "worker")))
 }
 
 /// Database, role, schema and distributed tables exist.

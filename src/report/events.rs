@@ -12,6 +12,7 @@ use crate::{
         ClusterId, DialogClusterStatus, Node,
         names::keys,
         status::{ConditionType, NodeState, NodeStatus, RebalanceStatus},
+        words::several,
     },
     plan::{Concern, KubernetesStep, Plan, ProblemReason, RestartCause, SqlStep, Step},
     snapshot::JobState,
@@ -145,8 +146,11 @@ fn events_from_steps(transition: &Transition, events: &mut Vec<PendingEvent>) {
     for taken in transition.outcome.steps.iter().filter(|taken| taken.result.is_ok()) {
         match &taken.step {
             Step::Sql(SqlStep::SetShouldHaveShards { node, should: false, shards, .. }) => {
-                let note =
-                    format!("{} is draining: {shards} shards move to the remaining workers", name(node));
+                let note = format!(
+                    "{} is draining: {} to move to the remaining workers",
+                    name(node),
+                    several(*shards, "shard")
+                );
                 push_event(events, EventReason::DrainStarted, Some(*node), &node.to_string(), note);
             }
             Step::Sql(SqlStep::RemoveNode { node, kept, .. }) => {
@@ -316,7 +320,7 @@ fn events_from_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, even
     let (id, state) = (job.job_id, JobState::from(job.state.as_str()));
     let about = format!("Job{id}");
     if before.is_none() {
-        let note = format!("job {id} began: {} moves", job.moves.total);
+        let note = format!("job {id} began: {}", several(job.moves.total, "move"));
         push_event(events, EventReason::RebalanceStarted, None, &about, note);
     }
     let quarter =
@@ -328,16 +332,18 @@ fn events_from_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, even
     }
     let words = || job.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
     if !state.has_ended() && job.moves.failing > 0 && before.is_none_or(|before| before.moves.failing == 0) {
-        let note = format!("job {id}: {} moves fail and are tried again{}", job.moves.failing, words());
+        let note =
+            format!("job {id}: {} failing, tried again{}", several(job.moves.failing, "move"), words());
         push_event(events, EventReason::RebalanceFailing, None, &about, note);
     }
     if before.is_some_and(|before| before.state == job.state) {
         return;
     }
     let (reason, note) = match state {
-        JobState::Finished => {
-            (EventReason::RebalanceFinished, format!("job {id} finished: {} moves", job.moves.total))
-        }
+        JobState::Finished => (
+            EventReason::RebalanceFinished,
+            format!("job {id} finished: {}", several(job.moves.total, "move")),
+        ),
         JobState::Cancelled => (
             EventReason::RebalanceStopped,
             format!("job {id} was stopped after {} of {} moves", job.moves.done, job.moves.total),

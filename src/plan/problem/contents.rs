@@ -1,6 +1,9 @@
 //! What people keep on a worker, in words: how much of what, and what to type. docs/runbook.md explains each part.
 
-use crate::snapshot::{Contents, Holdings, NamedObjects, OtherDatabase};
+use crate::{
+    api::words::several,
+    snapshot::{Contents, Holdings, NamedObjects, OtherDatabase},
+};
 
 /// So many databases, and tables with copies, are named.
 const NAMED: usize = 5;
@@ -89,10 +92,6 @@ fn list(found: &NamedObjects, what: &str) -> String {
     let more = usize::try_from(found.count).unwrap_or_default().saturating_sub(found.first.len());
     let names = found.first.iter().cloned().chain((more > 0).then(|| format!("{more} more")));
     format!("{}: {}", several(found.count, what), names.collect::<Vec<_>>().join(", "))
-}
-
-fn several(count: i64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 #[cfg(test)]

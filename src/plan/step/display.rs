@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{KubernetesStep, SqlStep, Step};
+use crate::api::words::several;
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,19 +65,21 @@ impl fmt::Display for SqlStep {
             }
             Self::ActivateNode { node, .. } => write!(f, "activating {node}"),
             Self::DeleteStaleCleanupRecords { records } => {
-                write!(f, "deleting {} stale rows of pg_dist_cleanup", records.len())
+                write!(f, "deleting {} of pg_dist_cleanup", several(records.len(), "stale row"))
             }
             Self::DropLeftovers { node, leftovers } => {
-                write!(f, "dropping {} leftovers of moves on {node}", leftovers.len())
+                write!(f, "dropping {} of moves on {node}", several(leftovers.len(), "leftover"))
             }
             Self::RecoverTransactions => f.write_str("recovering prepared transactions"),
             Self::StartRebalance { drain: true, moves, .. } => {
-                write!(f, "starting a drain of {moves} shards")
+                write!(f, "starting a drain of {}", several(*moves, "shard"))
             }
-            Self::StartRebalance { moves, .. } => write!(f, "starting a rebalance of {moves} moves"),
+            Self::StartRebalance { moves, .. } => {
+                write!(f, "starting a rebalance of {}", several(*moves, "move"))
+            }
             Self::PinGroups(pins) if pins.groups.is_empty() => f.write_str("unpinning all colocation groups"),
             Self::PinGroups(pins) => {
-                write!(f, "pinning {} colocation groups", pins.groups.len())
+                write!(f, "pinning {}", several(pins.groups.len(), "colocation group"))
             }
             Self::StopRebalance { job } => write!(f, "stopping rebalance job {job}"),
         }

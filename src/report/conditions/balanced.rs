@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     act::Outcome,
-    api::{spec::RebalanceMode, status::Purpose},
+    api::{spec::RebalanceMode, status::Purpose, words::several},
     plan::{Plan, View, WaitingOn},
     report::job,
     snapshot::{Citus, Observed},
@@ -62,10 +62,10 @@ fn is_balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
         };
     }
     if let Some((node, row)) = view.draining_workers().first_key_value() {
-        let shards = view.shards(row);
+        let shards = several(view.shards(row), "shard");
         return condition_false(
             Reason::Draining,
-            format!("{} is to be removed: {shards} shards left", view.name(*node)),
+            format!("{} is to be removed: {shards} left", view.name(*node)),
         );
     }
     if let Some((node, _)) = view.remaining_workers().iter().find(|(_, row)| !row.should_have_shards) {
@@ -93,10 +93,10 @@ fn what_citus_plans(view: View, citus: &Citus) -> ConditionUpdate {
         Some(Observed::Known(moves)) if moves.is_empty() => condition_true(Reason::Balanced, counts(view)),
         Some(Observed::Known(moves)) if view.desired.rebalance.mode == RebalanceMode::Off => condition_false(
             Reason::RebalanceOff,
-            format!("Citus would move {} shards, and spec.rebalance.mode is Off", moves.len()),
+            format!("Citus would move {}, and spec.rebalance.mode is Off", several(moves.len(), "shard")),
         ),
         Some(Observed::Known(moves)) => {
-            condition_false(Reason::MovesPlanned, format!("Citus plans {} moves", moves.len()))
+            condition_false(Reason::MovesPlanned, format!("Citus plans {}", several(moves.len(), "move")))
         }
         Some(Observed::Unknown(why)) => condition_unknown(Reason::PlanUnknown, why.to_string()),
         None => condition_unknown(Reason::PlanUnknown, "Citus has not been asked yet"),

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use super::{ConditionUpdate, condition_false, condition_true};
 use crate::{
     act::Outcome,
+    api::words::several,
     plan::{Concern, Plan, WaitingOn},
 };
 
@@ -129,7 +130,10 @@ fn reconciles(plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
     }
     if let Some(WaitingOn::Paused { steps }) = plan.waits.first() {
         return if *steps > 0 {
-            condition_true(Reason::Paused, format!("{steps} changes wait until spec.paused is false"))
+            condition_true(
+                Reason::Paused,
+                format!("{} held until spec.paused is false", several(*steps, "change")),
+            )
         } else {
             condition_false(Reason::Paused, "no changes are pending")
         };

@@ -1,0 +1,22 @@
+//! Words that sentences for people share. No sentence lives here.
+
+use std::fmt::Display;
+
+/// A number with its noun, whose plural is regular: `1 move`, `2 moves`.
+pub fn several<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    let plural = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_has_no_plural() {
+        assert_eq!(
+            [several(0, "move"), several(1_i64, "move"), several(2_usize, "move")].join(", "),
+            "0 moves, 1 move, 2 moves"
+        );
+    }
+}
