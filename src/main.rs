@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use dialog_operator::{
-    api::{self, Desired},
+    api,
     citus::ConnectionPool,
     context::Context,
     controller::{self, Operator},
@@ -15,16 +15,15 @@ use dialog_operator::{
         leader::{self, LeaseIdentity},
     },
     metrics::Metrics,
-    plan::{Plan, plan},
+    plan::{Plan, PlanInput, plan},
     runtime::{
         http::{self, HttpState},
         shutdown,
         telemetry::{self, LogFormat},
     },
-    snapshot::{OperatorConfig, Snapshot},
+    snapshot::OperatorConfig,
 };
 use kube::runtime::events::{Recorder, Reporter};
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -97,13 +96,6 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
     }
-}
-
-/// What a plan is made from: the file of `plan`.
-#[derive(Serialize, Deserialize)]
-struct PlanInput<D = Desired, S = Snapshot> {
-    desired: D,
-    snapshot: S,
 }
 
 /// A plan for people.

@@ -38,11 +38,22 @@ pub use waiting_on::WaitingOn;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     api::{Desired, Node},
     resources::{self, BuildContext},
     snapshot::Snapshot,
 };
+
+/// What a plan is made from: the file of `dialog-operator plan`, as `/debug/snapshot/<namespace>/<name>` gives it.
+#[derive(Serialize, Deserialize)]
+pub struct PlanInput<D = Desired, S = Snapshot> {
+    /// What the user wants.
+    pub desired: D,
+    /// What there is.
+    pub snapshot: S,
+}
 
 /// What to do now, and why, and what is waited for.
 ///

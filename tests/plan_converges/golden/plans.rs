@@ -3,25 +3,17 @@
 
 use std::{fs, path::Path, process::Command};
 
-use dialog_operator::api::Desired;
-use serde::Serialize;
+use dialog_operator::plan::PlanInput;
 
 use super::{super::*, log::assert_kept, scale};
 
 const README: &str = "README.md";
 
-/// What a plan is made from, in the order in which the operator writes it.
-#[derive(Serialize)]
-struct Situation {
-    desired: Desired,
-    snapshot: Snapshot,
-}
-
 /// What the program says of a snapshot, which is kept beside it.
 fn assert_planned(name: &str, world: &World, snapshot: Snapshot) -> String {
     let file = format!("docs/plans/{name}.json");
-    let situation = Situation { desired: world.desired(), snapshot };
-    assert_kept(&file, &format!("{}\n", serde_json::to_string_pretty(&situation).unwrap()));
+    let input = PlanInput { desired: world.desired(), snapshot };
+    assert_kept(&file, &format!("{}\n", serde_json::to_string_pretty(&input).unwrap()));
     let output = Command::new(env!("CARGO_BIN_EXE_dialog-operator"))
         .args(["plan", &file])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
