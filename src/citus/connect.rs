@@ -30,7 +30,7 @@ const OPTIONS: &str = "-c search_path=pg_catalog -c role=none -c session_replica
     -c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
     -c default_transaction_deferrable=off -c idle_session_timeout=0 -c statement_timeout=60s -c lock_timeout=5s \
     -c idle_in_transaction_session_timeout=60s -c client_min_messages=notice -c lc_messages=C -c log_duration=off \
-    -c citus.max_cached_conns_per_worker=0 -c jit=off";
+    -c citus.max_cached_conns_per_worker=0 -c jit=off -c quote_all_identifiers=off";
 
 /// What holds for a session of the application's role, which may not set everything: nothing that is configured for it
 /// or its database breaks or outlives what is run there. Citus keeps no connection of it, on which something stays set.

@@ -2,12 +2,12 @@
 //! looking runs nobody's code.
 
 use dialog_operator::{
-    citus::{ContentsQuestion, Tls, observe_contents},
+    citus::{ContentsQuestion, NodeQuestion, Tls, observe_contents, observe_node},
     snapshot::{Contents, LocalTable, OtherDatabase},
 };
-use testkit::postgres::{Cluster, DATABASE, OnlyCitus, Server, run_statements, skipped};
+use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Server, run_statements, skipped};
 
-use crate::moves::with_dialogs;
+use crate::moves::{catalog, with_dialogs};
 
 async fn contents(server: &Server) -> Contents {
     without(server, &[]).await
@@ -80,6 +80,21 @@ async fn what_is_the_clusters_own_is_nothing() {
     for seen in [contents(&cluster.workers[0]).await, contents(worker).await] {
         assert!(seen.is_empty(), "{seen:#?}");
     }
+}
+
+/// A parameter of the spec that writes `"public"."dialogs"` where everybody else reads `public.dialogs`.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_read_alike_however_the_server_quotes() {
+    let cluster = Cluster::start(1, 1, "quote_all_identifiers = on").await;
+    let session = cluster.session().await;
+    with_dialogs(&cluster, &session).await;
+    let worker = &cluster.workers[0];
+    let ask = NodeQuestion { database: DATABASE, owner: OWNER, settings: &[] };
+    let seen = observe_node(&worker.session(DATABASE).await, &ask).await.unwrap();
+    assert_eq!(seen.missing_tables, 0);
+    assert!(contents(worker).await.is_empty());
+    let tables = catalog(&session).await.tables;
+    assert_eq!(tables.iter().map(|table| &*table.name).collect::<Vec<_>>(), ["public.dialogs"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
