@@ -7,7 +7,7 @@ use std::{
 
 use super::Executor;
 use crate::{
-    api::{Node, names::SecretKind, spec::TransferMode},
+    api::{Node, names::SecretKind, spec::TransferMode, words::several},
     citus::{self, Connection, NodeConnector, PORT, Schema, commands},
     plan::SqlStep,
     snapshot::{Failure, FailureReason, Leftover, Observed},
@@ -214,13 +214,15 @@ async fn force_remove(executor: &Executor<'_>, workers: &[(Node, String)]) -> Re
         workers.iter().map(|(node, _)| node.object_name(&executor.desired.cluster.name)).collect();
     let addresses: Vec<(&str, u16)> = workers.iter().map(|(_, address)| (address.as_str(), PORT)).collect();
     let lost = commands::force_remove(&*executor.coordinator().await?, &addresses).await?;
-    let rows =
-        lost.rows_about.map_or_else(|| "an unknown number of".to_owned(), |rows| format!("about {rows}"));
+    let rows = lost.rows_about.map_or_else(
+        || "an unknown number of rows".to_owned(),
+        |rows| format!("about {}", several(rows, "row")),
+    );
     let shards: Vec<String> = lost.shards.iter().map(ToString::to_string).collect();
     Ok(format!(
-        "the data of {} was given up: {rows} rows in {} shards of {}, which exist again, empty: {}",
+        "the data of {} was given up: {rows} in {} of {}, which exist again, empty: {}",
         names.join(", "),
-        lost.shards.len(),
+        several(lost.shards.len(), "shard"),
         lost.tables.join(", "),
         shards.join(" ")
     ))

@@ -377,7 +377,7 @@ async fn what_was_done_is_told_also_when_the_status_cannot_be_written() {
     let (memory, snapshot) =
         (ClusterCache::<ReportCache>::default(), Snapshot::empty(&context.operator, jiff::Timestamp::now()));
     let step = Step::from(SqlStep::ForceRemove { workers: vec![] });
-    let said = Some("about 7 rows in 1 shards".to_owned());
+    let said = Some("about 7 rows in 1 shard".to_owned());
     let done = Outcome { steps: vec![StepOutcome { step, result: Ok(()), detail: said }] };
     publish::publish(&context, &memory, &desired, &snapshot, (&Plan::default(), &done)).await.unwrap_err();
     drop((context, client));

@@ -11,6 +11,7 @@ use super::{
     joining,
     transaction::{SUPPRESS_STATEMENT_LOGGING, begin, limits},
 };
+use crate::api::words::several;
 
 /// `citus_set_coordinator_host`: tells the coordinator its own address.
 ///
@@ -99,7 +100,10 @@ async fn refuse_while_cleanup_is_pending(
     let rows: i64 = row.try_get(0).map_err(|error| call.misunderstood(&error))?;
     let first: Option<String> = row.try_get(1).map_err(|error| call.misunderstood(&error))?;
     let Some(first) = first else { return Ok(()) };
-    let message = format!("pg_dist_cleanup still lists {rows} objects on this node ({first} is one of them)");
+    let message = format!(
+        "pg_dist_cleanup still lists {} on this node ({first} is one of them)",
+        several(rows, "object")
+    );
     Err(call.refused(SqlErrorKind::CleanupPending, message))
 }
 

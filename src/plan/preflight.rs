@@ -8,7 +8,7 @@ use super::{
     problem::{TableObstacle, Unmoved},
 };
 use crate::{
-    api::spec::TransferMode,
+    api::{spec::TransferMode, words::several},
     snapshot::{Move, Obstacle, ObstacleKind, Pins},
 };
 
@@ -168,7 +168,8 @@ pub fn strategy(view: View, leave: &PreflightOutcome) -> Gate<Strategy> {
             if view.citus().is_some_and(|citus| citus.pins.as_ref() == Some(&pins)) {
                 return Ok(Strategy::Pinning);
             }
-            let why = format!("{} colocation groups cannot be moved, and the others can", groups.len());
+            let why =
+                format!("{} cannot be moved, and the others can", several(groups.len(), "colocation group"));
             Err(PlannedStep::new(SqlStep::PinGroups(pins), why).into())
         }
     }

@@ -218,12 +218,14 @@ impl fmt::Display for WaitingOn {
             Self::CleanupBlocked { node, objects, sessions } if sessions.is_empty() => {
                 write!(
                     f,
-                    "{node} cannot be removed yet: Citus has still to drop {objects} orphaned objects on it"
+                    "{node} cannot be removed yet: Citus has still to drop {} on it",
+                    several(*objects, "orphaned object")
                 )
             }
             Self::CleanupBlocked { node, objects, sessions } => write!(
                 f,
-                "{node} cannot be removed yet: {objects} orphaned objects on it are locked by {}",
+                "{node} cannot be removed yet: {} on it, locked by {}",
+                several(*objects, "orphaned object"),
                 sessions.join("; ")
             ),
             Self::HeldUp { sessions, .. } => write!(f, "blocked by {}", sessions.join("; ")),

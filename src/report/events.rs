@@ -256,7 +256,7 @@ fn events_from_restarts(transition: &Transition, events: &mut Vec<PendingEvent>)
         }
     }
     if rolling_restart_is_over(transition) {
-        let note = format!("{} nodes were restarted one by one", transition.rolling.len());
+        let note = format!("{} restarted one by one", several(transition.rolling.len(), "node"));
         push_event(events, EventReason::RollingRestartFinished, None, "", note);
     }
 }

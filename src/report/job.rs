@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
-    api::status::Purpose,
+    api::{status::Purpose, words::several},
     plan::View,
     snapshot::{Job, Task, TaskState},
 };
@@ -53,10 +53,10 @@ pub fn last_error(view: View, job: &Job) -> Option<String> {
         row.and_then(|row| view.node_of(row)).map_or_else(|| format!("node {id}"), |node| view.name(node))
     };
     Some(format!(
-        "shard {} from {} to {} (tried {} times): {message}",
+        "shard {} from {} to {} (tried {}): {message}",
         transfer.shard,
         name(transfer.from),
         name(transfer.to),
-        task.retried
+        several(task.retried, "time")
     ))
 }

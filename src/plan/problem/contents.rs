@@ -43,7 +43,7 @@ fn description(contents: &Contents) -> Vec<String> {
     }
     let more = contents.copies.len().saturating_sub(NAMED);
     if more > 0 {
-        parts.push(format!("shards of {more} other tables with more than one placement"));
+        parts.push(format!("shards of {} with more than one placement", several(more, "other table")));
     }
     parts
 }
@@ -55,10 +55,10 @@ fn database(found: &OtherDatabase) -> String {
     }
     let member = found.member.as_ref().map(|member| {
         format!(
-            "{} with about {} rows as a member of another Citus cluster of {} nodes",
+            "{} with about {} as a member of another Citus cluster of {}",
             several(member.shards, "shard"),
-            member.rows,
-            member.nodes
+            several(member.rows, "row"),
+            several(member.nodes, "node")
         )
     });
     let holds = Some(holdings(&found.holds)).filter(|_| !found.holds.is_empty());
@@ -70,13 +70,13 @@ fn holdings(holds: &Holdings) -> String {
     let mut parts = Vec::new();
     if holds.tables > 0 {
         let named = holds.first.iter().map(|table| match table.rows {
-            Some(rows) => format!("{} (about {rows} rows)", table.name),
+            Some(rows) => format!("{} (about {})", table.name, several(rows, "row")),
             None => format!("{} (rows not counted)", table.name),
         });
         let more = usize::try_from(holds.tables).unwrap_or_default().saturating_sub(holds.first.len());
         let named: Vec<String> = named.chain((more > 0).then(|| format!("{more} more"))).collect();
-        let rows = format!("about {} rows", holds.rows);
-        parts.push(format!("{} with {rows}: {}", several(holds.tables, "table"), named.join(", ")));
+        let (tables, rows) = (several(holds.tables, "table"), several(holds.rows, "row"));
+        parts.push(format!("{tables} with about {rows}: {}", named.join(", ")));
     }
     if holds.sequences.count > 0 {
         parts.push(list(&holds.sequences, "sequence"));

@@ -7,7 +7,7 @@ use super::{
     DrainRefusal, ForceRemoveRefusal, GrowthRefusal, LastingRefusal, NotOurs, Problem, RefusalKind,
     VersionsDiffer, VolumeLoss, contents,
 };
-use crate::api::names::keys;
+use crate::api::{names::keys, words::several};
 
 /// Names in a sentence; of more only the number is told.
 pub(super) const NAMED: usize = 10;
@@ -116,7 +116,8 @@ impl fmt::Display for Problem {
             ),
             Self::TablesMissing { node, placements } => write!(
                 f,
-                "{node}: {placements} of its placements have no table: it was emptied and activated again. No shard is moved. Restore its data."
+                "{node}: the tables of {} are missing: it was emptied and activated again. No shard is moved. Restore its data.",
+                several(*placements, "placement")
             ),
             Self::OtherDomain { registered, address } => write!(
                 f,
