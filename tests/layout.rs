@@ -813,6 +813,14 @@ fn the_reference_has_every_name_that_users_read() {
             .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next().map(ToOwned::to_owned))
             .collect()
     };
+    let updates = ["condition_true(", "condition_false(", "condition_unknown("];
+    for file in [
+        "src/report/conditions.rs",
+        "src/report/conditions/balanced.rs",
+        "src/report/conditions/reconciling.rs",
+    ] {
+        assert_eq!(literals(file, &updates), [""; 0], "{file}: a reason is a variant of a type");
+    }
     let parts = [
         variants("src/report/conditions/reason.rs", "ConditionReason"),
         variants("src/report/conditions/reconciling.rs", "ReconcilingReason"),

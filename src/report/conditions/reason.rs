@@ -1,4 +1,5 @@
-//! Why a condition says what it says: the reasons of all conditions but `Reconciling` and `Stalled`. Names only.
+//! Why a condition says what it says: the reasons of all conditions but `Reconciling`; a problem's own are
+//! `Stalled`'s. Names only.
 
 /// Reasons; docs/reference.md has them for people. One that several conditions use means the same in all of them.
 #[derive(Clone, Copy, strum::IntoStaticStr)]
