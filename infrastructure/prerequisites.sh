@@ -17,3 +17,11 @@ if [[ ! -e /etc/postgresql-common/createcluster.conf && $EUID == 0 ]]; then
 fi
 need_packages gcc libc6-dev make openssl faketime postgresql-15 postgresql-server-dev-15 ||
   die "see above. Made for Debian 12, whose PostgreSQL is 15; this is $(. /etc/os-release && echo "$PRETTY_NAME")"
+
+# Volumes of the local Kubernetes are on this machine's disk, and Citus moves no shard to a disk of which less than 10 %
+# would stay free: moves and scale-ins would be refused.
+disk=$STATE
+while [[ ! -e $disk ]]; do disk=$(dirname "$disk"); done
+read -r size free < <(df --block-size=1M --output=size,avail "$disk" | tail -n 1)
+((free * 10 > size + 5000)) ||
+  die "the disk of $STATE has $free MB free of $size MB. Citus keeps 10 % of a disk free: make room, or set DIALOG_LOCAL_STATE"
