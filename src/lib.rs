@@ -8,7 +8,7 @@
 //! - [`api`]: what a user writes, and `Desired`, the only form of it that a plan is made from.
 //! - [`controller`]: what wakes a reconcile, the reconcile itself on one screen, and how soon the next one comes.
 //! - [`snapshot`]: everything the planner may know, as plain data. What could not be seen is `Unknown` with its reason.
-//! - [`observe`]: fills it from watch caches and from every server at once.
+//! - `observe`: fills it from watch caches and from every server at once.
 //! - [`plan`]: a pure function of `Desired` and `Snapshot`: steps to do now, holds that say what is waited for, problems
 //!   that a person must solve. Everything hard is here, so everything hard is tested without a cluster.
 //! - [`act`]: exactly those steps, one arm each, until the first failure.

@@ -12,8 +12,9 @@ use dialog_operator::{
     resources::{InitdbPermission, StartFailure},
 };
 use rstest::rstest;
-use testkit::postgres::{
-    INSTALLATION, Parameters, Secrets, TestNode, as_server_user, code, kill, parameters,
+use testkit::{
+    kill,
+    postgres::{INSTALLATION, Parameters, Secrets, TestNode, as_server_user, code, parameters},
 };
 
 fn node() -> TestNode {

@@ -35,7 +35,7 @@ fi
 control=$share/extension/citus.control
 if [ "${DIALOG_CITUS:-}" != standin ] && [ -e $control ]; then
   version=$(sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" $control)
-  echo "Citus $version of this machine's PostgreSQL" >&2
+  echo "Citus $version of this machine's $($lib/bin/postgres --version)" >&2
   echo $lib/bin
   exit
 elif [ "${DIALOG_CITUS:-}" = citus ]; then
@@ -66,5 +66,5 @@ if [ ! -e "$tree/complete" ]; then
   "$here/build.sh" "$tree"
   touch "$tree/complete"
 fi
-echo "the stand-in for Citus" >&2
+echo "the stand-in for Citus in $($lib/bin/postgres --version)" >&2
 echo "$tree$lib/bin"

@@ -33,8 +33,7 @@ pub(super) fn difference(view: View, want: &Manifest, live: &LiveObject) -> Opti
 }
 
 /// Whether a node may initialise its volume, and with which locale.
-#[must_use]
-pub fn initdb_permission(view: View<'_>, node: Node) -> InitdbPermission<'_> {
+pub(super) fn initdb_permission(view: View<'_>, node: Node) -> InitdbPermission<'_> {
     match view.identity(node) {
         None => InitdbPermission::Allowed(birth_locale(view)),
         Some(_) => InitdbPermission::Forbidden,

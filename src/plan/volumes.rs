@@ -1,5 +1,5 @@
-//! How large volumes are and should be, and which are kept of workers that are gone. Nothing is written here: that is
-//! `objects`'.
+//! How large volumes are and should be, and which are kept of workers that are gone, and the step that marks those. What
+//! is written to claims is `objects`'.
 
 use std::collections::BTreeSet;
 

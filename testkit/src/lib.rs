@@ -16,10 +16,14 @@ pub mod load;
 pub mod postgres;
 
 use std::{
+    fmt::Debug,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::{Duration, Instant},
 };
+
+use tokio::time::MissedTickBehavior;
 
 /// Path of a file of the repository.
 pub fn repository(path: &str) -> PathBuf {
@@ -43,4 +47,32 @@ pub fn run(command: &mut Command) -> String {
 #[allow(clippy::explicit_write)] // eprintln! would be kept back, too
 pub fn tell(what: &str) {
     writeln!(std::io::stderr(), "{what}").unwrap();
+}
+
+/// Sends a signal, such as `-TERM`, to a process or, after a `-`, to a group of them.
+pub fn kill(signal: &str, target: &str) {
+    run(Command::new("kill").args([signal, "--", target]));
+}
+
+/// Looks until there is an answer. What is in the way is shown when the deadline passes.
+pub async fn eventually<T, E: Debug, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> F,
+) -> T {
+    let started = Instant::now();
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Ok(looked) = tokio::time::timeout(deadline, look()).await else {
+            panic!("not within {deadline:?}: {what}; a look took as long");
+        };
+        match looked {
+            Ok(answer) => return answer,
+            Err(seen) => {
+                assert!(started.elapsed() < deadline, "not within {deadline:?}: {what}; last seen: {seen:?}");
+            }
+        }
+    }
 }

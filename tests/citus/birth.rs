@@ -11,8 +11,9 @@ use dialog_operator::{
 };
 use secrecy::SecretString;
 
-use testkit::postgres::{
-    Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped,
+use testkit::{
+    eventually,
+    postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, run_statements, skipped},
 };
 
 const NODE: NodeQuestion<'_> =

@@ -14,8 +14,9 @@ use dialog_operator::{
     },
     snapshot::{JobState, Postgres, TaskState},
 };
-use testkit::postgres::{
-    Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped,
+use testkit::{
+    eventually,
+    postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, run_statements, skipped},
 };
 
 use crate::moves::{EVEN, catalog, job, with_dialogs};

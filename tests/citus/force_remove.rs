@@ -6,8 +6,9 @@ use dialog_operator::citus::{
     Connection, NodeQuestion, SqlErrorKind, commands, commands::ForceRemoved, observe_node,
 };
 use dialog_operator::snapshot::JobState;
-use testkit::postgres::{
-    Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped,
+use testkit::{
+    eventually,
+    postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, run_statements, skipped},
 };
 
 use crate::moves::{QUICK, catalog, job, with_dialogs};

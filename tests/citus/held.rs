@@ -7,7 +7,10 @@ use dialog_operator::{
     snapshot::{Job, JobState},
 };
 use secrecy::SecretString;
-use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Server, eventually, run_statements, skipped};
+use testkit::{
+    eventually,
+    postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Server, run_statements, skipped},
+};
 use tokio_postgres::Client;
 
 use crate::moves::{EVEN, catalog, job};

@@ -6,7 +6,10 @@ use std::time::Duration;
 use dialog_operator::citus::{BUILT_IN_SCHEMA, NodeQuestion, SqlErrorKind, commands, observe_node};
 use dialog_operator::snapshot::JobState;
 use secrecy::SecretString;
-use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, PASSWORD, Server, Signal, eventually, skipped};
+use testkit::{
+    eventually,
+    postgres::{Cluster, DATABASE, OWNER, OnlyCitus, PASSWORD, Server, Signal, skipped},
+};
 
 use crate::moves::{EVEN, catalog, job, with_dialogs};
 

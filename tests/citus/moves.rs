@@ -12,7 +12,10 @@ use dialog_operator::{
     snapshot::{Citus, Job, JobState, Observed, PlanUnknown, Task, TaskState},
 };
 use secrecy::SecretString;
-use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Signal, eventually, skipped};
+use testkit::{
+    eventually,
+    postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Signal, skipped},
+};
 
 use crate::{birth::CATALOG, contents};
 

@@ -7,7 +7,10 @@ use dialog_operator::citus::{
     ContentsQuestion, NodeQuestion, Tls, commands, lock_holders, observe_contents, observe_node,
 };
 use dialog_operator::snapshot::JobState;
-use testkit::postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Server, eventually, skipped};
+use testkit::{
+    eventually,
+    postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Server, skipped},
+};
 
 use crate::{
     hostile::{planted, ran_as},

@@ -7,8 +7,9 @@ use dialog_operator::{
     snapshot::{DistNode, JobState, Leftover, LeftoverKind},
 };
 use secrecy::SecretString;
-use testkit::postgres::{
-    Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, eventually, run_statements, skipped,
+use testkit::{
+    eventually,
+    postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Server, Signal, run_statements, skipped},
 };
 
 use crate::moves::{EVEN, QUICK, catalog, job, with_dialogs};

@@ -7,7 +7,10 @@ use dialog_operator::{
     snapshot::Postgres,
 };
 
-use testkit::postgres::{DATABASE, OWNER, Server, eventually};
+use testkit::{
+    eventually,
+    postgres::{DATABASE, OWNER, Server},
+};
 
 async fn seen(session: &Connection) -> Postgres {
     let ask = NodeQuestion {

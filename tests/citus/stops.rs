@@ -6,7 +6,7 @@ use dialog_operator::{
     citus::{CatalogQuestion, commands, observe_citus},
     snapshot::{Task, TaskState},
 };
-use testkit::postgres::{Cluster, eventually};
+use testkit::{eventually, postgres::Cluster};
 
 use crate::{
     birth::CATALOG,

@@ -21,7 +21,7 @@ use dialog_operator::{
 use tempfile::TempDir;
 
 use super::installation::{INSTALLATION, as_server_user, free_port, give_to_server_user, is_root};
-use crate::said;
+use crate::{kill, said};
 
 pub type Parameters = BTreeMap<String, String>;
 
@@ -340,11 +340,6 @@ impl TestNode {
             .unwrap();
         said(&output)
     }
-}
-
-pub fn kill(signal: &str, target: &str) {
-    let status = Command::new("kill").args([signal, "--", target]).status().unwrap();
-    assert!(status.success(), "kill {signal} {target}");
 }
 
 /// What a shell would say: the exit status, or 128 and the signal.

@@ -2,15 +2,13 @@
 //! processes by their own ids, on loopback, in a directory that goes with them. No expectation lives here.
 
 use std::{
-    fmt::Debug,
     fs::{self, OpenOptions},
-    future::Future,
     io::Write as _,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use dialog_operator::citus::{Connection, Schema, SqlError, Target, Tls, apply_schema, commands};
@@ -19,7 +17,7 @@ use tempfile::TempDir;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use super::installation::{INSTALLATION, free_port, give_to_server_user};
-use crate::run;
+use crate::{eventually, kill, run};
 
 /// The application's database and role.
 pub const DATABASE: &str = "dialogs";
@@ -184,7 +182,7 @@ impl Server {
             Signal::Stop => "-STOP",
             Signal::Continue => "-CONT",
         };
-        run(Command::new("kill").arg(name).arg(process.id().to_string()));
+        kill(name, &process.id().to_string());
     }
 
     /// The process is gone.
@@ -351,24 +349,6 @@ pub async fn run_statements(
             .collect();
     }
     Ok(rows)
-}
-
-/// Asks again and again until the answer is `Ok`, and panics with the last other answer when the time is up.
-pub async fn eventually<T, E: Debug, F: Future<Output = Result<T, E>>>(
-    what: &str,
-    within: Duration,
-    mut ask: impl FnMut() -> F,
-) -> T {
-    let until = Instant::now() + within;
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(seen) if Instant::now() > until => {
-                panic!("not within {within:?}: {what}; last seen: {seen:?}")
-            }
-            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-        }
-    }
 }
 
 /// A coordinator and its workers.

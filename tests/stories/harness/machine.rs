@@ -72,7 +72,7 @@ pub fn api_server() -> u32 {
 
 /// SIGKILL.
 pub fn kill(process: u32) {
-    testkit::run(Command::new("kill").args(["-KILL", &process.to_string()]));
+    testkit::kill("-KILL", &process.to_string());
 }
 
 /// The fields of /proc/<process>/stat from the state on; nothing when it has ended.

@@ -1,8 +1,6 @@
 //! What every story needs: a namespace, an operator, a cluster to look at, and an account of it all when a story fails.
 //! No assertion about the operator lives here.
 
-#![allow(dead_code)] // what one story uses another does not
-
 pub mod audit;
 pub mod busy;
 pub mod cluster;
@@ -18,7 +16,6 @@ pub mod writer;
 use std::{
     fmt::Write as _,
     fs::File,
-    io::Write as _,
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     process::Command,
@@ -34,7 +31,7 @@ use kube::{
 };
 use serde_json::json;
 use tempfile::TempDir;
-use testkit::kubernetes;
+use testkit::{kubernetes, tell};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use operator::Operator;
@@ -227,15 +224,15 @@ impl Story {
             &["get", "statefulsets,pods,pvc,services", "-o", "wide"],
             &["get", "events", "--sort-by=.lastTimestamp"],
         ] {
-            let _ = write!(text, "---- kubectl {}\n{}", arguments.join(" "), self.kubectl(arguments));
+            let _ = writeln!(text, "---- kubectl {}\n{}", arguments.join(" "), self.kubectl(arguments));
         }
         for pod in self.kubectl(&["get", "pods", "-o", "name"]).split_whitespace() {
             let log = self.kubectl(&["logs", "--tail=15", pod]);
-            let _ = write!(text, "---- log of {pod}\n{log}");
+            let _ = writeln!(text, "---- log of {pod}\n{log}");
             let psql = ["psql", "-XAtq", "-h", "/run/dialog", "-U", "postgres", "dialogs"];
             for question in QUESTIONS {
                 let asked = [&["exec", pod, "--"][..], &psql, &["-c", question]].concat();
-                let _ = write!(text, "---- {question}\n{}", self.kubectl(&asked));
+                let _ = writeln!(text, "---- {question}\n{}", self.kubectl(&asked));
             }
         }
         for log in self.logs.lock().unwrap().iter() {
@@ -270,12 +267,6 @@ fn environment() {
         );
         kubernetes::at_the_end(remove_leftovers());
     });
-}
-
-/// Past the test's own output, which is kept back when it passes.
-#[allow(clippy::explicit_write)]
-fn tell(what: &str) {
-    writeln!(std::io::stderr(), "{what}").unwrap();
 }
 
 /// Namespaces of stories whose process was killed.

@@ -116,7 +116,7 @@ impl Operator {
 
     /// SIGTERM, and waits for the end.
     pub async fn stop(mut self) -> ExitStatus {
-        testkit::run(Command::new("kill").args(["-TERM", &self.child.id().to_string()]));
+        testkit::kill("-TERM", &self.child.id().to_string());
         wait::eventually("the operator ends after SIGTERM", Duration::from_secs(12), async || {
             self.child.try_wait().unwrap().ok_or("it runs")
         })
