@@ -14,6 +14,8 @@ pub fn patient(deadline: Duration) -> Duration {
 }
 
 /// Looks until there is an answer. What is in the way is shown when the deadline passes.
+// Not `testkit::eventually`: some looks here change what they have captured, which needs AsyncFnMut; the futures of that
+// are not known to be Send, and the benchmark spawns what waits by that one.
 pub async fn eventually<T, E: Display>(
     what: &str,
     deadline: Duration,
