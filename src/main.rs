@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use dialog_operator::{
-    api,
+    api::{self, Desired},
     citus::ConnectionPool,
     context::Context,
     controller::{self, Operator},
@@ -15,13 +15,13 @@ use dialog_operator::{
         leader::{self, LeaseIdentity},
     },
     metrics::Metrics,
-    plan::{Plan, PlanInput, plan},
+    plan::{Plan, PlanInput, View, foretold, plan},
     runtime::{
         http::{self, HttpState},
         shutdown,
         telemetry::{self, LogFormat},
     },
-    snapshot::OperatorConfig,
+    snapshot::{OperatorConfig, Snapshot},
 };
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::net::TcpListener;
@@ -52,6 +52,9 @@ enum Command {
     Plan {
         /// A file from `/debug/snapshot/<namespace>/<name>` of a running operator.
         file: PathBuf,
+        /// Print instead which shards Citus would move if there were so many workers.
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
+        workers: Option<u16>,
     },
 }
 
@@ -87,15 +90,27 @@ fn main() -> anyhow::Result<()> {
             println!("{}", serde_saphyr::to_string(&api::crd())?);
             Ok(())
         }
-        Command::Plan { file } => {
+        Command::Plan { file, workers } => {
             let text =
                 std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
             let PlanInput { desired, snapshot } = serde_json::from_str(&text)
                 .with_context(|| format!("{} is not a snapshot", file.display()))?;
-            print!("{}", render_plan(&plan(&desired, &snapshot)));
+            match workers {
+                None => print!("{}", render_plan(&plan(&desired, &snapshot))),
+                Some(workers) => print!("{}", render_moves(desired, &snapshot, workers)?),
+            }
             Ok(())
         }
     }
+}
+
+/// What would be in the way of so many workers, and what Citus would move.
+fn render_moves(desired: Desired, snapshot: &Snapshot, workers: u16) -> anyhow::Result<String> {
+    let desired = Desired { workers, ..desired };
+    let plan = plan(&desired, snapshot);
+    let problems = plan.problems.iter().map(|problem| format!("problem {}: {problem}\n", problem.reason()));
+    let moves = foretold::moves(View { desired: &desired, snapshot })?;
+    Ok(problems.collect::<String>() + &moves.to_string())
 }
 
 /// A plan for people.

@@ -8,6 +8,17 @@ pub fn several<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -
     format!("{count} {noun}{plural}")
 }
 
+/// Bytes as people read them.
+pub fn size(bytes: i64) -> String {
+    let units = [("GiB", 1_i64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = units.iter().find(|(_, unit)| bytes >= *unit);
+    unit.map_or_else(
+        || format!("{bytes} bytes"),
+        // Tenths without floating point.
+        |(name, unit)| format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

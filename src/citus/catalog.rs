@@ -16,7 +16,7 @@ use super::{
     task::{self, Place},
 };
 use crate::snapshot::{
-    Citus, CleanupRow, DistNode, DistTable, Group, Job, Move, Observed, PlanUnknown, Task,
+    Citus, CleanupRow, DistNode, DistTable, Group, Job, Move, Observed, Placement, PlanUnknown, Task,
 };
 
 /// The longest message of a task that is kept, in characters.
@@ -138,17 +138,28 @@ FROM (
 );
 
 /// Sizes by group and by shard; a shard's size is that of all that moves with it. A group of which a node did not
-/// tell everything has none.
+/// tell everything has none. Of each colocation group Citus plans with the table that it meets first in pg_dist_partition
+/// (`NonColocatedDistRelationIdList`); placements are those of these tables.
 const SIZES: &str = concat!(
     "
 WITH size AS MATERIALIZED (SELECT shard_id::bigint AS shardid, max(size) AS bytes FROM citus_shard_sizes() GROUP BY 1),
 shard AS (
-  SELECT s.shardid, size.bytes, sum(size.bytes) OVER (PARTITION BY t.colocationid,
+  SELECT s.shardid, s.logicalrelid, size.bytes, sum(size.bytes) OVER (PARTITION BY t.colocationid,
     CASE t.colocationid WHEN 0 THEN t.logicalrelid::oid END, s.shardminvalue)::bigint AS together
   FROM pg_dist_shard s JOIN pg_dist_partition t USING (logicalrelid) LEFT JOIN size USING (shardid) WHERE ",
     moving!(),
-    ")
+    "),
+representative AS (
+  SELECT DISTINCT ON (colocation) logicalrelid, colocation, place FROM (
+    SELECT logicalrelid, CASE colocationid WHEN 0 THEN -(logicalrelid::oid::bigint) ELSE colocationid END AS colocation,
+      row_number() OVER (ORDER BY t.ctid) AS place
+    FROM pg_dist_partition t WHERE ",
+    moving!(),
+    ") AS tables ORDER BY colocation, place)
 SELECT json_build_object(
+  'placements', (SELECT coalesce(json_agg(json_build_array(shardid, colocation, groupid, together)
+    ORDER BY place, shardid), '[]')
+    FROM representative JOIN shard USING (logicalrelid) JOIN pg_dist_placement USING (shardid)),
   'groups', (SELECT coalesce(json_object_agg(groupid, bytes), '{}') FROM (
     SELECT groupid, CASE WHEN count(*) = count(bytes) THEN sum(bytes)::bigint END AS bytes
     FROM pg_dist_placement JOIN shard USING (shardid) GROUP BY groupid) AS groups),
@@ -224,6 +235,7 @@ struct RawMove {
 struct Sizes {
     groups: BTreeMap<i32, Option<i64>>,
     shards: BTreeMap<i64, i64>,
+    placements: Vec<Placement>,
 }
 
 /// What the coordinator's catalog says, in two round trips. A plan that Citus refuses to make is `Unknown` with its
@@ -247,6 +259,7 @@ pub async fn observe_citus(connection: &Connection, ask: &CatalogQuestion<'_>) -
     let catalog: Catalog = call.json(&catalog?)?;
     let (obstacles, pins) = obstacles?;
     let mut citus = assemble(catalog, planned, sizes.as_ref(), abilities.parallel_colocated);
+    citus.placements = sizes.as_ref().map(|sizes| sizes.placements.clone());
     (citus.obstacles, citus.pins) = (obstacles, pins);
     if citus.pins.is_some() && citus.planned_moves.is_some() {
         let ask = CatalogQuestion { strategy: obstacles::PINNING, ..*ask };

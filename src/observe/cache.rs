@@ -16,8 +16,8 @@ use crate::{
     kubernetes::caches::CACHE_LAG,
     resources::{self, Manifest},
     snapshot::{
-        AdmissionChanges, Attempt, Contents, ImageFacts, LiveObject, Observed, ParameterCheck, Reach,
-        Refusals, SchemaSql,
+        AdmissionChanges, Attempt, Contents, ImageFacts, LiveObject, Observed, ParameterCheck, Placement,
+        Reach, Refusals, SchemaSql,
     },
 };
 
@@ -96,6 +96,8 @@ pub struct CachedSizes {
     pub groups: BTreeMap<i32, i64>,
     /// Bytes by `shardid`, of shards that move or are to move.
     pub shards: BTreeMap<i64, i64>,
+    /// Where shards were, and how many by `groupid`, unless some have moved since.
+    pub placements: Option<(BTreeMap<i32, i64>, Vec<Placement>)>,
     /// When they were looked at.
     pub at: Instant,
     /// The newest job then, and whether it was open.

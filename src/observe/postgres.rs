@@ -347,16 +347,23 @@ fn sized(before: Option<CachedSizes>, citus: &mut Citus, asked: bool) -> CachedS
     let mut sizes = before.unwrap_or_else(|| CachedSizes {
         groups: BTreeMap::new(),
         shards: BTreeMap::new(),
+        placements: None,
         at: Instant::now(),
         job,
         tables,
         stale: false,
     });
+    let shards: BTreeMap<i32, i64> = citus.groups.iter().map(|(id, group)| (*id, group.shards)).collect();
     if asked {
         sizes.groups = citus.groups.iter().filter_map(|(id, group)| Some((*id, group.bytes?))).collect();
+        sizes.placements = citus.placements.take().map(|placements| (shards.clone(), placements));
         sizes.at = Instant::now();
     }
     sizes.stale = !asked && sizes.job != job;
+    // A job moves them, and so may people.
+    let moving = sizes.stale || job.is_some_and(|(_, open)| open);
+    sizes.placements.take_if(|(before, _)| moving || *before != shards);
+    citus.placements = sizes.placements.as_ref().map(|(_, placements)| placements.clone());
     (sizes.job, sizes.tables) = (job, tables);
     for (id, group) in &mut citus.groups {
         group.bytes = group.bytes.or_else(|| sizes.groups.get(id).copied());
@@ -380,7 +387,7 @@ fn sized(before: Option<CachedSizes>, citus: &mut Citus, asked: bool) -> CachedS
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{Group, Job, JobState, Move, Task};
+    use crate::snapshot::{Group, Job, JobState, Move, Placement, Task};
 
     fn catalog(bytes: i64, state: JobState) -> Citus {
         let task =
@@ -400,6 +407,27 @@ mod tests {
         assert_eq!(later.groups[&1].bytes, Some(700));
         assert_eq!(later.job.unwrap().tasks[0].transfer.as_ref().unwrap().bytes, 700);
         assert!(!sizes.stale);
+    }
+
+    #[test]
+    fn placements_are_known_until_shards_move() {
+        let seen = |shards, state| Citus {
+            groups: [(1, Group { shards, bytes: Some(700) })].into(),
+            placements: Some(vec![Placement { shard: 102_008, group_id: 1, ..Placement::default() }]),
+            ..catalog(700, state)
+        };
+        let again = |sizes, shards, state| {
+            let mut later = Citus { placements: None, ..seen(shards, state) };
+            (sized(Some(sizes), &mut later, false), later.placements.is_some())
+        };
+        let (sizes, known) =
+            again(sized(None, &mut seen(1, JobState::Finished), true), 1, JobState::Finished);
+        assert!(known);
+        let (sizes, known) = again(sizes, 1, JobState::Running);
+        assert!(!known, "a job moves them");
+        assert!(!again(sizes, 1, JobState::Finished).1, "it has moved them");
+        let sizes = sized(None, &mut seen(1, JobState::Finished), true);
+        assert!(!again(sizes, 2, JobState::Finished).1, "somebody has added one");
     }
 
     #[test]

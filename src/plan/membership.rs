@@ -1,6 +1,8 @@
 //! Who is a node of the cluster: servers are prepared, their identities recorded, and workers registered. Nothing is
 //! removed here, and nothing is registered that could not serve.
 
+use std::collections::BTreeSet;
+
 use super::{
     Concern, Findings, Gate, KubernetesStep, Plan, Problem, ResolvedSpec, ServerCheck, SqlStep, View,
     WaitingOn, pods::cannot_pull_image, problem::VolumeLoss, settings, view::PORT,
@@ -56,7 +58,13 @@ fn waits(view: View, plan: &mut Plan) {
     } else if let ServerCheck::Unreachable(why) = view.server(Node::Coordinator) {
         plan.wait(WaitingOn::NotAnswering { node: Node::Coordinator, why });
     }
+    let mut members: BTreeSet<Node> = view.registered_workers().into_keys().collect();
     for missing in view.missing_workers() {
+        // Without a catalog nobody knows whether one that was initialised has joined.
+        if view.citus().is_none() && view.may_be_member(missing.node) {
+            members.insert(missing.node);
+            continue;
+        }
         node_cannot_run(view, missing.node, plan);
         plan.wait(WaitingOn::WorkerMissing {
             node: missing.node,
@@ -64,7 +72,7 @@ fn waits(view: View, plan: &mut Plan) {
             timed_out: missing.timed_out,
         });
     }
-    for node in view.registered_workers().into_keys() {
+    for node in members {
         match view.server(node) {
             ServerCheck::NotReady(why) => {
                 node_cannot_run(view, node, plan);

@@ -2,9 +2,11 @@
 //! clock, no randomness, no state lives here. This file is the order of concerns; each concern has a file.
 
 pub(crate) mod adopt;
+pub mod by_shard_count;
 pub mod contents;
 pub(crate) mod effect;
 pub(crate) mod force_remove;
+pub mod foretold;
 pub(crate) mod gate;
 pub(crate) mod image;
 pub mod invariants;

@@ -140,10 +140,7 @@ pub fn update_volumes(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
             let step = KubernetesStep::Delete { kind: want.kind, name: want.name, uid: claim.uid.clone() };
             plan.step(
                 step,
-                format!(
-                    "{} was drained and removed, and spec.volumes.whenScaled was Delete",
-                    view.name(node)
-                ),
+                format!("{} is no longer a member, and spec.volumes.whenScaled was Delete", view.name(node)),
             );
         } else {
             ensure(view, want, plan);
@@ -260,8 +257,7 @@ fn remove(view: View, node: Node, plan: &mut Plan) {
         );
         return;
     }
-    let why =
-        if retired { "was drained and removed" } else { "is no longer wanted and was never registered" };
+    let why = if retired { "is no longer a member" } else { "is no longer wanted and was never registered" };
     for kind in ["StatefulSet", "ConfigMap", "Service"] {
         if let Some(object) = view.owned(kind, &name).filter(|object| !object.deleting) {
             let step =

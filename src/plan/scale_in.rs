@@ -4,8 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Findings, Gate, Plan, PlannedStep, Problem, ResolvedSpec, SqlStep, Step, View, WaitingOn, contents,
-    problem::DrainRefusal, rebalance, volumes,
+    Findings, Gate, Plan, PlannedStep, Problem, ResolvedSpec, SqlStep, Step, View, WaitingOn,
+    by_shard_count::{self, BY_SHARD_COUNT},
+    contents, foretold,
+    problem::DrainRefusal,
+    rebalance, volumes,
 };
 use crate::{
     api::{
@@ -13,7 +16,7 @@ use crate::{
         spec::{RebalanceMode, VolumePolicy},
         words::several,
     },
-    snapshot::{DistNode, Job},
+    snapshot::{Citus, DistNode, Job},
 };
 
 /// Citus refuses a move after which less is free (`citus.desired_percent_disk_available_after_move`).
@@ -27,14 +30,14 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
         return;
     }
     let leaving = view.draining_workers();
-    let going: Vec<WaitingOn> = leaving
-        .iter()
-        .map(|(node, row)| WaitingOn::Draining { node: *node, shards: view.shards(row) })
-        .collect();
-    continue_drain(view, wanted, leaving, plan);
-    // What keeps them is said first.
-    for wait in going {
-        plan.wait(wait);
+    let problems = plan.problems.len();
+    continue_drain(view, wanted, leaving.clone(), plan);
+    // What keeps them is said first; and what a person has to solve first keeps all of them.
+    if plan.problems.len() > problems {
+        return;
+    }
+    for (node, row) in leaving {
+        plan.wait(WaitingOn::Draining { node, shards: view.shards(row) });
     }
 }
 
@@ -135,7 +138,7 @@ fn may_drain(view: View, asked: &Workers) -> Gate {
         return Err(refused(view, asked, DrainRefusal::NoWorkerRemains));
     }
     rebalance::can_drain(view, &asked.values().map(|row| row.group_id).collect())?;
-    match lacks_space(view, asked) {
+    match lacks_space(view) {
         Err(why) => Err(WaitingOn::SpaceUnknown { why }.into()),
         Ok(Some(lack)) => Err(refused(view, asked, lack)),
         Ok(None) => Ok(()),
@@ -151,26 +154,29 @@ fn begin_drain(view: View, asked: &Workers, plan: &mut Plan) {
 
 /// Whether those that stay have room for what those that go hold: `None` when they have.
 ///
-/// Each is taken to get an even part, and a quarter more for indexes that are built and WAL that is written meanwhile.
+/// Each gets what Citus will move to it, or an even part where only Citus knows; and a quarter more is needed for indexes
+/// that are built and WAL that is written meanwhile.
 ///
 /// # Errors
 /// What is not known.
-fn lacks_space(view: View, asked: &Workers) -> Result<Option<DrainRefusal>, String> {
+fn lacks_space(view: View) -> Result<Option<DrainRefusal>, String> {
     let citus = view.citus().ok_or("the catalog is not known")?;
     let mut total: i64 = 0;
-    for (node, row) in asked {
+    for (node, row) in view.draining_workers() {
         let group = citus.groups.get(&row.group_id).copied().unwrap_or_default();
         let bytes = if group.shards == 0 { Some(0) } else { group.bytes };
         total +=
-            bytes.ok_or_else(|| format!("the size of the shards on {} is not known", view.name(*node)))?;
+            bytes.ok_or_else(|| format!("the size of the shards on {} is not known", view.name(node)))?;
     }
     if total == 0 {
         return Ok(None);
     }
     let staying = view.remaining_workers();
-    let part = total / i64::try_from(staying.len()).unwrap_or(1).max(1);
-    let needed = part + part / 4;
-    for node in staying.into_keys() {
+    let even = total / i64::try_from(staying.len()).unwrap_or(1).max(1);
+    let incoming = incoming(view, citus);
+    for (node, row) in staying {
+        let part = incoming.as_ref().map_or(even, |bytes| bytes.get(&row.node_id).copied().unwrap_or(0));
+        let needed = part + part / 4;
         let disk = view.postgres(node).and_then(|postgres| postgres.disk);
         let disk = disk.ok_or_else(|| format!("the free space of {} is not known", view.name(node)))?;
         let room = (disk.free - disk.total / 100 * KEPT_FREE_PERCENT).max(0);
@@ -186,6 +192,19 @@ fn lacks_space(view: View, asked: &Workers) -> Result<Option<DrainRefusal>, Stri
         }
     }
     Ok(None)
+}
+
+/// Bytes that each node will get, by `nodeid`; `None` where that cannot be foretold.
+fn incoming(view: View, citus: &Citus) -> Option<BTreeMap<i32, i64>> {
+    if view.desired.rebalance.strategy != BY_SHARD_COUNT {
+        return None;
+    }
+    let nodes = foretold::nodes(view, citus);
+    let mut incoming = BTreeMap::new();
+    for planned in by_shard_count::moves(&nodes, citus.placements.as_ref()?, true)? {
+        *incoming.entry(planned.to).or_default() += planned.bytes?;
+    }
+    Some(incoming)
 }
 
 /// Starts the job that empties workers.

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::{
     api::{Desired, Node, names::keys},
+    resources,
     snapshot::{Citus, DistNode, LiveObject, Observed, Ownership, Pod, Postgres, Snapshot, TaskState},
 };
 
@@ -341,20 +342,27 @@ impl<'a> View<'a> {
                 let deadline = created.and_then(|at| at.checked_add(self.desired.join_timeout).ok());
                 // What is refused again and again will not be there in time either.
                 let refused = self.snapshot.refusals.lasting().any(|one| one.node == Some(node));
+                let late = deadline.is_some_and(|deadline| self.snapshot.now >= deadline);
                 Missing {
                     node,
-                    timed_out: refused || deadline.is_some_and(|deadline| self.snapshot.now >= deadline),
+                    timed_out: refused || late && !self.is_to_be_replaced(node),
                     why: self.why_missing(node),
                 }
             })
             .collect()
     }
-    /// When the first object of a node was made that is there: its StatefulSet may be what cannot be.
+    /// The worker of that name was removed, and its StatefulSet is deleted next: its age says nothing about the new one.
+    fn is_to_be_replaced(&self, node: Node) -> bool {
+        self.is_decommissioned(node)
+            && self.is_no_member(node)
+            && self.stateful_set(node).is_some_and(|set| !set.deleting)
+    }
+    /// When the StatefulSet of a node was made, or what is made before it: it may be what cannot be. A ConfigMap that no
+    /// longer allows to initialise the volume is that of an earlier worker.
     fn created_at(&self, node: Node) -> Option<Timestamp> {
-        let name = self.name(node);
-        let set = self.stateful_set(node);
-        let before = || ["ConfigMap", "Service"].into_iter().filter_map(|kind| self.owned(kind, &name));
-        set.map_or_else(|| before().map(|live| live.created_at).min(), |set| Some(set.created_at))
+        let map =
+            || self.owned("ConfigMap", &self.name(node)).filter(|map| resources::may_initialise(&map.json));
+        self.stateful_set(node).or_else(map).map(|object| object.created_at)
     }
     fn why_missing(&self, node: Node) -> String {
         if self.is_decommissioned(node) {

@@ -201,14 +201,15 @@ fn members(view: View<'_>) -> Vec<(Node, ServerCheck<'_>)> {
 }
 
 fn unobserved(view: View, members: &[(Node, ServerCheck)]) -> Option<ConditionUpdate> {
-    if members.len() < 2 {
-        return Some(condition_unknown(Reason::NoWorkers, "no worker is registered yet"));
-    }
-    members.iter().find_map(|(node, server)| match server {
+    let silent = members.iter().find_map(|(node, server)| match server {
         ServerCheck::Verified(_) | ServerCheck::Unrecorded(_) => None,
         ServerCheck::NotReady(why) | ServerCheck::Unreachable(why) | ServerCheck::IdentityMismatch(why) => {
             Some(condition_unknown(Reason::NodeNotAnswering, format!("{}: {why}", view.name(*node))))
         }
+    });
+    silent.or_else(|| {
+        let none = members.len() < 2;
+        none.then(|| condition_unknown(Reason::NoWorkers, "no worker is registered yet"))
     })
 }
 

@@ -327,7 +327,7 @@ fn events_from_job(before: Option<&RebalanceStatus>, job: &RebalanceStatus, even
         |job: &RebalanceStatus| (job.moves.done * 4).checked_div(job.moves.total).unwrap_or_default();
     let passed = quarter(job);
     if !state.has_ended() && passed > before.map_or(0, quarter) && passed < 4 {
-        let note = format!("job {id}: {} of {} moves done", job.moves.done, job.moves.total);
+        let note = format!("job {id}: {} of {} done", job.moves.done, several(job.moves.total, "move"));
         push_event(events, EventReason::RebalanceProgress, None, &format!("{about}Quarter{passed}"), note);
     }
     let words = || job.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();

@@ -12,7 +12,7 @@ use crate::{
 #[must_use]
 pub fn progress(view: View, job: &Job) -> String {
     let done = job.tasks.iter().filter(|task| task.state == TaskState::Done).count();
-    let mut text = format!("{done} of {} moves done", job.tasks.len());
+    let mut text = format!("{done} of {} done", several(job.tasks.len(), "move"));
     if let Some(seconds) = seconds_left(view, job) {
         let _ = write!(text, ", about {seconds} s left");
     }

@@ -225,7 +225,8 @@ fn node_state(view: View, plan: &Plan, node: Node) -> NodeState {
     let rolling =
         plan.waits.iter().any(|wait| matches!(wait, WaitingOn::Rolling { node: now, .. } if *now == node));
     let member = view.registration(node).is_some();
-    let leaving = view.draining_workers().get(&node).copied();
+    // One whose drain is refused, or has still to begin, keeps what it has.
+    let leaving = view.draining_workers().get(&node).copied().filter(|row| !row.should_have_shards);
     match view.server(node) {
         ServerCheck::IdentityMismatch(_) => NodeState::IdentityMismatch,
         _ if rolling => NodeState::Restarting,

@@ -14,6 +14,9 @@ pub struct Citus {
     pub nodes: Vec<DistNode>,
     /// Placements and sizes by `groupid`.
     pub groups: BTreeMap<i32, Group>,
+    /// Of each colocation group the placements of one table, in the order in which Citus goes through them; `None` when
+    /// not looked at since the last job. With sizes.
+    pub placements: Option<Vec<Placement>>,
     /// pg_dist_partition: the first thousand.
     pub tables: Vec<DistTable>,
     /// The newest job of type `rebalance` in pg_dist_background_job.
@@ -67,6 +70,32 @@ pub struct Group {
     pub shards: i64,
     /// Bytes of them; `None` when not looked at lately.
     pub bytes: Option<i64>,
+}
+
+/// A shard on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(i64, i64, i32, Option<i64>)", into = "(i64, i64, i32, Option<i64>)")]
+pub struct Placement {
+    /// `shardid`.
+    pub shard: i64,
+    /// Which shards are evened out together: `colocationid`, or what is unique for a table without one.
+    pub colocation: i64,
+    /// `groupid`.
+    pub group_id: i32,
+    /// Bytes of the shard and of all that are colocated with it; `None` when a node did not tell.
+    pub bytes: Option<i64>,
+}
+
+// There may be tens of thousands: as a JSON array each is a quarter as long.
+impl From<(i64, i64, i32, Option<i64>)> for Placement {
+    fn from((shard, colocation, group_id, bytes): (i64, i64, i32, Option<i64>)) -> Self {
+        Self { shard, colocation, group_id, bytes }
+    }
+}
+impl From<Placement> for (i64, i64, i32, Option<i64>) {
+    fn from(placement: Placement) -> Self {
+        (placement.shard, placement.colocation, placement.group_id, placement.bytes)
+    }
 }
 
 /// A distributed or reference table.

@@ -17,7 +17,7 @@ mod live;
 mod postgres;
 mod refusals;
 
-pub use citus::{Citus, CleanupRow, DistNode, DistTable, Group};
+pub use citus::{Citus, CleanupRow, DistNode, DistTable, Group, Placement};
 pub use connections::{ConnectionCheck, Login, Reach};
 pub use contents::{Contents, Copies, Holdings, LocalTable, Membership, NamedObjects, OtherDatabase};
 pub use failure::{Cause, Failure, FailureReason};

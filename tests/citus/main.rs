@@ -9,6 +9,7 @@ mod bounds;
 mod contents;
 mod faults;
 mod force_remove;
+mod foretold;
 mod held;
 mod hostile;
 mod joining;

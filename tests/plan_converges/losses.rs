@@ -1,5 +1,7 @@
 //! What is lost, emptied, removed by hand or left behind: what the operator heals, what it only tells, what a person gives up.
 
+use dialog_operator::plan::View;
+
 use super::*;
 
 #[test]
@@ -24,6 +26,7 @@ fn lost_worker_when_named_is_given_up_once() {
     settle(&mut world);
     assert_serves(&world);
     assert_eq!(world.nodes.len(), 4, "another worker took its place");
+    assert_eq!(world.jobs_started, 1, "what is left evens out once, with the one that takes its place");
     assert_ne!(identity(&world, Node::Worker(1)), lost);
     assert_eq!(
         world.cluster.status.as_ref().unwrap().handled[keys::FORCE_REMOVE],
@@ -39,6 +42,25 @@ fn lost_worker_when_named_is_given_up_once() {
     settle(&mut world);
     assert_serves(&world);
     assert_eq!(identity(&world, Node::Worker(1)), next);
+}
+
+/// Watches bring the end of a StatefulSet and of its ConfigMap one after the other.
+#[test]
+fn what_an_earlier_worker_left_is_not_the_age_of_the_next() {
+    let mut world = born(3);
+    lose(&mut world, Node::Worker(1));
+    let lost = identity(&world, Node::Worker(1));
+    annotate(&mut world, format!("worker-1/{lost}"));
+    until(&mut world, "it is no member", |world| world.nodes.len() == 3);
+    let timed_out = |world: &mut World| {
+        let (desired, snapshot) = (world.desired(), world.observe());
+        let missing = View { desired: &desired, snapshot: &snapshot }.missing_workers();
+        missing.iter().map(|missing| missing.timed_out).collect::<Vec<_>>()
+    };
+    assert_eq!(timed_out(&mut world), [false], "its StatefulSet is to be deleted");
+    world.objects.remove("StatefulSet/dialogs-worker-1").expect("it is still there");
+    assert!(world.objects.contains_key("ConfigMap/dialogs-worker-1"));
+    assert_eq!(timed_out(&mut world), [false], "its ConfigMap is still seen");
 }
 
 #[test]

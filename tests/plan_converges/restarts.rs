@@ -1,5 +1,7 @@
 //! Parameters, images and starts: who is restarted, and who is not.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 #[test]
@@ -9,6 +11,29 @@ fn a_parameter_that_needs_a_restart_rolls_workers_first() {
     settle(&mut world);
     assert_serves(&world);
     assert_eq!(world.restarts.values().copied().collect::<Vec<_>>(), [1, 1, 1, 1]);
+}
+
+#[test]
+fn a_rolling_restart_is_not_told_as_something_else() {
+    let mut world = born(2);
+    world.edit(|spec| drop(spec.postgres.parameters.insert("max_connections".to_owned(), "300".to_owned())));
+    let mut seen = BTreeSet::new();
+    for _ in 0..60 {
+        let known = world.answers(Node::Coordinator);
+        let waits = world.reconcile(None).waits;
+        seen.extend(waits.iter().filter_map(|wait| match wait {
+            WaitingOn::Rolling { node, .. } => Some(*node),
+            _ => None,
+        }));
+        // A coordinator that is away takes its catalog along, and nobody left because of it.
+        assert!(!waits.iter().any(|wait| matches!(wait, WaitingOn::WorkerMissing { .. })), "{waits:?}");
+        let balanced = if known { "True" } else { "Unknown" };
+        assert_eq!(condition(&world, "Balanced"), balanced, "nothing is to be moved: {waits:?}");
+        world.tick();
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    settle(&mut world);
+    assert_serves(&world);
 }
 
 #[test]

@@ -67,6 +67,12 @@ fn scale_in_without_room_is_refused_with_its_numbers() {
     }
     assert_eq!(condition(&world, "Ready"), "True");
     assert!(world.nodes.iter().skip(1).all(|row| row.should_have_shards), "{:?}", world.nodes);
+    // Nothing is on its way out, and nothing says so.
+    let waits = world.reconcile(None).waits;
+    assert!(!waits.iter().any(|wait| matches!(wait, WaitingOn::Draining { .. })), "{waits:?}");
+    let balanced = status.conditions.iter().find(|condition| condition.type_ == "Balanced").unwrap();
+    assert_eq!((balanced.status.as_str(), balanced.reason.as_str()), ("False", "DrainRefused"));
+    assert!(status.nodes.iter().all(|node| node.state == NodeState::Active), "{:?}", status.nodes);
     // Bytes that clients write are no news, until they are.
     for (free, news) in [(109_500_000, false), (109_300_000, false), (105_000_000, true)] {
         world.free = free;
@@ -77,6 +83,28 @@ fn scale_in_without_room_is_refused_with_its_numbers() {
     settle(&mut world);
     assert_serves(&world);
     assert_eq!(world.nodes.len(), 2);
+}
+
+#[test]
+fn a_large_shard_needs_room_where_it_will_go() {
+    let mut world = born(3);
+    let group = world.nodes.iter().map(|row| row.group_id).max().unwrap();
+    let (shard, _) = world.placements.iter().find(|(_, on)| **on == group).unwrap();
+    world.large.insert(*shard, 60_000_000);
+    // 69 MB would be 43 MB for each of two, with a quarter for work; 50 MB may be used.
+    world.free = 150_000_000;
+    world.edit(|spec| spec.workers.replicas = 2);
+    settle(&mut world);
+    let status = world.cluster.status.clone().unwrap();
+    let message = status.message.unwrap();
+    assert_eq!(condition(&world, "Stalled"), "True", "{message}");
+    for words in ["65.8 MiB must be moved; dialogs-worker-", " needs about "] {
+        assert!(message.contains(words), "{words}: {message}");
+    }
+    world.free = 190_000_000;
+    settle(&mut world);
+    assert_serves(&world);
+    assert_eq!(world.nodes.len(), 3);
 }
 
 #[test]

@@ -7,7 +7,10 @@ use super::{
     DrainRefusal, ForceRemoveRefusal, GrowthRefusal, LastingRefusal, NotOurs, Problem, RefusalKind,
     VersionsDiffer, VolumeLoss, contents,
 };
-use crate::api::{names::keys, words::several};
+use crate::api::{
+    names::keys,
+    words::{several, size},
+};
 
 /// Names in a sentence; of more only the number is told.
 pub(super) const NAMED: usize = 10;
@@ -300,7 +303,7 @@ impl fmt::Display for DrainRefusal {
             }
             Self::NoSpace { node, moved, needed, available, free, capacity } => write!(
                 f,
-                "{} must be moved, about {} to each remaining worker (a quarter of it for work), and {node} has space for {} ({} free of {}, {} % of which Citus keeps free). Grow spec.workers.storage.size, or set spec.workers.replicas back",
+                "{} must be moved; {node} needs about {} for its share, with a quarter more for work, and has space for {} ({} free of {}, {} % of which Citus keeps free). Grow spec.workers.storage.size, or set spec.workers.replicas back",
                 size(*moved),
                 size(*needed),
                 size(*available),
@@ -310,17 +313,6 @@ impl fmt::Display for DrainRefusal {
             ),
         }
     }
-}
-
-/// Bytes as people read them.
-fn size(bytes: i64) -> String {
-    let units = [("GiB", 1_i64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let unit = units.iter().find(|(_, unit)| bytes >= *unit);
-    unit.map_or_else(
-        || format!("{bytes} bytes"),
-        // Tenths without floating point.
-        |(name, unit)| format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
-    )
 }
 
 impl fmt::Display for ForceRemoveRefusal {

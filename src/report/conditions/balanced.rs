@@ -9,7 +9,7 @@ use super::{
 use crate::{
     act::Outcome,
     api::{spec::RebalanceMode, status::Purpose, words::several},
-    plan::{Plan, View, WaitingOn},
+    plan::{Plan, View, WaitingOn, by_shard_count::BY_SHARD_COUNT},
     report::job,
     snapshot::{Citus, Observed},
 };
@@ -61,30 +61,41 @@ fn is_balanced(view: View, plan: &Plan, outcome: &Outcome) -> ConditionUpdate {
             Purpose::Drain => condition_false(Reason::Draining, job::progress(view, job)),
         };
     }
-    if let Some((node, row)) = view.draining_workers().first_key_value() {
-        let shards = several(view.shards(row), "shard");
-        return condition_false(
-            Reason::Draining,
-            format!("{} is to be removed: {shards} left", view.name(*node)),
-        );
-    }
-    if let Some((node, _)) = view.remaining_workers().iter().find(|(_, row)| !row.should_have_shards) {
-        return condition_false(
-            Reason::Draining,
-            format!("{} is wanted again, and accepts no shards yet", view.name(*node)),
-        );
+    if let Some(update) = draining(view, plan) {
+        return update;
     }
     if citus.schema_hash.is_none() {
         return condition_false(Reason::SchemaNotApplied, "there are no tables yet");
     }
-    if let Some(waiting) = plan
-        .waits
-        .iter()
-        .find(|wait| matches!(wait, WaitingOn::RebalancePause { .. } | WaitingOn::Rolling { .. }))
+    // A restart postpones moves; where there are none, it changes nothing.
+    let nothing_to_move = citus.planned_moves.as_ref().and_then(Observed::known).is_some_and(Vec::is_empty);
+    if !nothing_to_move
+        && let Some(waiting) = plan
+            .waits
+            .iter()
+            .find(|wait| matches!(wait, WaitingOn::RebalancePause { .. } | WaitingOn::Rolling { .. }))
     {
         return condition_false(Reason::RebalanceBackoff, waiting.to_string());
     }
     what_citus_plans(view, citus)
+}
+
+/// Workers that are on their way out, or on their way back.
+fn draining(view: View, plan: &Plan) -> Option<ConditionUpdate> {
+    if let Some((node, row)) = view.draining_workers().first_key_value() {
+        let (name, shards) = (view.name(*node), several(view.shards(row), "shard"));
+        let drains = plan.waits.iter().any(|wait| matches!(wait, WaitingOn::Draining { .. }));
+        return Some(if drains || plan.problems.is_empty() {
+            condition_false(Reason::Draining, format!("{name} is to be removed: {shards} left"))
+        } else {
+            let words =
+                format!("{name} is to be removed and stays for now, with {shards}: see condition Stalled");
+            condition_false(Reason::DrainRefused, words)
+        });
+    }
+    let (node, _) = view.remaining_workers().into_iter().find(|(_, row)| !row.should_have_shards)?;
+    let words = format!("{} is wanted again, and accepts no shards yet", view.name(node));
+    Some(condition_false(Reason::Draining, words))
 }
 
 /// Balanced is where Citus itself plans no move.
@@ -114,7 +125,7 @@ fn counts(view: View) -> String {
             format!("{node} {shards}")
         })
         .collect();
-    if view.desired.rebalance.strategy == "by_shard_count" {
+    if view.desired.rebalance.strategy == BY_SHARD_COUNT {
         format!("shards are at most one apart in each colocation group: {}", counts.join(", "))
     } else {
         format!("shards: {}", counts.join(", "))

@@ -60,6 +60,8 @@ pub(super) enum ConditionReason {
     Rebalancing,
     /// A job takes shards from workers that are to be removed.
     Draining,
+    /// Workers that are to be removed stay for now, see `Stalled`.
+    DrainRefused,
     /// Citus plans moves, and the job is about to start.
     MovesPlanned,
     /// Moves of the job fail; the message quotes Citus.

@@ -80,6 +80,8 @@ pub enum OnlyCitus {
     OwnSessions,
     #[strum(to_string = "shards on the coordinator, and how it connects to itself")]
     ShardsOnTheCoordinator,
+    #[strum(to_string = "which of several moves that even out alike is planned, and in what order")]
+    PlansOfManyNodes,
 }
 
 /// Whether this is to be skipped, because it is the stand-in that the tests run against. Says so, once.

@@ -23,9 +23,9 @@ use dialog_operator::{
     snapshot::{
         AdmissionChanges, ApplicationSecret, Citus, CleanupRow, ConnectionCheck, Contents, Disk, DistNode,
         DistTable, Failure, Group, Holdings, ImageFacts, Job, JobState, Leftover, LiveObject, LocalTable,
-        Move, Observed, Obstacle, Obstacles, OperatorConfig, Ownership, ParameterCheck, Pins, Pod, Postgres,
-        Reach, ReasonMessage, Refusals, RejectedConfiguration, SchemaSql, Snapshot, Task, TaskState,
-        Termination,
+        Move, Observed, Obstacle, Obstacles, OperatorConfig, Ownership, ParameterCheck, Pins, Placement, Pod,
+        Postgres, Reach, ReasonMessage, Refusals, RejectedConfiguration, SchemaSql, Snapshot, Task,
+        TaskState, Termination,
     },
 };
 use jiff::{SignedDuration, Timestamp};
@@ -140,6 +140,8 @@ pub struct World {
     pub locale: &'static str,
     /// Bytes free on every volume.
     pub free: i64,
+    /// Bytes of shards that are no SHARD.
+    pub large: BTreeMap<i64, i64>,
     /// Volumes that were deleted although nobody drained them, by people: their rows are gone.
     pub lost: BTreeSet<String>,
     pub job: Option<ModelJob>,
@@ -221,6 +223,7 @@ impl World {
             held: BTreeMap::new(),
             locale: "libc C",
             free: PLENTY,
+            large: BTreeMap::new(),
             lost: BTreeSet::new(),
             job: None,
             failed_jobs: 0,

@@ -224,10 +224,11 @@ impl World {
         for row in &self.nodes {
             groups.entry(row.group_id).or_default().bytes = Some(0);
         }
-        for group in self.placements.values() {
+        let bytes = |shard: &i64| self.large.get(shard).copied().unwrap_or(SHARD);
+        for (shard, group) in &self.placements {
             let group = groups.entry(*group).or_default();
             group.shards += 1;
-            group.bytes = Some(group.shards * SHARD);
+            group.bytes = Some(group.bytes.unwrap_or_default() + bytes(shard));
         }
         let mut job = self.job.as_ref().map(|model| model.job.clone());
         for transfer in
@@ -241,6 +242,15 @@ impl World {
         Observed::Known(Citus {
             nodes: self.nodes.clone(),
             groups,
+            placements: (!open).then(|| {
+                let all = self.placements.iter().map(|(shard, group)| Placement {
+                    shard: *shard,
+                    colocation: self.colocation(*shard).into(),
+                    group_id: *group,
+                    bytes: Some(bytes(shard)),
+                });
+                all.collect()
+            }),
             tables: self
                 .schema
                 .iter()
