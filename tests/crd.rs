@@ -200,7 +200,7 @@ async fn a_bad_spec_is_refused_by_the_name_of_its_field() {
         (json!({"schema": {"configMapRef": {"name": "sql"}}}), &["spec.schema.configMapRef.key"]),
         (json!({"rebalance": {"mode": "Sometimes"}}), &["spec.rebalance.mode"]),
         (json!({"rebalance": {"transferMode": "magic"}}), &["spec.rebalance.transferMode"]),
-        (json!({"rebalance": {"maxParallelMoves": 0}}), &["spec.rebalance.maxParallelMoves"]),
+        (json!({"rebalance": {"maxMovesPerNode": 0}}), &["spec.rebalance.maxMovesPerNode"]),
         (json!({"worker": {"replicas": 2}}), &[".spec.worker:"]),
         (json!({"workers": {"replica": 2}}), &[".spec.workers.replica:"]),
     ];
@@ -327,7 +327,7 @@ async fn everything_else_can_be_changed() {
             "postgres": {"parameters": {"work_mem": "64MB", "citus.max_adaptive_executor_pool_size": "8"}},
             "schema": {"configMapRef": {"name": "sql", "key": "schema.sql"}},
             "rebalance":
-                {"mode": "Off", "strategy": "by_disk_size", "transferMode": "block_writes", "maxParallelMoves": 1},
+                {"mode": "Off", "strategy": "by_disk_size", "transferMode": "block_writes", "maxMovesPerNode": 1},
             "paused": true,
         }),
     ] {

@@ -73,8 +73,8 @@ pub struct Rebalance {
     pub strategy: String,
     /// `shard_transfer_mode`.
     pub transfer_mode: TransferMode,
-    /// Moves at the same time.
-    pub max_parallel_moves: u16,
+    /// Moves that any one worker takes part in at the same time.
+    pub max_moves_per_node: u16,
 }
 
 /// A field of the spec that cannot be followed. The API server refuses most of these at apply; this is the second
@@ -145,7 +145,7 @@ fn rebalance(spec: &RebalanceSpec) -> Result<Rebalance, Invalid> {
         mode: spec.mode,
         strategy: spec.strategy.clone(),
         transfer_mode: spec.transfer_mode,
-        max_parallel_moves: positive("rebalance.maxParallelMoves", spec.max_parallel_moves.into())?,
+        max_moves_per_node: positive("rebalance.maxMovesPerNode", spec.max_moves_per_node.into())?,
     })
 }
 
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(desired.workers, 2);
         assert_eq!(desired.join_timeout, SignedDuration::from_mins(10));
         assert_eq!(desired.rebalance.strategy, "by_shard_count");
-        assert_eq!(desired.rebalance.max_parallel_moves, 4);
+        assert_eq!(desired.rebalance.max_moves_per_node, 4);
         assert_eq!(desired.storage(Node::Worker(1)).size.0, "10Gi");
         assert_eq!(desired.nodes().count(), 3);
     }

@@ -279,9 +279,10 @@ pub struct RebalanceSpec {
     pub strategy: String,
     /// How Citus copies a shard.
     pub transfer_mode: TransferMode,
-    /// Moves at the same time; 1 is one move at a time.
+    /// Moves that any one worker takes part in at the same time, as source or as target; 1 is one at a time. With more
+    /// workers more moves run at once: half as many times this number as there are workers, and never more than 32.
     #[schemars(range(min = 1, max = 32))]
-    pub max_parallel_moves: i32,
+    pub max_moves_per_node: i32,
 }
 
 impl Default for RebalanceSpec {
@@ -290,7 +291,7 @@ impl Default for RebalanceSpec {
             mode: RebalanceMode::Auto,
             strategy: "by_shard_count".to_owned(),
             transfer_mode: TransferMode::Auto,
-            max_parallel_moves: 4,
+            max_moves_per_node: 4,
         }
     }
 }

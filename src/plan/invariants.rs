@@ -104,7 +104,7 @@ fn jobs_start_ready(view: View, plan: &Plan, position: usize) -> Result<(), Viol
                 format!("{node} runs {}", postgres.wal_level),
             ));
         }
-        if let Some(lack) = settings::lacks_capacity(view, postgres) {
+        if let Some(lack) = settings::lacks_capacity(view, node, postgres) {
             return Err(violation(1, "moves need slots, senders and workers", format!("{node}: {lack}")));
         }
     }

@@ -120,7 +120,7 @@ pub enum NotOurs {
     OtherServer { recorded: Option<String>, on_volume: Option<String> },
 }
 
-/// A setting that is less than `spec.rebalance.maxParallelMoves` needs.
+/// A setting that is less than `spec.rebalance.maxMovesPerNode` needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]

@@ -154,7 +154,7 @@ pub fn start(
                 PreflightOutcome::All | PreflightOutcome::Nothing => rebalance.strategy.clone(),
             },
             transfer_mode: rebalance.transfer_mode,
-            parallel_colocated: citus.parallel_colocated && rebalance.max_parallel_moves > 1,
+            parallel_colocated: citus.parallel_colocated && rebalance.max_moves_per_node > 1,
             moves,
         },
         why,
@@ -251,7 +251,7 @@ fn can_rebalance(view: View, wanted: &ResolvedSpec, plan: &Plan) -> Gate {
             findings.add(WaitingOn::ConfigurationPending { node });
             fit = false;
         }
-        if let Some(lack) = settings::lacks_capacity(view, postgres) {
+        if let Some(lack) = settings::lacks_capacity(view, node, postgres) {
             findings.add(Problem::CapacityTooLow { node: view.name(node), lack });
             fit = false;
         }

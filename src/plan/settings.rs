@@ -157,12 +157,21 @@ pub fn is_configured(wanted: &ResolvedSpec, node: Node, postgres: &Postgres) -> 
 
 /// Why this server cannot take part in a move, if it cannot: settings too low for the moves at the same time.
 #[must_use]
-pub fn lacks_capacity(view: View, postgres: &Postgres) -> Option<Shortage> {
-    let needed = i64::from(view.desired.rebalance.max_parallel_moves);
-    ["max_replication_slots", "max_wal_senders", "max_logical_replication_workers", "max_worker_processes"]
-        .into_iter()
-        .find_map(|name| {
-            let value: i64 = postgres.settings.get(name)?.parse().ok()?;
-            (value < needed).then(|| Shortage { setting: name.to_owned(), value, needed })
-        })
+pub fn lacks_capacity(view: View, node: Node, postgres: &Postgres) -> Option<Shortage> {
+    let of_a_node = i64::from(view.desired.rebalance.max_moves_per_node);
+    // Each move is a background worker of the coordinator, and takes two workers.
+    let pairs = i64::try_from(view.registered_workers().len().div_ceil(2)).unwrap_or(i64::MAX);
+    let in_all = of_a_node.saturating_mul(pairs).min(resources::MAX_MOVES.into());
+    let processes = if node.is_worker() { of_a_node } else { of_a_node.max(in_all) };
+    [
+        ("max_replication_slots", of_a_node),
+        ("max_wal_senders", of_a_node),
+        ("max_logical_replication_workers", of_a_node),
+        ("max_worker_processes", processes),
+    ]
+    .into_iter()
+    .find_map(|(name, needed)| {
+        let value: i64 = postgres.settings.get(name)?.parse().ok()?;
+        (value < needed).then(|| Shortage { setting: name.to_owned(), value, needed })
+    })
 }

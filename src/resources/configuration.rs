@@ -59,6 +59,11 @@ const OWNED: &[(&str, &str)] = &[
     ("citus.use_secondary_nodes", "never"),
 ];
 
+/// Moves at the same time in a whole cluster. What bounds them is the number for each worker: Citus counts a task against
+/// its nodes before it looks at this limit, and once it is reached never takes that back (`GetRunnableBackgroundTask`,
+/// `IncrementParallelTaskCountForNodesInvolved`), so that fewer and fewer run. It is for clusters of more than 16 workers.
+pub const MAX_MOVES: u16 = 32;
+
 /// Libraries that may be named as the output plugin of a replication slot: PostgreSQL's default, and the decoder of
 /// Citus, without which no shard can be split. Known from PostgreSQL 15.19, 16.15, 17.11 and 18.6 on; an older server
 /// would not start with it, so it stands in a file of its own, which the start script adds where the server knows it.
@@ -96,9 +101,8 @@ fn settings_with(
     for (name, value) in OWNED {
         set(name, value);
     }
-    let moves = desired.rebalance.max_parallel_moves.to_string();
-    set("citus.max_background_task_executors", &moves);
-    set("citus.max_background_task_executors_per_node", &moves);
+    set("citus.max_background_task_executors", &MAX_MOVES.to_string());
+    set("citus.max_background_task_executors_per_node", &desired.rebalance.max_moves_per_node.to_string());
     set("citus.node_conninfo", &node_conninfo());
     let (libraries, ours) = OUTPUT_PLUGINS;
     set(libraries, &with_added(ours, parameters.get(libraries)));

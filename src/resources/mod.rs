@@ -24,7 +24,7 @@ use serde_json::Value;
 use crate::{api::Desired, snapshot::OperatorConfig};
 
 pub use config_map::{InitdbPermission, StartFailure, config_map, may_initialise, parameters_of};
-pub use configuration::{config_hash, settings, startup_hash};
+pub use configuration::{MAX_MOVES, config_hash, settings, startup_hash};
 pub use diff::{differences, first_difference, is_larger};
 pub use inspection_pod::{INSPECTION, inspection_pod, inspection_pod_name};
 pub use meta::owner;

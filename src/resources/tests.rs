@@ -257,7 +257,7 @@ fn hashes_change_with_what_they_are_of_and_with_nothing_else() {
     assert_ne!(plain.0, hashes(json!({}), Node::Coordinator).0, "another pg_hba.conf");
     let other = hashes(json!({"postgres": {"parameters": {"work_mem": "1MB"}}}), Node::Worker(0));
     assert!(plain.0 != other.0 && plain.1 != other.1);
-    assert_ne!(plain.0, hashes(json!({"rebalance": {"maxParallelMoves": 2}}), Node::Worker(0)).0);
+    assert_ne!(plain.0, hashes(json!({"rebalance": {"maxMovesPerNode": 2}}), Node::Worker(0)).0);
     assert_eq!(plain, hashes(json!({"workers": {"replicas": 9, "podLabels": {"a": "b"}}}), Node::Worker(0)));
     with(json!({}), |inputs| {
         let map =

@@ -1,6 +1,9 @@
 //! Scale-out and scale-in: what Citus plans, starts, reports, and leaves behind.
 
-use std::time::Duration;
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use dialog_operator::{
     api::spec::TransferMode,
@@ -15,6 +18,7 @@ use secrecy::SecretString;
 use testkit::{
     eventually,
     postgres::{Cluster, DATABASE, OWNER, OnlyCitus, Signal, skipped},
+    tell,
 };
 
 use crate::{birth::CATALOG, contents};
@@ -316,5 +320,51 @@ async fn moves_that_cannot_be_made_are_retried() {
     assert!(observe_node(&own, &node).await.unwrap().role_pinned);
     if let Some(id) = broken {
         job(&session, "the job ends", |job| job.id == id && job.state == JobState::Finished).await;
+    }
+}
+
+/// How many moves ran at once, at most and on average, from two workers to four with at most two for each node, and for
+/// how long.
+async fn moves_at_once(executors: u16) -> (usize, f64, Duration) {
+    let settings = format!(
+        "citus.max_background_task_executors = {executors}\ncitus.max_background_task_executors_per_node = 2"
+    );
+    let cluster = Cluster::start(4, 2, &settings).await;
+    let session = cluster.session().await;
+    with_dialogs(&cluster, &session).await;
+    for worker in &cluster.workers[2..] {
+        commands::add_node(&session, "127.0.0.1", worker.port).await.unwrap();
+    }
+    let began = Instant::now();
+    let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
+    let seen = Mutex::new(Vec::new());
+    job(&session, "the job ends", |job| {
+        let runs = job.tasks.iter().filter(|task| task.state == TaskState::Running).count();
+        seen.lock().unwrap().push(u8::try_from(runs).unwrap());
+        job.id == id && job.state == JobState::Finished
+    })
+    .await;
+    let seen = seen.into_inner().unwrap();
+    let sum: f64 = seen.iter().copied().map(f64::from).sum();
+    let looks = f64::from(u32::try_from(seen.len()).unwrap());
+    (seen.into_iter().max().unwrap().into(), sum / looks, began.elapsed())
+}
+
+/// A trap: a task that finds the limit of all executors reached has been counted against its nodes by then, and that is
+/// never taken back. So the limit for each node is the one that is to bind.
+#[tokio::test(flavor = "multi_thread")]
+async fn moves_at_once_are_bounded_by_node() {
+    let (most, average, took) = moves_at_once(32).await;
+    assert_eq!(most, 4, "two for each of two pairs of nodes");
+    tell(&format!("moves at once: at most {most}, {average:.1} on average, {took:.1?}"));
+}
+
+/// Not a test: what the limit of all executors costs. Run it by hand with `--ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn a_limit_of_all_executors_that_binds() {
+    for executors in [4, 32, 3] {
+        let (most, average, took) = moves_at_once(executors).await;
+        tell(&format!("{executors} executors: at most {most} at once, {average:.1} on average, {took:.1?}"));
     }
 }

@@ -101,6 +101,16 @@ fn no_move_starts_without_slots_senders_and_workers_for_it() {
             assert!(said.iter().any(lacks), "{node} {name}: {said:?}");
         }
     }
+    // With four workers eight moves run at once, each of them in a background worker of the coordinator.
+    let mut world = born(2);
+    world.edit(|spec| spec.workers.replicas = 4);
+    let seen = until_planned(&mut world, "StartRebalance");
+    for (processes, starts) in [("7", false), ("8", true)] {
+        let small = with_server(&seen, Node::Coordinator, |postgres| {
+            postgres.settings.insert("max_worker_processes".to_owned(), processes.to_owned());
+        });
+        assert_eq!(does(&world, &small, "StartRebalance"), starts, "{processes}");
+    }
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn happen(world: &mut World, what: &Event) {
         Event::ClearParameters => world.edit(|spec| spec.postgres.parameters.clear()),
         Event::Cpu(workers, coordinator) => ask_for(world, workers, coordinator),
         Event::Pause(paused) => world.edit(|spec| spec.paused = paused),
-        Event::Parallel(moves) => world.edit(|spec| spec.rebalance.max_parallel_moves = moves),
+        Event::Parallel(moves) => world.edit(|spec| spec.rebalance.max_moves_per_node = moves),
         Event::KillPod(number) => drop(world.pods.remove(&node(number))),
         Event::Cut(number, ticks) => drop(world.silent.insert(node(number), ticks)),
         Event::Tamper(number) => {

@@ -37,11 +37,11 @@ async fn bad_parameters_are_refused_and_good_ones_roll_one_by_one() {
 
         // A reload, not a restart.
         let edited = Instant::now();
-        cluster.edit(json!({"rebalance": {"maxParallelMoves": 2}})).await;
+        cluster.edit(json!({"rebalance": {"maxMovesPerNode": 2}})).await;
         until_everywhere(&cluster, "citus.max_background_task_executors_per_node", "2").await;
-        story.figure_below("a changed maxParallelMoves to loaded on every node", edited.elapsed(), 5.0);
+        story.figure_below("a changed maxMovesPerNode to loaded on every node", edited.elapsed(), 5.0);
         cluster.until_settled(30).await;
-        assert_eq!(cluster.pod_uids().await, born, "maxParallelMoves is a reload");
+        assert_eq!(cluster.pod_uids().await, born, "maxMovesPerNode is a reload");
 
         // Only a start shows it: one worker finds out, comes back with its old values, and nobody follows it.
         cluster.edit(json!({"postgres": {"parameters": {"superuser_reserved_connections": "200"}}})).await;

@@ -53,7 +53,7 @@ async fn a_second_operator_takes_over_and_restarts_nobody() {
 
 /// Something that only an operator at work does.
 async fn acts(cluster: &Cluster, moves: &str) {
-    cluster.edit(json!({"rebalance": {"maxParallelMoves": moves.parse::<i32>().unwrap()}})).await;
+    cluster.edit(json!({"rebalance": {"maxMovesPerNode": moves.parse::<i32>().unwrap()}})).await;
     let admin = cluster.coordinator().await;
     wait::eventually("the operator acts", Duration::from_secs(20), async || {
         let now: String =

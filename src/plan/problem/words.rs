@@ -74,7 +74,7 @@ impl fmt::Display for Problem {
             ),
             Self::CapacityTooLow { node, lack } => write!(
                 f,
-                "{node}: {lack}: no shard is moved. Raise it, or lower spec.rebalance.maxParallelMoves."
+                "{node}: {lack}: no shard is moved. Raise it, or lower spec.rebalance.maxMovesPerNode."
             ),
             Self::ImageNotUsable { image, why, running } => write!(
                 f,
@@ -273,7 +273,7 @@ impl fmt::Display for NotOurs {
 impl fmt::Display for super::Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { setting, value, needed } = self;
-        write!(f, "{setting} = {value} is less than the {needed} of spec.rebalance.maxParallelMoves")
+        write!(f, "{setting} = {value} is less than the {needed} that spec.rebalance.maxMovesPerNode needs")
     }
 }
 

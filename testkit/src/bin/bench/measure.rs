@@ -74,7 +74,7 @@ pub async fn moves(cluster: &Cluster, rows: u64) -> anyhow::Result<Measured> {
         transfer_mode: TransferMode::Auto,
         parallel_colocated: cluster.kind == Kind::Operators
             && catalog(&coordinator, &desired).await?.parallel_colocated
-            && desired.rebalance.max_parallel_moves > 1,
+            && desired.rebalance.max_moves_per_node > 1,
     };
     println!("  moving, parallel_transfer_colocated_shards = {}", options.parallel_colocated);
     let began = Instant::now();
