@@ -62,6 +62,9 @@ pub struct Desired {
     /// The annotation that asks for new authorities in place of lost ones.
     #[serde(default)]
     pub new_authority: Option<String>,
+    /// The annotation that asks for one restart of every node.
+    #[serde(default)]
+    pub restart_requested: Option<String>,
 }
 
 /// How shards are moved.
@@ -179,6 +182,7 @@ impl TryFrom<&DialogCluster> for Desired {
             volumes: spec.volumes.clone(),
             force_remove: cluster.annotations().get(keys::FORCE_REMOVE).cloned(),
             new_authority: cluster.annotations().get(keys::NEW_AUTHORITY).cloned(),
+            restart_requested: cluster.annotations().get(keys::RESTART_REQUESTED_AT).cloned(),
         })
     }
 }

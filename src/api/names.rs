@@ -191,6 +191,9 @@ pub mod keys {
     /// Annotation that a person sets on the DialogCluster, to any value: the authorities are lost without a copy, and new
     /// ones are wanted. Acted on once for each value.
     pub const NEW_AUTHORITY: &str = "dialogcluster.dev/new-authority";
+    /// Annotation that a person sets on the DialogCluster, to any new value: every node is restarted once. And of a pod
+    /// template: the value that its pods were made for.
+    pub const RESTART_REQUESTED_AT: &str = "dialogcluster.dev/restart-requested-at";
 }
 
 #[cfg(test)]

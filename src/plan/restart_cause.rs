@@ -12,7 +12,7 @@ pub enum RestartCause {
     Parameters,
     /// The user changed the pod's template (image, resources, scheduling).
     Template,
-    /// Somebody has written `kubectl rollout restart`.
+    /// Somebody has asked for it, by an annotation of the DialogCluster or `kubectl rollout restart`.
     Requested,
     /// It cannot start, and its configuration or template has changed since.
     CrashLoop,

@@ -21,6 +21,9 @@ const RESTART_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 /// Restarts the next node that is due, when it may be restarted.
 pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
     plan.add(overridden_wal_levels(view, wanted));
+    if let Some(requested) = view.desired.restart_requested.as_ref().filter(|value| is_handled(view, value)) {
+        plan.handled.insert(keys::RESTART_REQUESTED_AT.to_owned(), requested.clone());
+    }
     let due = nodes_to_restart(view, wanted);
     let Some(&(node, cause)) = due.first() else { return };
     if view.pod(node).is_some_and(|pod| pod.deleting) {
@@ -120,11 +123,23 @@ fn cause(view: View, wanted: &ResolvedSpec, node: Node) -> Option<RestartCause> 
 }
 
 /// `kubectl rollout restart` writes an annotation into the template of a StatefulSet, which restarts nobody where the
-/// pods are ours to restart: we do.
+/// pods are ours to restart: we do. A request for the whole cluster is one in all templates. A pod that admission has
+/// stripped of its annotations cannot say whether it is from before, and would be restarted for ever.
 fn is_requested(view: View, node: Node, pod: &Pod) -> bool {
-    const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
-    let asked = view.template_annotation(node, RESTARTED_AT);
-    asked.is_some_and(|asked| pod.annotations.get(RESTARTED_AT).is_none_or(|of_pod| of_pod != asked))
+    if !pod.annotations.contains_key(keys::POD_TEMPLATE_HASH) {
+        return false;
+    }
+    ["kubectl.kubernetes.io/restartedAt", keys::RESTART_REQUESTED_AT].into_iter().any(|key| {
+        let asked = view.template_annotation(node, key);
+        asked.is_some_and(|asked| pod.annotations.get(key).is_none_or(|of_pod| of_pod != asked))
+    })
+}
+
+/// Every node was started since the request.
+fn is_handled(view: View, requested: &String) -> bool {
+    let of_pod = |node| view.pod(node).and_then(|pod| pod.annotations.get(keys::RESTART_REQUESTED_AT));
+    let nodes = nodes_in_order(view);
+    !nodes.is_empty() && nodes.into_iter().all(|node| of_pod(node) == Some(requested))
 }
 
 /// The pod that we had made never got ready, and would now be started with something else.

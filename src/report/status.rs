@@ -68,8 +68,12 @@ pub fn status(desired: &Desired, snapshot: &Snapshot, plan: &Plan, outcome: &Out
             .iter()
             .chain(&plan.handled)
             // A request that is withdrawn may be made again.
-            .filter(|(key, _)| key.as_str() != keys::FORCE_REMOVE || desired.force_remove.is_some())
-            .filter(|(key, _)| key.as_str() != keys::NEW_AUTHORITY || desired.new_authority.is_some())
+            .filter(|(key, _)| match key.as_str() {
+                keys::FORCE_REMOVE => desired.force_remove.is_some(),
+                keys::NEW_AUTHORITY => desired.new_authority.is_some(),
+                keys::RESTART_REQUESTED_AT => desired.restart_requested.is_some(),
+                _ => true,
+            })
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
     }

@@ -26,6 +26,10 @@ pub(super) fn pod_template(inputs: &BuildContext, node: Node, claim: &str) -> Po
         // What `kubectl logs` and `kubectl exec` take when a sidecar was injected.
         ("kubectl.kubernetes.io/default-container", SERVER),
     ]));
+    // As `kubectl rollout restart` does it: a pod without it is one from before the request.
+    if let Some(requested) = &inputs.desired.restart_requested {
+        annotations.insert(keys::RESTART_REQUESTED_AT.to_owned(), requested.clone());
+    }
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(pod_labels),

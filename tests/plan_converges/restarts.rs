@@ -233,6 +233,44 @@ fn a_restart_that_kubectl_asks_for_is_one_restart_of_that_node() {
 }
 
 #[test]
+fn a_restart_of_all_is_one_restart_of_each_for_each_value() {
+    let mut world = born(2);
+    let before = world.restarts.values().sum::<u32>();
+    let request = |world: &mut World, value: Option<&str>| {
+        let annotation =
+            value.map(|value| [(keys::RESTART_REQUESTED_AT.to_owned(), value.to_owned())].into());
+        world.cluster.metadata.annotations = annotation;
+        settle(world);
+        assert_serves(world);
+        let handled = world.cluster.status.as_ref().unwrap().handled.get(keys::RESTART_REQUESTED_AT);
+        assert_eq!(handled.map(String::as_str), value);
+        world.restarts.values().sum::<u32>() - before
+    };
+    assert_eq!(request(&mut world, Some("once")), 3);
+    assert_eq!(request(&mut world, Some("once")), 3, "it is acted on once");
+    assert_eq!(request(&mut world, Some("again")), 6);
+    assert_eq!(request(&mut world, None), 6, "a request that is withdrawn restarts nobody");
+    // Nobody who is new is restarted for it.
+    request(&mut world, Some("third"));
+    world.edit(|spec| spec.workers.replicas = 3);
+    assert_eq!(request(&mut world, Some("third")), 9);
+}
+
+#[test]
+fn pods_that_admission_strips_are_not_restarted_for_ever() {
+    let mut world = born(2);
+    let before = world.restarts.clone();
+    world.cluster.metadata.annotations =
+        Some([(keys::RESTART_REQUESTED_AT.to_owned(), "once".to_owned())].into());
+    for _ in 0..60 {
+        world.pods.values_mut().for_each(|pod| pod.annotations.clear());
+        world.reconcile(None);
+        world.tick();
+    }
+    assert_eq!(world.restarts, before);
+}
+
+#[test]
 fn annotations_of_pods_are_put_on_those_that_run() {
     let mut world = born(2);
     let before = world.restarts.clone();
