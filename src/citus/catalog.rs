@@ -10,7 +10,7 @@ use tokio_postgres::{Client, types::Type};
 use super::{
     connection::{Call, Connection, Parameter, READ},
     error::{SqlError, SqlErrorKind},
-    fragments::moving,
+    fragments::{monitored, moving},
     messages::of_task,
     obstacles,
     task::{self, Place},
@@ -91,7 +91,11 @@ SELECT json_build_object(
       FROM (SELECT * FROM pg_dist_partition ORDER BY logicalrelid LIMIT 1000) AS t
       JOIN pg_class c ON c.oid = t.logicalrelid),
   'job', (SELECT json_build_object('id', job_id, 'state', state, 'description', description,
-      'startedAt', started_at, 'finishedAt', finished_at) FROM job),
+      'startedAt', started_at, 'finishedAt', finished_at,
+      'abandoned', NOT ",
+    monitored!(),
+    " AND EXISTS (SELECT FROM task k WHERE status = 'cancelling'
+          AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = k.pid))) FROM job),
   'tasks', (SELECT coalesce(json_agg(json_build_object('id', task_id, 'state', status, 'command', command,
       'table', (SELECT logicalrelid::text FROM pg_dist_shard s WHERE s.shardid = task.shardid),
       'retried', coalesce(retry_count, 0), 'pid', pid,
@@ -198,6 +202,7 @@ struct RawJob {
     description: String,
     started_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
+    abandoned: bool,
 }
 
 #[derive(Deserialize)]
@@ -304,6 +309,7 @@ fn assemble(
         description: job.description,
         started_at: job.started_at,
         finished_at: job.finished_at,
+        abandoned: job.abandoned,
         tasks,
     });
     let plan = plan.and_then(|plan| names.plan(plan)).filter(|_| !job.as_ref().is_some_and(Job::is_open));

@@ -20,6 +20,7 @@ pub use super::{
 use super::{
     connection::{CLUSTER_WRITE, Connection, LONG_WRITE, Parameter, WRITE},
     error::{ServerMessage, SqlError, SqlErrorKind},
+    fragments::monitored,
     quote, roles,
     transaction::{SUPPRESS_STATEMENT_LOGGING, begin, execute_outside_transaction},
 };
@@ -294,12 +295,22 @@ async fn start(
 /// `citus_job_cancel`, if this job is open, or a task of it runs although it has ended. Answers whether it was.
 /// `citus_rebalance_stop` names no job, and knows none that has ended.
 ///
+/// Not while a task of it is being cancelled: a second call marks that one as cancelled before its process has ended
+/// (`CancelTasksForJob`), the monitor takes its end for a failure, and the move begins again in a job that has ended. A task
+/// whose monitor is gone is none: nobody else would ever end it (`ResetRunningBackgroundTasks` looks at running ones).
+///
 /// # Errors
 /// Any [`SqlError`].
 pub async fn stop_rebalance(connection: &Connection, job: i64) -> Result<bool, SqlError> {
-    const STOP: &str = "SELECT pg_catalog.citus_job_cancel(job_id) FROM pg_catalog.pg_dist_background_job j
+    const STOP: &str = concat!(
+        "SELECT pg_catalog.citus_job_cancel(job_id) FROM pg_catalog.pg_dist_background_job j
         WHERE job_id = $1 AND job_type = 'rebalance' AND (state NOT IN ('finished', 'cancelled', 'failed')
-          OR EXISTS (SELECT FROM pg_catalog.pg_dist_background_task k WHERE k.job_id = j.job_id AND status = 'running'))";
+          OR EXISTS (SELECT FROM pg_catalog.pg_dist_background_task k WHERE k.job_id = j.job_id AND status = 'running'))
+          AND NOT (EXISTS (SELECT FROM pg_catalog.pg_dist_background_task k
+            WHERE k.job_id = j.job_id AND status = 'cancelling') AND ",
+        monitored!(),
+        ")"
+    );
     let (client, call) = connection.call("citus_job_cancel", WRITE).await?;
     Ok(call.wait(client.query_typed_opt(STOP, &[(&job, Type::INT8)])).await?.is_some())
 }

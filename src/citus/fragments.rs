@@ -6,6 +6,13 @@ macro_rules! moving {
         "(t.partmethod <> 'n' OR (t.repmodel = 's' AND t.colocationid <> 0))"
     };
 }
+/// Citus' monitor runs, which ends tasks that are being cancelled (`TaskConcurrentCancelCheck`).
+macro_rules! monitored {
+    () => {
+        "EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE datname = current_database()
+          AND backend_type LIKE 'Citus Background Task Queue Monitor%')"
+    };
+}
 /// The qualified name of a shard's table, of `logicalrelid` and `shardid`: shard_name() leaves out the schema `public`.
 /// Not from a joined pg_namespace: the planner may try that with schemas of other tables, and such names are errors.
 macro_rules! shard_table {
@@ -14,4 +21,4 @@ macro_rules! shard_table {
           WHEN 'public' THEN 'public.' ELSE '' END || shard_name(logicalrelid, shardid)"
     };
 }
-pub(super) use {moving, shard_table};
+pub(super) use {monitored, moving, shard_table};

@@ -40,6 +40,12 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
                 job.id, job.state
             );
             plan.step(SqlStep::StopRebalance { job: job.id }, why);
+        } else if !stops && job.abandoned {
+            let why = format!(
+                "job {} was being cancelled when the coordinator's server ended, and Citus does not go on with that",
+                job.id
+            );
+            plan.step(SqlStep::StopRebalance { job: job.id }, why);
         }
         recover_prepared_transactions(view, plan);
         return;

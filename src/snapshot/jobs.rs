@@ -123,6 +123,9 @@ pub struct Job {
     pub started_at: Option<Timestamp>,
     /// `finished_at`.
     pub finished_at: Option<Timestamp>,
+    /// A task of it is being cancelled, its process is gone, and Citus' monitor does not run: the server ended in between,
+    /// and the task stays as it is until somebody cancels it again.
+    pub abandoned: bool,
     /// Its tasks.
     pub tasks: Vec<Task>,
 }
@@ -149,7 +152,7 @@ impl Job {
     #[must_use]
     pub fn can_be_stopped(&self) -> bool {
         match self.state {
-            JobState::Cancelling => false,
+            JobState::Cancelling => self.abandoned,
             JobState::Finished | JobState::Cancelled | JobState::Failed => {
                 self.tasks.iter().any(|task| task.state == TaskState::Running)
             }

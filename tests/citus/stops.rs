@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use dialog_operator::{
     citus::{CatalogQuestion, commands, observe_citus},
-    snapshot::{Task, TaskState},
+    snapshot::{Job, Task, TaskState},
 };
-use testkit::{eventually, postgres::Cluster};
+use testkit::{
+    eventually,
+    postgres::{Cluster, OnlyCitus, skipped},
+};
 
 use crate::{
     birth::CATALOG,
@@ -71,7 +74,7 @@ async fn moves_of_a_dropped_table_are_known() {
     cluster.coordinator.sql(&other).await.unwrap();
     commands::set_should_have_shards(&session, "127.0.0.1", cluster.workers[1].port, true).await.unwrap();
     let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
-    let begun = job(&session, "moves run", dialog_operator::snapshot::Job::runs).await;
+    let begun = job(&session, "moves run", Job::runs).await;
     assert_eq!(begun.lost_shard(), None, "{begun:?}");
     // Those of it that run keep it from being dropped: only what waits can lose its table.
     let waiting = |task: &Task| task.transfer.as_ref().is_some_and(|one| one.table == "public.led");
@@ -82,11 +85,64 @@ async fn moves_of_a_dropped_table_are_known() {
     })
     .await;
     let seen = observe_citus(&session, &CatalogQuestion { with_sizes: false, ..CATALOG }).await.unwrap();
-    let lost = seen.job.as_ref().and_then(dialog_operator::snapshot::Job::lost_shard);
+    let lost = seen.job.as_ref().and_then(Job::lost_shard);
     assert!(lost.is_some(), "{:?}", seen.job);
     commands::stop_rebalance(&session, id).await.unwrap();
     job(&session, "the job ends", |job| !job.is_open()).await;
     let planned = catalog(&session).await.planned_moves;
     let moves = planned.as_ref().and_then(|plan| plan.known()).expect("a plan");
     assert!(moves.iter().all(|planned| planned.table == "public.dialogs"), "{moves:?}");
+}
+
+/// What a server leaves that ends while a move is being cancelled.
+const BEING_CANCELLED: &str =
+    "WITH one AS (UPDATE pg_dist_background_task SET status = 'cancelling', pid = 2147483647
+      WHERE task_id = (SELECT max(task_id) FROM pg_dist_background_task))
+    UPDATE pg_dist_background_job SET state = 'cancelling', finished_at = NULL";
+
+/// A trap: nobody ends it. The monitor starts for tasks that are to run, and when it starts it looks at running ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_that_a_crash_interrupted_is_made_again() {
+    if skipped(OnlyCitus::TaskMonitor) {
+        return;
+    }
+    let (cluster, session, _holder) = held().await;
+    let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
+    job(&session, "a move runs", Job::runs).await;
+    assert!(commands::stop_rebalance(&session, id).await.unwrap());
+    job(&session, "the job ends", |job| !job.is_open()).await;
+    cluster.coordinator.restart().await;
+    cluster.coordinator.sql(&[BEING_CANCELLED]).await.unwrap();
+    let session = cluster.session().await;
+    let seen = job(&session, "it is abandoned", |job| job.abandoned).await;
+    assert!(seen.is_open() && seen.can_be_stopped(), "{seen:?}");
+    // Citus looks once in citus.background_task_queue_interval, 1 s here.
+    let since = std::time::Instant::now();
+    while since.elapsed() < Duration::from_secs(4) {
+        assert!(catalog(&session).await.job.expect("the job").abandoned, "Citus ends it by itself");
+    }
+    assert!(commands::stop_rebalance(&session, id).await.unwrap());
+    let ended = job(&session, "the job ends", |job| !job.is_open()).await;
+    assert!(ended.has_ended(), "{ended:?}");
+}
+
+/// A trap: the second of two calls marks a task as cancelled whose process runs still; to the monitor its end is then a
+/// failure, after which it is tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_is_being_cancelled_is_not_cancelled_again() {
+    if skipped(OnlyCitus::TaskMonitor) {
+        return;
+    }
+    let (cluster, session, _holder) = held().await;
+    let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
+    job(&session, "a move runs", Job::runs).await;
+    cluster.coordinator.sql(&[BEING_CANCELLED]).await.unwrap();
+    let seen = catalog(&session).await.job.expect("the job");
+    assert!(!seen.abandoned && !seen.can_be_stopped(), "its monitor runs: {seen:?}");
+    assert!(!commands::stop_rebalance(&session, id).await.unwrap(), "nothing is done meanwhile");
+    let ended =
+        "UPDATE pg_dist_background_task SET status = 'cancelled', pid = NULL WHERE status = 'cancelling'";
+    cluster.coordinator.sql(&[ended]).await.unwrap();
+    assert!(commands::stop_rebalance(&session, id).await.unwrap());
+    job(&session, "the job ends", |job| !job.is_open()).await;
 }

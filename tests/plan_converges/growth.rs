@@ -105,7 +105,7 @@ fn no_move_starts_without_slots_senders_and_workers_for_it() {
     let mut world = born(2);
     world.edit(|spec| spec.workers.replicas = 4);
     let seen = until_planned(&mut world, "StartRebalance");
-    for (processes, starts) in [("7", false), ("8", true)] {
+    for (processes, starts) in [("10", false), ("11", true)] {
         let small = with_server(&seen, Node::Coordinator, |postgres| {
             postgres.settings.insert("max_worker_processes".to_owned(), processes.to_owned());
         });
@@ -145,6 +145,7 @@ fn after_a_job_that_failed_there_is_a_pause() {
         description: "Rebalance all colocation groups".to_owned(),
         started_at: Some(now),
         finished_at: Some(now),
+        abandoned: false,
         tasks: Vec::new(),
     });
     assert!(!does(&world, &seen, "StartRebalance"));

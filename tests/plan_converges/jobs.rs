@@ -72,6 +72,12 @@ fn a_task_that_is_being_cancelled_is_not_cancelled_again() {
         assert_eq!(does(&world, &seen, "StopRebalance"), stops, "job {job}, task {task}");
         assert!(!does(&world, &seen, "StartRebalance"), "job {job}, task {task}");
     }
+    // Its monitor and its process are gone: nobody else would ever end it.
+    let task = Task { state: TaskState::Cancelling, ..Task::default() };
+    let abandoned =
+        Job { id: 7, state: JobState::Cancelling, tasks: vec![task], abandoned: true, ..Job::default() };
+    citus(&mut seen).job = Some(abandoned);
+    assert!(does(&world, &seen, "StopRebalance"));
     settle(&mut world);
 }
 

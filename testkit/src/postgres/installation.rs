@@ -82,6 +82,8 @@ pub enum OnlyCitus {
     ShardsOnTheCoordinator,
     #[strum(to_string = "which of several moves that even out alike is planned, and in what order")]
     PlansOfManyNodes,
+    #[strum(to_string = "the monitor of background tasks, and what it does not end")]
+    TaskMonitor,
 }
 
 /// Whether this is to be skipped, because it is the stand-in that the tests run against. Says so, once.
