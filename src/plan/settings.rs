@@ -18,6 +18,9 @@ use crate::{
 /// After this time the kubelet is asked again for a ConfigMap that it has not brought.
 const REFRESH_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(3);
 
+/// Background workers of the coordinator beside the executors of moves.
+const COORDINATOR_PROCESSES: i64 = 3;
+
 /// The parameters to use: the user's, when a server takes them; else those that are in use, and why.
 #[must_use]
 pub fn choose(view: View) -> (BTreeMap<String, String>, Findings) {
@@ -159,10 +162,11 @@ pub fn is_configured(wanted: &ResolvedSpec, node: Node, postgres: &Postgres) -> 
 #[must_use]
 pub fn lacks_capacity(view: View, node: Node, postgres: &Postgres) -> Option<Shortage> {
     let of_a_node = i64::from(view.desired.rebalance.max_moves_per_node);
-    // Each move is a background worker of the coordinator, and takes two workers.
+    // Each move is a background worker of the coordinator, and takes two workers. Beside them there are Citus' maintenance
+    // daemon, its monitor and PostgreSQL's launcher; an executor that finds no room costs as the limit of all does.
     let pairs = i64::try_from(view.registered_workers().len().div_ceil(2)).unwrap_or(i64::MAX);
     let in_all = of_a_node.saturating_mul(pairs).min(resources::MAX_MOVES.into());
-    let processes = if node.is_worker() { of_a_node } else { of_a_node.max(in_all) };
+    let processes = if node.is_worker() { of_a_node } else { in_all + COORDINATOR_PROCESSES };
     [
         ("max_replication_slots", of_a_node),
         ("max_wal_senders", of_a_node),

@@ -61,7 +61,7 @@ const OWNED: &[(&str, &str)] = &[
 
 /// Moves at the same time in a whole cluster. What bounds them is the number for each worker: Citus counts a task against
 /// its nodes before it looks at this limit, and once it is reached never takes that back (`GetRunnableBackgroundTask`,
-/// `IncrementParallelTaskCountForNodesInvolved`), so that fewer and fewer run. It is for clusters of more than 16 workers.
+/// `IncrementParallelTaskCountForNodesInvolved`), so that fewer and fewer run. It binds only where half the workers times that number are more.
 pub const MAX_MOVES: u16 = 32;
 
 /// Libraries that may be named as the output plugin of a replication slot: PostgreSQL's default, and the decoder of

@@ -336,7 +336,9 @@ async fn moves_at_once(executors: u16) -> (usize, f64, Duration) {
         commands::add_node(&session, "127.0.0.1", worker.port).await.unwrap();
     }
     let began = Instant::now();
-    let id = commands::start_rebalance(&session, &EVEN).await.unwrap().expect("a job");
+    let parallel_colocated = catalog(&session).await.parallel_colocated;
+    let options = RebalanceOptions { parallel_colocated, ..EVEN };
+    let id = commands::start_rebalance(&session, &options).await.unwrap().expect("a job");
     let seen = Mutex::new(Vec::new());
     job(&session, "the job ends", |job| {
         let runs = job.tasks.iter().filter(|task| task.state == TaskState::Running).count();
