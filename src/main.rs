@@ -108,16 +108,17 @@ fn main() -> anyhow::Result<()> {
 fn render_moves(desired: Desired, snapshot: &Snapshot, workers: u16) -> anyhow::Result<String> {
     let desired = Desired { workers, ..desired };
     let plan = plan(&desired, snapshot);
-    let problems = plan.problems.iter().map(|problem| format!("problem {}: {problem}\n", problem.reason()));
     let moves = foretold::moves(View { desired: &desired, snapshot })?;
-    Ok(problems.collect::<String>() + &moves.to_string())
+    Ok(problem_lines(&plan).map(|line| line + "\n").collect::<String>() + &moves.to_string())
+}
+
+fn problem_lines(plan: &Plan) -> impl Iterator<Item = String> {
+    plan.problems.iter().map(|problem| format!("problem {}: {problem}", problem.reason()))
 }
 
 /// A plan for people.
 fn render_plan(plan: &Plan) -> String {
-    let mut lines = Vec::new();
-    let problems = plan.problems.iter().map(|problem| format!("problem {}: {problem}", problem.reason()));
-    lines.extend(problems);
+    let mut lines: Vec<String> = problem_lines(plan).collect();
     lines.extend(plan.steps.iter().map(|planned| format!("step    {}: {}", planned.step, planned.why)));
     lines.extend(plan.waits.iter().map(|wait| format!("wait    {wait}")));
     if lines.is_empty() {

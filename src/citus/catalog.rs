@@ -264,13 +264,13 @@ pub async fn observe_citus(connection: &Connection, ask: &CatalogQuestion<'_>) -
     let catalog: Catalog = call.json(&catalog?)?;
     let (obstacles, pins) = obstacles?;
     let mut citus = assemble(catalog, planned, sizes.as_ref(), abilities.parallel_colocated);
-    citus.placements = sizes.as_ref().map(|sizes| sizes.placements.clone());
     (citus.obstacles, citus.pins) = (obstacles, pins);
     if citus.pins.is_some() && citus.planned_moves.is_some() {
         let ask = CatalogQuestion { strategy: obstacles::PINNING, ..*ask };
         let names = Names { nodes: &citus.nodes, sizes: sizes.as_ref() };
         citus.planned_moves_when_pinned = names.plan(Box::pin(plan_moves(&client, &call, &ask)).await);
     }
+    citus.placements = sizes.map(|sizes| sizes.placements);
     Ok(citus)
 }
 

@@ -29,7 +29,7 @@ pub fn plan(view: View, wanted: &ResolvedSpec, plan: &mut Plan) {
         return;
     }
     for node in view.nodes() {
-        if was_never_registered(view, node) || is_removed(view, node) {
+        if was_never_registered(view, node) || view.is_removed(node) {
             remove(view, node, plan);
         } else {
             node_objects(view, wanted, node, plan);
@@ -236,11 +236,6 @@ fn incomplete_volumes(view: View) -> Option<Problem> {
 fn was_never_registered(view: View, node: Node) -> bool {
     let asked = view.desired.nodes().any(|asked| asked == node);
     !asked && view.is_no_member(node)
-}
-
-/// A worker that held nothing any more and is no member: what is left of it makes room.
-fn is_removed(view: View, node: Node) -> bool {
-    view.is_decommissioned(node) && view.is_no_member(node)
 }
 
 fn remove(view: View, node: Node, plan: &mut Plan) {

@@ -190,6 +190,11 @@ impl<'a> View<'a> {
         self.registration(node).is_none()
             && !citus.nodes.iter().any(|row| row.group_id != 0 && may_be_it(row))
     }
+    /// A worker that held nothing any more, or was given up, and is no member: what is left of it makes room.
+    #[must_use]
+    pub fn is_removed(&self, node: Node) -> bool {
+        self.is_decommissioned(node) && self.is_no_member(node)
+    }
     /// The node may be a member: it was born, and nothing proves that it is not registered.
     #[must_use]
     pub fn may_be_member(&self, node: Node) -> bool {
@@ -225,7 +230,7 @@ impl<'a> View<'a> {
     /// Who answers under the node's name.
     #[must_use]
     pub fn server(&self, node: Node) -> ServerCheck<'a> {
-        if self.is_decommissioned(node) && self.is_no_member(node) {
+        if self.is_removed(node) {
             return ServerCheck::NotReady("it is being removed".to_owned());
         }
         let Some(pod) = self.pod(node) else { return ServerCheck::NotReady(self.why_no_pod(node)) };
@@ -353,9 +358,7 @@ impl<'a> View<'a> {
     }
     /// The worker of that name was removed, and its StatefulSet is deleted next: its age says nothing about the new one.
     fn is_to_be_replaced(&self, node: Node) -> bool {
-        self.is_decommissioned(node)
-            && self.is_no_member(node)
-            && self.stateful_set(node).is_some_and(|set| !set.deleting)
+        self.is_removed(node) && self.stateful_set(node).is_some_and(|set| !set.deleting)
     }
     /// When the StatefulSet of a node was made, or what is made before it: it may be what cannot be. A ConfigMap that no
     /// longer allows to initialise the volume is that of an earlier worker.
